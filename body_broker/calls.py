@@ -1,0 +1,261 @@
+"""Owns the words every room speaks: operations (tools, resources, prompts), rooms, callers and calls. No protocol, no store."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, get_type_hints
+
+from pydantic import BaseModel, ConfigDict
+
+Json = Any  # a JSON value; spelling the recursive type out makes pydantic and pyright slow and says no more
+
+Effect = Literal["none", "repeatable", "once"]
+Output = Literal["ours", "outside", "as_marked"]
+Profile = Literal["core", "all"]
+
+
+class Arguments(BaseModel):
+    """Base of every operation's arguments: strict, closed, frozen, no NaN; validated, decided, hashed and run as one dict."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Result(BaseModel):
+    """Base of every operation's result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def outside(self) -> bool:
+        """Whether text from outside is in this result; asked only where the operation's output is `as_marked`."""
+        return True
+
+    def text(self) -> str | None:
+        """Short text for clients that do not read structured results; None means the JSON form itself."""
+        return None
+
+
+# Any: a room's services are its own type; the hub passes what the room's `services` built.
+Run = Callable[[Any, "Call", Any], Awaitable[Result]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What the gate decides on and runs: a frozen row in a room's server.py.
+
+    Attributes:
+        name: The action's name; unique in the hub.
+        run: `async (arguments, call, services) -> Result`; the models are read from its signature.
+        title: A few words for people.
+        description: When to use it and when not.
+        group: The granting group (DESIGN.md §4). None is unclassified: write, destructive, external.
+        modifiers: What forbids: long_running, spend, destructive, external.
+        effect: none for reads; repeatable under a key; once.
+        output: Whether its text is ours, from outside, or marked part by part.
+        needs: The setting without which it is absent from lists and answers `not_configured`.
+        profile: core is listed by default, all only with `--tools all`.
+        open_world: MCP's openWorldHint: it reaches systems beyond the hub.
+        reports_progress: It reports progress, so its calls are streamed.
+    """
+
+    kind: ClassVar[Literal["tool", "resource", "prompt"]]
+
+    name: str
+    run: Run
+    title: str
+    description: str
+    group: str | None = None
+    modifiers: frozenset[str] = frozenset()
+    effect: Effect = "none"
+    output: Output = "ours"
+    needs: str | None = None
+    profile: Profile = "core"
+    open_world: bool = False
+    reports_progress: bool = False
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self.run)
+
+    @cached_property
+    def arguments(self) -> type[Arguments]:
+        """The model of the arguments, from the first parameter of `run`."""
+        first = next(iter(inspect.signature(self.run).parameters))
+        model: type[Arguments] = self._hints[first]
+        return model
+
+    @cached_property
+    def result(self) -> type[Result]:
+        """The model of the result, from `run`'s return annotation."""
+        model: type[Result] = self._hints["return"]
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool(Operation):
+    """A tool: listed by tools/list, run by tools/call."""
+
+    kind = "tool"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource(Operation):
+    """A resource template: `uri` holds {fields} of the arguments, such as lore://doc/{id}. `run` returns a `ResourceText`."""
+
+    kind = "resource"
+
+    uri: str
+    mime_type: str = "text/plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Operation):
+    """A prompt: listed by prompts/list, filled by prompts/get. `run` returns a `PromptText`; arguments are strings."""
+
+    kind = "prompt"
+
+
+class ResourceText(Result):
+    """What reading a resource gives."""
+
+    content: str
+    from_outside: bool = True
+
+    def outside(self) -> bool:
+        """As marked by who read it."""
+        return self.from_outside
+
+
+class PromptText(Result):
+    """What filling a prompt gives: one user message."""
+
+    content: str
+    from_outside: bool = True
+
+    def outside(self) -> bool:
+        """As marked by who filled it."""
+        return self.from_outside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """One server: its name and its rows. The hub adds its services and puts it behind the gate."""
+
+    name: str
+    title: str
+    description: str
+    tools: tuple[Tool, ...]
+    resources: tuple[Resource, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Every row of this room."""
+        return (*self.tools, *self.resources, *self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, checked: an identity chain (RFC 8693), the roles of its people, and the session.
+
+    Attributes:
+        chain: Principals, the asker first, then who acts for it: ("person:anna", "tier:silver"). Never empty.
+        roles: Roles of each person in the chain, by principal.
+        session: The login's or the conversation's id; taint and history hang on it.
+        conversation_of: The asker's own session, whose taint a conversation sees live; None for a login itself.
+        expires_at: Unix seconds, or None where the identity is the process itself (`--as`).
+        token_id: The token's `jti`, for revocation; None with `--as`.
+    """
+
+    chain: tuple[str, ...]
+    roles: Mapping[str, frozenset[str]]
+    session: str
+    conversation_of: str | None = None
+    expires_at: float | None = None
+    token_id: str | None = None
+
+    @property
+    def asker(self) -> str:
+        """Who asked: owns jobs and approvals, is rate-limited."""
+        return self.chain[0]
+
+    @property
+    def requester(self) -> str:
+        """The chain without its session, as text: `person:anna>tier:silver`; what cursors and approvals are bound to."""
+        return ">".join(self.chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a decision stands on the audit: writer and sequence number. An effect's transaction stores it."""
+
+    writer: str
+    sequence: int
+
+
+class CursorSeal(Protocol):
+    """Makes cursors opaque and bound to who got them."""
+
+    def seal(self, bound_to: str, state: Json) -> str:
+        """The cursor's text."""
+        ...
+
+    def open(self, bound_to: str, cursor: str) -> Json:
+        """What was sealed; raises BadInput for any cursor not sealed for exactly this binding."""
+        ...
+
+
+class Progress(Protocol):
+    """Tells the client how far the call is; a no-op where the client did not ask."""
+
+    async def __call__(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """`done` of `total` units."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The gate's mark on a call. Only mcp_servers/hub/gate.py makes one (held by tests/test_architecture.py)."""
+
+    gate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call that passed the gate; without one no operation runs.
+
+    Attributes:
+        issuer: Proof that a gate made it.
+        id: Unguessable; stands in logs, audit and errors.
+        operation: The row being run.
+        caller: Who calls.
+        receipt: The decision's place on the audit; None for reads, whose records are written in batches.
+        tainted: Whether the session had read text from outside when the decision was made.
+        depth: How many calls deep this one was caused by others.
+    """
+
+    issuer: Issuer
+    id: str
+    operation: Operation
+    caller: Caller
+    cursors: CursorSeal
+    progress: Progress
+    receipt: Receipt | None = None
+    tainted: bool = False
+    depth: int = 0
+
+    def seal_cursor(self, state: Json | None) -> str | None:
+        """A cursor for the next page, bound to this requester and operation; None for None."""
+        return None if state is None else self.cursors.seal(self._binding(), state)
+
+    def open_cursor(self, cursor: str | None) -> Json | None:
+        """What `seal_cursor` sealed; None for None.
+
+        Raises:
+            BadInput: The cursor was not made for this requester and operation, or was changed.
+        """
+        return None if cursor is None else self.cursors.open(self._binding(), cursor)
+
+    def _binding(self) -> str:
+        return f"{self.caller.requester} {self.operation.name}"

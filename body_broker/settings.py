@@ -1,0 +1,147 @@
+"""Owns the hub's settings: one frozen model, loaded once by the hub and passed down; nothing else reads the environment."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from body_broker.errors import SettingsError
+
+PREFIX = "BODY_BROKER_"
+# These belong to the tests, and to the client side of stdio; the hub's settings know nothing of them.
+NOT_SETTINGS = ("BODY_BROKER_TEST_", "BODY_BROKER_REQUIRE", "BODY_BROKER_TOKEN")
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Every setting, with its unit in its name; docs/settings.md is generated from this class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    data_dir: Path = Field(
+        Path("~/.local/share/body-broker"), description="Embedded stores, keys and the audit anchor live here."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 15 or newer; without it an embedded one is started."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="Redis, Valkey or Dragonfly; without it an embedded Valkey is started."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Root of the audit MAC, cursor seals and key encryption. Without it a file in data_dir; required with database_url.",
+    )
+    database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
+    redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
+
+    public_url: str | None = Field(
+        None, description="The URL people and agents reach this hub by, such as https://hub.studio.example."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Host names accepted beside loopback and public_url; `name` or `name:port`."
+    )
+    behind_proxy: bool = Field(
+        default=False, description="A proxy in front terminates TLS; permits a non-loopback bind."
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain.")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key.")
+    request_bytes_max: int = Field(4 * 1024 * 1024, ge=1024, description="Size of one HTTP request body.")
+    drain_s: Seconds = Field(20, description="How long calls may finish after SIGTERM.")
+
+    tools: Literal["core", "all"] = Field("core", description="Which tools are listed: the core profile or all.")
+    policies_dir: Path | None = Field(None, description="A studio's own Cedar files, added to ours.")
+    rate_per_s: float = Field(
+        200, gt=0, le=1_000_000, description="Calls per second a principal may make, over all hubs."
+    )
+    concurrency_max: int = Field(
+        64, ge=1, le=100_000, description="Calls a principal may have open at once, over all hubs."
+    )
+    call_timeout_s: Seconds = Field(60, description="How long one call may take.")
+
+    token_audience: str = Field("body-broker", min_length=1, description="The `aud` every token must carry.")
+    token_issuer: str = Field("body-broker", min_length=1, description="The `iss` of tokens this hub issues.")
+    token_ttl_max_s: int = Field(30 * 24 * 3600, ge=60, description="The longest life a token may be issued with.")
+
+    audit_anchor: Path | None = Field(
+        None, description="File that receives the audit's anchor; default audit-anchor.jsonl in data_dir."
+    )
+    audit_anchor_every_s: Seconds = Field(300, description="How often a serving hub writes the anchor.")
+
+    worker_concurrency: int = Field(4, ge=1, le=256, description="Pieces of durable work one worker runs at once.")
+    worker_lease_s: Seconds = Field(30, description="How long a worker may be silent before its work is taken over.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="What is logged to stderr.")
+    log_format: Literal["json", "console"] = Field(
+        "console", description="One JSON object a line, or lines for people."
+    )
+
+    @field_validator("data_dir", "policies_dir", "audit_anchor", "tls_certificate", "tls_key")
+    @classmethod
+    def _home(cls, path: Path | None) -> Path | None:
+        return path.expanduser() if path else path
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this hub keeps its own PostgreSQL; what depends on being on one machine asks this."""
+        return self.database_url is None
+
+
+def load_settings(
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    **overrides: object,
+) -> Settings:
+    """The settings from an optional TOML file, the environment over it, and the command line's overrides over both.
+
+    Args:
+        environ: The process's environment; only names that start with BODY_BROKER_ are looked at.
+        file: A body-broker.toml; keys are the names of the settings.
+        overrides: Values given on the command line; None means not given.
+
+    Raises:
+        SettingsError: A name is unknown (a misspelt variable is an error), or a value does not fit. No value is repeated.
+    """
+    values: dict[str, object] = _from_file(file) if file else {}
+    for name, text in environ.items():
+        if not name.startswith(PREFIX) or name.startswith(NOT_SETTINGS):
+            continue
+        field = name.removeprefix(PREFIX).lower()
+        if field not in Settings.model_fields:
+            raise SettingsError(f"{name} is not a setting.", next_step="docs/settings.md lists every setting.")
+        values[field] = tuple(filter(None, text.split(","))) if field == "allowed_hosts" else text
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        places = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SettingsError(
+            f"The settings do not fit: {places}.", next_step="docs/settings.md lists every setting."
+        ) from error
+    if settings.database_url is not None and settings.secret_key is None:
+        raise SettingsError(
+            "BODY_BROKER_SECRET_KEY is missing: hubs that share a database must share it.",
+            next_step="Set it to at least 32 random characters, the same for every hub and worker.",
+        )
+    return settings
+
+
+def _from_file(file: Path) -> dict[str, object]:
+    try:
+        found = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file.name} cannot be read as TOML.") from error
+    unknown = sorted(set(found) - set(Settings.model_fields))
+    if unknown:
+        raise SettingsError(
+            f"{file.name} has unknown settings: {', '.join(unknown)}.",
+            next_step="docs/settings.md lists every setting.",
+        )
+    return found

@@ -1,0 +1,35 @@
+"""Owns connections to Redis, Valkey or Dragonfly: one client a process, with limits. Strings, Streams, EVAL; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import redis.asyncio as aioredis
+from redis.exceptions import RedisError
+
+from body_broker.errors import StoreStartError
+
+Redis = aioredis.Redis
+LOST: tuple[type[BaseException], ...] = (OSError, RedisError, TimeoutError)
+"""What a lost or unreachable Redis raises; expected failures, told as `unavailable` or answered fail-closed."""
+
+
+@asynccontextmanager
+async def open_redis(url: str, *, connections_max: int = 32) -> AsyncGenerator[Redis]:
+    """A client that is closed on the way out; replies are bytes.
+
+    Raises:
+        StoreStartError: The server does not answer PING (one that is still loading its file does not either).
+    """
+    client: Redis = aioredis.from_url(url, max_connections=connections_max, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        try:
+            await client.execute_command("PING")
+        except LOST as error:
+            raise StoreStartError(
+                "Redis cannot be reached.", next_step="Check BODY_BROKER_REDIS_URL and that it is up."
+            ) from error
+        yield client
+    finally:
+        await client.aclose()
