@@ -164,6 +164,7 @@ class Caller:
         roles: Roles of each person in the chain, by principal.
         session: The login's or the conversation's id; taint and history hang on it.
         conversation_of: The asker's own session, whose taint a conversation sees live; None for a login itself.
+        ancestors: Where the asker was in a conversation too: the sessions above `conversation_of`, nearest first.
         expires_at: Unix seconds, or None where the identity is the process itself (`--as`).
         token_id: The token's `jti`, for revocation; None with `--as`.
     """
@@ -172,6 +173,7 @@ class Caller:
     roles: Mapping[str, frozenset[str]]
     session: str
     conversation_of: str | None = None
+    ancestors: tuple[str, ...] = ()
     expires_at: float | None = None
     token_id: str | None = None
 

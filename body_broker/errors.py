@@ -154,6 +154,13 @@ class DeadlineExceeded(BodyBrokerError):
     advice = "Repeat with a smaller request, or start it as a job where the tool offers one."
 
 
+class OutcomeUnknown(BodyBrokerError):
+    """An effect that must not be repeated may or may not have happened; `details["effect"]` names it."""
+
+    code = "outcome_unknown"
+    advice = "Do not repeat it: a person finds out whether it happened and settles it."
+
+
 class NotConfigured(BodyBrokerError):
     """The backend of this tool is not set up; `details["setting"]` names the setting."""
 

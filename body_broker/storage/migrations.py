@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+import asyncpg
+
 from body_broker.errors import SchemaTooNew, StoreStartError
-from body_broker.storage.postgres import Pool
+from body_broker.storage.postgres import LOST, Connection, Pool
 
 _LOCK = 0x626F6479  # "body": one migrator at a time, whatever process it is in
+_PATIENCE_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +36,56 @@ def migrations() -> list[Migration]:
     return found
 
 
-async def migrate(pool: Pool) -> int:
+async def migrate(pool: Pool, known: Sequence[Migration] | None = None) -> int:
     """Bring the schema to this program's version and return that version; safe to run by many processes at once.
+
+    All of it or nothing: one transaction, under a lock that the others wait for.
+
+    Args:
+        pool: The database.
+        known: The migrations this program knows, where they are not those of body_broker/storage/sql.
 
     Raises:
         SchemaTooNew: The database was migrated by a newer program.
-        StoreStartError: A migration does not apply.
+        StoreStartError: A migration does not apply, or the database was migrated by another program.
     """
-    known = migrations()
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1::bigint)", _LOCK)
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_version (number integer PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now())",
-        )
-        present: int = await connection.fetchval("SELECT coalesce(max(number), 0) FROM schema_version")
-        if present > len(known):
-            raise SchemaTooNew(f"The database has schema {present}; this program knows {len(known)}.")
-        for migration in known[present:]:
-            try:
-                await connection.execute(migration.sql)
-            except Exception as error:
-                raise StoreStartError(f"Migration {migration.number} ({migration.name}) does not apply.") from error
+    known = await asyncio.to_thread(migrations) if known is None else known
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            # Waiting for another migrator, or building an index, takes as long as it takes.
+            await connection.execute(f"SET LOCAL statement_timeout = {_PATIENCE_S * 1000}")
+            await connection.execute("SELECT pg_advisory_xact_lock($1::bigint)", _LOCK, timeout=_PATIENCE_S)
             await connection.execute(
-                "INSERT INTO schema_version (number, name) VALUES ($1::integer, $2)",
-                migration.number,
-                migration.name,
+                "CREATE TABLE IF NOT EXISTS schema_version (number integer PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now())",
             )
+            present = await connection.fetch("SELECT number, name FROM schema_version ORDER BY number")
+            _refuse_foreign([(row["number"], row["name"]) for row in present], known)
+            for migration in known[len(present) :]:
+                await _apply(connection, migration)
+    except (*LOST, asyncpg.PostgresError) as error:
+        raise StoreStartError(
+            "The database's schema cannot be brought up to date.",
+            next_step="The log has the cause; the role of BODY_BROKER_DATABASE_URL must own its database.",
+        ) from error
     return len(known)
+
+
+def _refuse_foreign(present: Sequence[tuple[int, str]], known: Sequence[Migration]) -> None:
+    if len(present) > len(known):
+        raise SchemaTooNew(f"The database has schema {len(present)}; this program knows {len(known)}.")
+    for (number, name), migration in zip(present, known, strict=False):
+        if (number, name) != (migration.number, migration.name):
+            raise StoreStartError(
+                f"The database's schema {number} is {name}, here it is {migration.name}: another program made it.",
+                next_step="Point BODY_BROKER_DATABASE_URL at another database.",
+            )
+
+
+async def _apply(connection: Connection, migration: Migration) -> None:
+    try:
+        await connection.execute(migration.sql, timeout=_PATIENCE_S)
+    except asyncpg.PostgresError as error:
+        raise StoreStartError(f"Migration {migration.number} ({migration.name}) does not apply.") from error
+    await connection.execute(
+        "INSERT INTO schema_version (number, name) VALUES ($1::integer, $2)", migration.number, migration.name
+    )

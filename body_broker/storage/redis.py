@@ -19,13 +19,21 @@ LOST: tuple[type[BaseException], ...] = (OSError, RedisError, TimeoutError)
 async def open_redis(url: str, *, connections_max: int = 32) -> AsyncGenerator[Redis]:
     """A client that is closed on the way out; replies are bytes.
 
+    Args:
+        url: A Redis URL; never logged.
+        connections_max: Upper bound of open connections; who finds all in use waits for one, up to 5 s.
+
     Raises:
         StoreStartError: The server does not answer PING (one that is still loading its file does not either).
     """
-    client: Redis = aioredis.from_url(url, max_connections=connections_max, socket_timeout=5, socket_connect_timeout=5)
+    # driver_info: naming itself to the server, redis-py reads its version from disk for every connection.
+    pool = aioredis.BlockingConnectionPool.from_url(
+        url, max_connections=connections_max, timeout=5, socket_timeout=5, socket_connect_timeout=5, driver_info=None
+    )
+    client: Redis = aioredis.Redis.from_pool(pool)
     try:
         try:
-            await client.execute_command("PING")
+            await client.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
         except LOST as error:
             raise StoreStartError(
                 "Redis cannot be reached.", next_step="Check BODY_BROKER_REDIS_URL and that it is up."

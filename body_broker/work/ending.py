@@ -1,0 +1,107 @@
+"""Owns how a run ends: the handler is run, and what became of it is one fenced write."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from body_broker.calls import Json
+from body_broker.errors import BodyBrokerError, on_the_wire
+from body_broker.telemetry import get_logger
+from body_broker.work.fence import Value
+from body_broker.work.model import CHANNEL, LeaseLost, encode
+from body_broker.work.run import Handler, Run, unknown
+
+logger = get_logger(__name__)
+
+_SUCCEED = """
+UPDATE work SET state = 'succeeded', result = $3::text::jsonb, finished_at = clock_timestamp(), lease_until = NULL
+WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+"""
+_FAIL = """
+UPDATE work SET state = 'failed', error = $3::text::jsonb, finished_at = clock_timestamp(), lease_until = NULL
+WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+"""
+_CANCEL = """
+UPDATE work SET state = 'cancelled', finished_at = clock_timestamp(), lease_until = NULL
+WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+"""
+_LEAVE_UNKNOWN = """
+UPDATE work SET state = 'unknown', error = $3::text::jsonb, lease_until = NULL
+WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+"""
+_TRY_AGAIN = """
+UPDATE work SET error = $3::text::jsonb, lease_until = NULL,
+    state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
+    finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END,
+    run_at = clock_timestamp() + make_interval(secs => $4::float8)
+WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+"""
+_HAND_BACK = """
+WITH back AS (
+    UPDATE work SET attempts = attempts - 1, run_at = clock_timestamp(), lease_until = NULL,
+        state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END
+    WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING kind)
+SELECT kind, pg_notify($3, 'ready ' || kind) FROM back
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long a failed run waits for the next: doubled from run to run."""
+
+    first_s: float
+    max_s: float
+
+    def delay_s(self, attempt: int, error: BaseException) -> float:
+        """Seconds after this attempt; longer where the error itself says so."""
+        asked = error.retry_after_s if isinstance(error, BodyBrokerError) else None
+        return max(min(self.first_s * 2.0 ** min(attempt - 1, 60), self.max_s), asked or 0.0)
+
+
+async def perform(run: Run, handler: Handler, backoff: Backoff) -> None:
+    """Run the handler and write what became of it; never raises, for whatever is not written is swept when the lease lapses."""
+    result: str | None = None
+    failure: BaseException | None = None
+    try:
+        run.enter()
+        result = encode(await handler(run), "result")
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it raises becomes the work's outcome
+        failure = error
+    run.leave()
+    try:
+        await _write_ending(run, result, failure, backoff)
+    except LeaseLost:
+        logger.warning("work_taken_over", work=run.id, attempt=run.work.attempt)
+    except Exception:
+        logger.exception("work_outcome_not_written", work=run.id)
+
+
+async def _write_ending(run: Run, result: str | None, failure: BaseException | None, backoff: Backoff) -> None:
+    if isinstance(failure, LeaseLost):
+        raise failure
+    statement, values = _ending(run, result, failure, backoff)
+    await run.fence.write(statement, *values)
+
+
+def _ending(
+    run: Run, result: str | None, failure: BaseException | None, backoff: Backoff
+) -> tuple[str, tuple[Value, ...]]:
+    if run.open_effect is not None:  # whatever the handler made of it
+        logger.error("work_unknown", work=run.id, effect=run.open_effect, exc_info=failure)
+        return _LEAVE_UNKNOWN, (_body(unknown(run.open_effect)),)
+    if failure is None:
+        return _SUCCEED, (result,)
+    if isinstance(failure, asyncio.CancelledError) and run.stopped:
+        return (_CANCEL, ()) if run.interrupted == "cancelled" else (_HAND_BACK, (CHANNEL,))
+    hopeless = isinstance(failure, BodyBrokerError) and not failure.retryable
+    if hopeless or run.work.attempt >= run.work.attempts_max:
+        logger.error("work_failed", work=run.id, kind=run.work.kind, exc_info=failure)
+        return _FAIL, (_body(failure),)
+    logger.warning("work_tried_again", work=run.id, kind=run.work.kind, attempt=run.work.attempt, exc_info=failure)
+    return _TRY_AGAIN, (_body(failure), backoff.delay_s(run.work.attempt, failure))
+
+
+def _body(error: BaseException) -> Json:
+    return encode(on_the_wire(error).body(), "error")

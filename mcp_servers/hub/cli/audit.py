@@ -1,0 +1,70 @@
+"""The command `audit`: verify the chains, read their end, anchor them outside the database."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from body_broker.audit.checkpoints import write_anchor
+from body_broker.audit.trail import tail as read_tail
+from body_broker.audit.verifier import Report
+from body_broker.audit.verifier import verify as verify_chains
+from body_broker.settings import Settings
+from body_broker.storage.stores import open_stores
+from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
+from mcp_servers.hub.secrets import Secrets
+
+
+@click.group()
+def audit() -> None:
+    """The record of every call, refusal and operator command."""
+
+
+def anchor_of(settings: Settings) -> Path:
+    """The file that anchors go to."""
+    return settings.audit_anchor or settings.data_dir / "audit-anchor.jsonl"
+
+
+@audit.command()
+@data_dir_option
+def verify(data_dir: Path | None) -> None:
+    """Recompute every MAC and compare with checkpoints and anchor; exit code 1 where anything was changed."""
+    settings = settings_of(data_dir)
+    report = run(_verify(settings))
+    click.echo(report.render())
+    sys.exit(1 if report.breaches else 0)
+
+
+async def _verify(settings: Settings) -> Report:
+    async with open_stores(settings, name="cli") as stores:
+        file = anchor_of(settings)
+        return await verify_chains(stores.pool, Secrets.load(settings).derive("audit"), file if file.exists() else None)
+
+
+@audit.command()
+@click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@data_dir_option
+def tail(lines: int, data_dir: Path | None) -> None:
+    """Print the newest records."""
+    for line in run(_tail(settings_of(data_dir), lines)):
+        click.echo(line)
+
+
+async def _tail(settings: Settings, lines: int) -> list[str]:
+    async with open_stores(settings, name="cli") as stores:
+        return [entry.render() for entry in await read_tail(stores.pool, lines)]
+
+
+@audit.command()
+@data_dir_option
+def anchor(data_dir: Path | None) -> None:
+    """Append a checkpoint over every chain to a file outside the database."""
+    settings = settings_of(data_dir)
+    click.echo(f"Checkpoint {run(_anchor(settings))} is anchored in {anchor_of(settings)}.")
+
+
+async def _anchor(settings: Settings) -> int:
+    async with open_stores(settings, name="cli") as stores:
+        return (await write_anchor(stores.pool, Secrets.load(settings).derive("audit"), anchor_of(settings))).number

@@ -1,0 +1,60 @@
+"""The command `status`: what this data dir or these stores hold, and whether each part answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from body_broker.settings import Settings
+from body_broker.storage.embedded import status as embedded_status
+from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
+from mcp_servers.hub.runtime import Runtime, open_runtime
+from mcp_servers.hub.scanners import find_semgrep
+
+_COUNTS = """
+SELECT (SELECT count(*) FROM audit_record) AS records, (SELECT count(*) FROM lore_document) AS documents,
+       (SELECT count(*) FROM work WHERE state IN ('queued', 'waiting')) AS queued, (SELECT count(*) FROM work WHERE state = 'running') AS running,
+       (SELECT count(*) FROM work WHERE state = 'unknown') AS unknown, (SELECT max(number) FROM schema_version) AS schema
+"""
+
+
+@click.command()
+@data_dir_option
+def status(data_dir: Path | None) -> None:
+    """Show stores, schema, what is in them, and what is not configured."""
+    settings = settings_of(data_dir)
+    click.echo(run(_status(settings)))
+
+
+async def _status(settings: Settings) -> str:
+    async with open_runtime(settings, name="cli") as runtime:
+        rows = [*await _stores(runtime), *_served(runtime)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+async def _stores(runtime: Runtime) -> list[tuple[str, str]]:
+    settings, pool = runtime.settings, runtime.stores.pool
+    found = await pool.fetchrow(_COUNTS)
+    assert found is not None
+    version = await pool.fetchval("SHOW server_version")
+    keeper = embedded_status(settings.data_dir) if settings.embedded else None
+    where = f"embedded in {settings.data_dir}" if keeper else "BODY_BROKER_DATABASE_URL"
+    return [
+        ("postgres", f"{version}, schema {found['schema']}, {where}"),
+        ("redis", "BODY_BROKER_REDIS_URL" if settings.redis_url else "embedded Valkey"),
+        ("lore", f"{found['documents']} documents"),
+        ("jobs", f"{found['queued']} queued, {found['running']} running, {found['unknown']} unknown"),
+        ("audit", f"{found['records']} records"),
+    ]
+
+
+def _served(runtime: Runtime) -> list[tuple[str, str]]:
+    entries = runtime.gate.policy.catalogue.entries
+    semgrep = find_semgrep(runtime.settings.data_dir)
+    return [
+        ("servers", ", ".join(f"{room.name} ({len(room.tools)} tools)" for room in runtime.rooms)),
+        ("policy", f"{len(entries)} operations classified, digest {runtime.gate.policy.digest[:16]}"),
+        ("semgrep", "found" if semgrep else "not installed: body-broker scanners install"),
+    ]

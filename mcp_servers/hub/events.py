@@ -1,0 +1,101 @@
+"""Owns what listeners hear: one Redis stream that every hub tails, so that a change made through one is heard on all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
+
+from body_broker.storage.redis import LOST, Redis
+from body_broker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+STREAM = "body-broker:events"
+KEPT = 10_000
+_BLOCK_MS = 2_000
+_LISTS = {"tools": ToolsListChanged, "resources": ResourcesListChanged, "prompts": PromptsListChanged}
+
+
+class EventBus(InMemorySubscriptionBus):
+    """The SDK's bus over Redis: `publish` writes to the stream, a tail delivers what any hub wrote to the listeners here."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__()
+        self._redis = redis
+
+    async def publish(self, event: ServerEvent) -> None:
+        """Tell every hub's listeners; fire and forget, as the protocol has it: a lost event is a refetch, never a lie."""
+        match event:
+            case ResourceUpdated():
+                fields = {"kind": "updated", "uri": str(event.uri)}
+            case ToolsListChanged():
+                fields = {"kind": "list", "of": "tools"}
+            case ResourcesListChanged():
+                fields = {"kind": "list", "of": "resources"}
+            case PromptsListChanged():
+                fields = {"kind": "list", "of": "prompts"}
+        try:
+            await self._redis.xadd(STREAM, fields, maxlen=KEPT, approximate=True)  # pyright: ignore[reportUnknownMemberType,reportArgumentType] - redis-py's field types
+        except LOST:
+            log.warning("event_not_published")
+
+    async def resource_updated(self, uri: str) -> None:
+        """A resource has new content; what rooms are given to announce their changes."""
+        await self.publish(ResourceUpdated(uri=uri))
+
+    @asynccontextmanager
+    async def tailing(self) -> AsyncGenerator[None]:
+        """Deliver events while open; resumes from the last one after a lost connection."""
+        task = asyncio.create_task(self._tail())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _tail(self) -> None:
+        last = "$"
+        while True:
+            try:
+                found = await self._redis.xread({STREAM: last}, block=_BLOCK_MS, count=256)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - redis-py's reply types
+            except LOST:
+                log.warning("events_lost_connection")
+                await asyncio.sleep(0.5)
+                continue
+            for entry_id, fields in _entries(found):
+                last = entry_id
+                event = _event(fields)
+                if event is not None:
+                    await super().publish(event)
+
+
+def _entries(reply: object) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The entries of an XREAD reply, in RESP2's or RESP3's shape."""
+    streams = (
+        reply.values() if isinstance(reply, dict) else [pair[1] for pair in reply] if isinstance(reply, list) else []
+    )  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+    entries: list[tuple[str, dict[bytes, bytes]]] = []
+    for stream in streams:  # pyright: ignore[reportUnknownVariableType]
+        batches = stream if stream and isinstance(stream[0], list) else [stream]  # pyright: ignore[reportUnknownVariableType]
+        for batch in batches:  # pyright: ignore[reportUnknownVariableType]
+            entries += [(entry_id.decode(), fields) for entry_id, fields in batch]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    return entries
+
+
+def _event(fields: dict[bytes, bytes]) -> ServerEvent | None:
+    if fields.get(b"kind") == b"updated":
+        return ResourceUpdated(uri=fields.get(b"uri", b"").decode())
+    made = _LISTS.get(fields.get(b"of", b"").decode())
+    return made() if made else None

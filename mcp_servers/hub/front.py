@@ -1,0 +1,298 @@
+"""Owns the ASGI front: Host, Origin and token on every route, then JSON or SSE for /mcp, request by request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
+from starlette.types import Message, Receive, Scope, Send
+
+from body_broker.calls import Caller, Operation
+from body_broker.errors import (
+    BodyBrokerError,
+    Draining,
+    MisdirectedRequest,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    Unauthenticated,
+    on_the_wire,
+)
+from mcp_servers.hub.identity import Identities
+from mcp_servers.hub.protocol import CALLER, Protocol
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_WATCH_AFTER_S = 0.25
+_LISTEN = b"subscriptions/listen"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a plain route answers."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A plain GET route. `needs_identity` is False only for the probes, which tell nothing but up or down."""
+
+    answer: Callable[[Caller | None], Awaitable[Page]]
+    needs_identity: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The names this hub answers to; a request for any other is a DNS-rebinding attempt or a missing setting."""
+
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, *, bind_host: str, public_url: str | None, allowed_hosts: tuple[str, ...]) -> Hosts:
+        """Loopback names, the bound address unless it is a wildcard, the public URL's host, and the listed ones."""
+        names = {*LOOPBACK, *(h.lower() for h in allowed_hosts)}
+        if bind_host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - a comparison, not a bind
+            names.add(f"[{bind_host}]" if ":" in bind_host else bind_host.lower())
+        if public_url and (netloc := urlsplit(public_url).netloc):
+            names.add(netloc.lower())
+        return cls(frozenset(names))
+
+    def allows(self, host: str) -> bool:
+        """Whether a Host header's value is ours: the listed name with any port, or the listed name and port."""
+        host = host.lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        return host in self.names or (name in self.names and _is_port(host[len(name) + 1 :]))
+
+
+def _is_port(text: str) -> bool:
+    return text == "" or (text.isascii() and text.isdigit())
+
+
+class Front:
+    """The hub's ASGI application.
+
+    Args:
+        protocol: Answers MCP.
+        identities: Checks tokens.
+        hosts: The names answered to.
+        routes: Plain routes by path, beside /mcp.
+        request_bytes_max: Size of one body.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        identities: Identities,
+        hosts: Hosts,
+        routes: Mapping[str, Route],
+        *,
+        request_bytes_max: int,
+    ) -> None:
+        self.protocol, self.routes = protocol, routes
+        self._identities, self._hosts = identities, hosts
+        self._metrics = protocol.gate.metrics
+        self._bytes_max = request_bytes_max
+        ours = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # checked here, for every route
+        self._plain, self._stream = (
+            StreamableHTTPSessionManager(
+                protocol.server,
+                json_response=as_json,
+                stateless=True,
+                security_settings=ours,
+                max_request_body_size=request_bytes_max,
+            )
+            for as_json in (True, False)
+        )
+        self._streamed = {t.name.encode() for room in protocol.gate.rooms for t in room.tools if _streams(t)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI event stream: a request, or the application's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            raise RuntimeError("only HTTP is served")
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # httptools keeps blanks at the end of a value and the SDK then answers -32020 (facts/mcp.md §0).
+        headers = scope["headers"] = [(k, v.strip(b" \t")) for k, v in scope["headers"]]
+        head = dict(headers)
+        try:
+            self._check_host(headers, head)
+            route = self.routes.get(scope["path"])
+            if route is not None and not route.needs_identity:
+                return await _respond(send, await route.answer(None))
+            caller = await self._identify(headers, head)
+            scope[CALLER] = caller
+            if scope["path"] == "/mcp":
+                return await self._mcp(head, scope, receive, send)
+            if route is None:
+                raise NotFound("There is no such page here.", next_step="MCP is served at /mcp.")
+            if scope["method"] not in {"GET", "HEAD"}:
+                return await _respond(send, Page(405, b"{}"))
+            await _respond(send, await route.answer(caller))
+        except BodyBrokerError as error:
+            await _respond_error(send, error)
+
+    def _check_host(self, headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> None:
+        host = head.get(b"host", b"").decode("latin-1")
+        if not self._hosts.allows(host) or sum(k == b"host" for k, _ in headers) != 1:
+            self._metrics.refused("host")
+            raise MisdirectedRequest("The Host header is not one this hub answers to.")
+        if (origin := head.get(b"origin")) is not None:
+            parts = urlsplit(origin.decode("latin-1"))
+            if parts.scheme not in {"http", "https"} or not self._hosts.allows(parts.netloc):
+                self._metrics.refused("origin")
+                raise _ForeignOrigin("The Origin header is not one this hub answers to.")
+
+    async def _identify(self, headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> Caller:
+        try:
+            return await self._identities.authenticate(_bearer(headers, head))
+        except Unauthenticated:
+            self._metrics.refused("identity")
+            raise
+
+    async def _mcp(self, head: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
+        if self.protocol.draining:
+            raise Draining("This hub is stopping.")
+        if (length := head.get(b"content-length", b"0")).isdigit() and int(length) > self._bytes_max:
+            raise TooLarge(f"The request is larger than {self._bytes_max} bytes.", details={"limit": self._bytes_max})
+        first = await receive()
+        body: bytes = first.get("body", b"")
+        whole = not first.get("more_body")
+        if whole and head.get(b"mcp-method") == b"tools/list" and await self._list_tools(head, body, scope, send):
+            return
+        if whole and not self._wants_stream(head, body, scope["method"]):
+            await self._answer_json(scope, first, receive, send)
+        else:
+            await self._stream.handle_request(scope, _replayed(first, receive), send)
+
+    def _wants_stream(self, head: dict[bytes, bytes], body: bytes, verb: str) -> bool:
+        """Progress, listening and long calls need SSE (+100 us); everything else is one JSON answer."""
+        if b"text/event-stream" not in head.get(b"accept", b""):
+            return False
+        return (
+            verb != "POST" or b'"progressToken"' in body or _LISTEN in body or head.get(b"mcp-name") in self._streamed
+        )
+
+    async def _answer_json(self, scope: Scope, first: Message, receive: Receive, send: Send) -> None:
+        """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        watcher: asyncio.Task[None] | None = None
+        left = False
+
+        async def watch() -> None:
+            nonlocal left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left = True
+            task.cancel()
+
+        def start_watching() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(watch())
+
+        later = loop.call_later(_WATCH_AFTER_S, start_watching)
+        try:
+            await self._plain.handle_request(scope, _replayed(first, receive), send)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            task.uncancel()
+        finally:
+            later.cancel()
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _list_tools(self, head: dict[bytes, bytes], body: bytes, scope: Scope, send: Send) -> bool:
+        """tools/list of the modern era from bytes kept per policy load; False leaves whatever is unusual to the SDK."""
+        try:
+            request = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return False
+        flat = {k.decode("latin-1"): v.decode("latin-1") for k, v in head.items()}
+        usual = (
+            isinstance(request, dict)
+            and scope["method"] == "POST"
+            and len(head) == len(scope["headers"])
+            and request.get("jsonrpc") == "2.0"
+            and type(request.get("id")) in {int, str}
+            and "application/json" in flat.get("accept", "")
+            and flat.get("content-type") == "application/json"
+            and isinstance(request.get("params"), dict)
+            and request["params"].keys() == {"_meta"}
+            and "progressToken" not in request["params"]["_meta"]
+        )
+        if not usual or not isinstance(classify_inbound_request(request, headers=flat), InboundModernRoute):
+            return False
+        listed = await self.protocol.tools_json(scope[CALLER])
+        meta = orjson.dumps(self.protocol.server_meta)
+        answer = b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (orjson.dumps(request["id"]), listed[:-1], meta)
+        await _respond(send, Page(200, answer))
+        return True
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self._plain.run(), self._stream.run():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self.begin_draining()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def begin_draining(self) -> None:
+        """Take no new call and end the listening streams; calls inside go on."""
+        self.protocol.draining = True
+        self.protocol.listening.close()
+
+
+def _bearer(headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> str:
+    kind, _, token = head.get(b"authorization", b"").partition(b" ")
+    if kind.lower() != b"bearer" or sum(k == b"authorization" for k, _ in headers) != 1:
+        raise Unauthenticated("The request carries no bearer token.")
+    return token.strip().decode("latin-1")
+
+
+class _ForeignOrigin(MisdirectedRequest):
+    """A page of another site sent this."""
+
+    http_status = 403
+
+
+def _streams(operation: Operation) -> bool:
+    return operation.reports_progress or "long_running" in operation.modifiers
+
+
+def _replayed(first: Message, receive: Receive) -> Receive:
+    """`receive` with the message already taken put back in front."""
+    left = [first]
+
+    async def again() -> Message:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+async def _respond(send: Send, page: Page, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body)), *more]
+    await send({"type": "http.response.start", "status": page.status, "headers": headers})
+    await send({"type": "http.response.body", "body": page.body})
+
+
+async def _respond_error(send: Send, error: BodyBrokerError) -> None:
+    told = on_the_wire(error)
+    more: list[tuple[bytes, bytes]] = []
+    if isinstance(error, Unauthenticated):
+        more.append((b"www-authenticate", b'Bearer realm="body-broker", error="invalid_token"'))
+    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        more.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    await _respond(send, Page(told.http_status, orjson.dumps({"error": told.body()})), *more)

@@ -1,0 +1,368 @@
+"""Owns the one path of every call: who, what, guard, may it, ask, record, do, tell. Nothing runs an operation but this."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import orjson
+from pydantic import ValidationError
+
+from body_broker.audit.auditor import Auditor
+from body_broker.audit.record import Record
+from body_broker.calls import Arguments, Call, Caller, CursorSeal, Issuer, Json, Operation, Progress, Receipt, Result, Room
+from body_broker.errors import (
+    ApprovalRequired,
+    BadInput,
+    BodyBrokerError,
+    DeadlineExceeded,
+    Denied,
+    NotConfigured,
+    Unauthenticated,
+    UnknownTool,
+)
+from body_broker.telemetry import get_logger
+from body_broker.text import new_id
+from mcp_servers.hub.guard import clean_arguments
+from mcp_servers.hub.limits import Limits
+from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.sessions import SessionState, Sessions
+from policies.decision import Allow, Ask, Deny, Question, chain_of
+from policies.engine import Policy
+
+log = get_logger(__name__)
+
+# Groups and modifiers whose rules read taint: there the session is read from the store, not from memory (DESIGN.md §4).
+_TAINT_GATED_GROUPS = frozenset({"queued", "security_scan", "write", "admin_change"})
+_TAINT_GATED_MODIFIERS = frozenset({"external", "destructive"})
+
+
+async def no_progress(done: float, total: float | None = None, message: str | None = None) -> None:
+    """Progress for a client that did not ask for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody wants done: a name, raw arguments, and who wants it."""
+
+    name: str
+    kind: Literal["tool", "resource", "prompt"]
+    arguments: Json
+    caller: Caller | None
+    progress: Progress = no_progress
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of it: the result and whether text from outside is in it."""
+
+    call_id: str
+    operation: Operation
+    result: Result
+    outside: bool
+
+
+@dataclass(slots=True)
+class _Passage:
+    """One request on its way through the gate; each step adds what it found."""
+
+    request: Request
+    id: str
+    began: float
+    caller: Caller
+    operation: Operation
+    server: str = ""
+    arguments: Arguments | None = None
+    values: dict[str, Json] = field(default_factory=dict[str, Json])
+    session: SessionState | None = None
+    receipt: Receipt | None = None
+
+
+class Gate:
+    """The gate of one process.
+
+    Args:
+        rooms: The servers served here; a row that is not in them is unknown.
+        policy: Decides, over the catalogue of every row there is.
+        services: What each room's functions get as their third argument, by server name.
+        auditor: Takes the decision before any effect.
+        sessions: Taint and history.
+        limits: Rate and concurrency.
+        cursors: Seals cursors.
+        metrics: Counts.
+        configured: The settings that are set, for rows with `needs`.
+        call_timeout_s: How long one operation may run.
+    """
+
+    def __init__(
+        self,
+        *,
+        rooms: Sequence[Room],
+        policy: Policy,
+        services: Mapping[str, object],
+        auditor: Auditor,
+        sessions: Sessions,
+        limits: Limits,
+        cursors: CursorSeal,
+        metrics: Metrics,
+        configured: frozenset[str] = frozenset(),
+        call_timeout_s: float = 60,
+    ) -> None:
+        self.rooms, self.policy, self.metrics, self.configured = tuple(rooms), policy, metrics, configured
+        self._rows = {(o.kind, o.name): (o, room.name) for room in rooms for o in room.operations()}
+        self._services, self._auditor, self._sessions, self._limits, self._cursors = (
+            services,
+            auditor,
+            sessions,
+            limits,
+            cursors,
+        )
+        self._timeout_s = call_timeout_s
+        self._issuer = Issuer("gate")
+        self._effects: set[asyncio.Task[Result]] = set()
+
+    async def run(self, request: Request) -> Answer:
+        """The answer to one request, or the error that refused it; the same path for tools, resources, prompts and nested calls.
+
+        Raises:
+            BodyBrokerError: Whatever refused or failed; anything else is mapped before it leaves the gate.
+        """
+        if request.caller is None:
+            self.metrics.refused("no_identity")
+            raise Unauthenticated("The call carries no identity.")
+        began = time.perf_counter()
+        operation = self.catalogue.operation(request.kind, request.name)
+        if operation is None:
+            return await self._unknown(request, request.caller, began)
+        passage = _Passage(
+            request, new_id("call"), began, request.caller, operation, self.catalogue.server(operation.name)
+        )
+        await self._enter(passage)
+        self.metrics.open_calls.inc()
+        outcome = "ok"
+        try:
+            return await self._pass(passage)
+        except BodyBrokerError as error:
+            outcome = error.code
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.metrics.open_calls.dec()
+            self._limits.leave(passage.caller)
+            self.metrics.called(operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
+
+    async def _enter(self, passage: _Passage) -> None:
+        """Step 4's limits come first of all: what they refuse costs nothing more, and is on the chain like any refusal."""
+        try:
+            await self._limits.enter(passage.caller)
+        except BodyBrokerError as error:
+            self._refused(passage, error)
+            self.metrics.called(
+                passage.operation.name, kind_of(passage.caller), error.code, time.perf_counter() - passage.began
+            )
+            raise
+
+    async def drain(self) -> None:
+        """Wait for every effect that has begun; called once no new call can enter."""
+        while self._effects:
+            await asyncio.wait(self._effects)
+
+    async def _pass(self, passage: _Passage) -> Answer:
+        try:
+            self._check(passage)
+            await self._decide(passage)
+            if passage.operation.needs and passage.operation.needs not in self.configured:
+                raise _not_configured(passage.operation.needs)
+            await self._record(passage)
+        except BodyBrokerError as error:
+            self._refused(passage, error)
+            raise
+        return await self._tell(passage, await self._do(passage))
+
+    def _check(self, passage: _Passage) -> None:
+        """Steps 2 and 3: one normalised dict is checked, decided, hashed, run and audited."""
+        passage.values = clean_arguments(passage.request.arguments)
+        try:
+            passage.arguments = passage.operation.arguments.model_validate(passage.values)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}"
+                for p in error.errors(include_input=False, include_url=False)
+            ]
+            raise BadInput(
+                f"The arguments do not fit {passage.operation.name}: {'; '.join(problems[:5])}.",
+                details={"problems": problems[:20]},
+            ) from error
+        passage.values = passage.arguments.model_dump(mode="json")
+
+    async def _decide(self, passage: _Passage) -> None:
+        """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
+        operation, caller = passage.operation, passage.caller
+        group, modifiers = self.catalogue.classes(operation.name)
+        gated = (
+            operation.effect != "none"
+            or group in _TAINT_GATED_GROUPS
+            or not modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
+        )
+        passage.session = await self._sessions.enter(caller, fresh=gated)
+        decision = self.policy.decide(
+            Question(
+                action=operation.name,
+                identities=chain_of(caller),
+                arguments=passage.values,
+                tainted=passage.session.tainted,
+                depth=passage.request.depth,
+                history=passage.session.history,
+            ),
+        )
+        if isinstance(decision, Allow):
+            self._sessions.record(caller, entry.group)
+            return
+        if isinstance(decision, Deny):
+            rules = list(decision.rules)
+            raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
+        raise _approval_required(operation.name, decision)
+
+    async def _record(self, passage: _Passage) -> None:
+        """Step 6: the decision is on the chain, and durable before an effect begins."""
+        passage.receipt = self._add(
+            passage, "decision", "allow", (), orjson.dumps(passage.values, option=orjson.OPT_SORT_KEYS)
+        )
+        if passage.operation.effect != "none":
+            await self._auditor.durable(passage.receipt)
+
+    async def _do(self, passage: _Passage) -> Result:
+        """Step 7: the operation itself. A disconnect cancels a read, never an effect once begun."""
+        operation = passage.operation
+        call = Call(
+            issuer=self._issuer,
+            id=passage.id,
+            operation=operation,
+            caller=passage.caller,
+            cursors=self._cursors,
+            progress=passage.request.progress,
+            receipt=passage.receipt,
+            tainted=passage.session.tainted if passage.session else True,
+            depth=passage.request.depth,
+        )
+        body = self._run(passage, call)
+        if operation.effect == "none":
+            return await body
+        task = asyncio.get_running_loop().create_task(body)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+        return await asyncio.shield(task)
+
+    async def _run(self, passage: _Passage, call: Call) -> Result:
+        """The operation under its deadline; whatever goes wrong is recorded as the outcome of its decision."""
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await passage.operation.run(passage.arguments, call, self._services.get(passage.server))
+        except TimeoutError as error:
+            outcome = "deadline_exceeded"
+            raise DeadlineExceeded(f"{passage.operation.name} took longer than {self._timeout_s:g} s.") from error
+        except BodyBrokerError as error:
+            outcome = error.code
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception as error:
+            outcome = "internal"
+            log.exception("operation_failed", operation=passage.operation.name, call=passage.id)
+            raise BodyBrokerError(
+                f"{passage.operation.name} failed inside the hub.", details={"call_id": passage.id}
+            ) from error
+        finally:
+            if outcome != "ok" or passage.operation.effect != "none":
+                self._add(passage, "outcome", outcome, (), None)
+
+    async def _tell(self, passage: _Passage, result: Result) -> Answer:
+        """Step 8: what the session now has read is stored before the answer leaves."""
+        output = passage.operation.output
+        outside = output == "outside" or (output == "as_marked" and result.outside())
+        if outside:
+            await self._sessions.taint(passage.caller, passage.operation.name)
+        return Answer(call_id=passage.id, operation=passage.operation, result=result, outside=outside)
+
+    def _refused(self, passage: _Passage, error: BodyBrokerError) -> None:
+        """Refusals of every step are on the chain too; an Ask as `asked`."""
+        rules = error.details.get("rules")
+        kind = "asked" if isinstance(error, ApprovalRequired) else "refusal"
+        body = orjson.dumps(passage.values, option=orjson.OPT_SORT_KEYS) if passage.arguments else None
+        self._add(passage, kind, error.code, tuple(rules) if isinstance(rules, list) else (), body)
+
+    def _add(
+        self,
+        passage: _Passage,
+        kind: Literal["decision", "outcome", "refusal", "asked"],
+        verdict: str,
+        rules: tuple[str, ...],
+        body: bytes | None,
+    ) -> Receipt:
+        session = passage.session
+        return self._auditor.add(
+            Record(
+                kind=kind,
+                action=passage.operation.name,
+                server=passage.server,
+                requester=passage.caller.requester,
+                session=passage.caller.session,
+                verdict=verdict,
+                rules=rules,
+                depth=passage.request.depth,
+                tainted=bool(session and session.tainted),
+                call=passage.id,
+                refers_to=passage.receipt if kind == "outcome" else None,
+            ),
+            body,
+        )
+
+    async def _unknown(self, request: Request, caller: Caller, began: float) -> Answer:
+        await self._limits.enter(caller)
+        try:
+            self._auditor.add(
+                Record(
+                    kind="refusal",
+                    action="unknown",
+                    server="",
+                    requester=caller.requester,
+                    session=caller.session,
+                    verdict=UnknownTool.code,
+                    call=new_id("call"),
+                ),
+            )
+            self.metrics.called("unknown", kind_of(caller), UnknownTool.code, time.perf_counter() - began)
+            raise UnknownTool(f"There is no {request.kind} of that name here.")
+        finally:
+            self._limits.leave(caller)
+
+
+def kind_of(caller: Caller) -> str:
+    """A caller as a metric's label: `tier:silver` stays, people and services are `person` and `service`."""
+    last = caller.chain[-1]
+    return last if last.startswith("tier:") else last.partition(":")[0]
+
+
+def _not_configured(setting: str) -> NotConfigured:
+    return NotConfigured(
+        f"The backend of this tool is not configured: {setting} is not set.",
+        next_step=f"Ask the people who run this hub to set {setting} (docs/settings.md) and restart it.",
+        details={"setting": setting},
+    )
+
+
+def _approval_required(name: str, decision: Ask) -> ApprovalRequired:
+    rules = [r.rule for r in decision.requirements]
+    groups = sorted({g for r in decision.requirements for g in r.approvers})
+    return ApprovalRequired(
+        f"{name} needs an approval by {' and '.join(groups) or 'a person'} (rule {', '.join(rules)}), and this hub cannot ask for one yet.",
+        details={"rules": rules, "approvers": groups},
+    )

@@ -1,0 +1,141 @@
+"""Owns what a caller is shown: definitions of tools, resources and prompts, cut to what some context would allow it."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import mcp_types as types
+import orjson
+
+from body_broker.calls import Caller, Operation, Prompt, Resource, Room, Tool
+from policies.decision import chain_of
+from policies.engine import Policy
+
+TTL_MS = 60_000
+_KEPT_LISTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Everything one kind of caller sees; `tools_json` is the ready result of tools/list without its `_meta`."""
+
+    tools: list[types.Tool]
+    resources: list[types.Resource]
+    templates: list[types.ResourceTemplate]
+    prompts: list[types.Prompt]
+    tools_json: bytes
+
+
+class Listings:
+    """Listings per set of visible operations, each computed once per policy load (DESIGN.md §4)."""
+
+    def __init__(self, rooms: Sequence[Room], policy: Policy, configured: frozenset[str]) -> None:
+        self._policy = policy
+        self._rows = [o for room in rooms for o in room.operations() if o.needs is None or o.needs in configured]
+        self._uris = [(r, uri_pattern(r.uri)) for room in rooms for r in room.resources]
+        self._kept: OrderedDict[tuple[object, ...], Listing] = OrderedDict()
+
+    def of(self, caller: Caller) -> Listing:
+        """What this caller is shown: exactly what the policy would allow or let it ask for in some context."""
+        key = chain_of(caller)
+        kept = self._kept.get(key)
+        if kept is None:
+            visible = self._policy.visible(key)
+            kept = self._kept[key] = _listing([o for o in self._rows if o.name in visible])
+            if len(self._kept) > _KEPT_LISTS:
+                self._kept.popitem(last=False)
+        return kept
+
+    def resource_at(self, uri: str) -> tuple[Resource, dict[str, str]] | None:
+        """The row that serves a URI and the arguments read out of it."""
+        for operation, pattern in self._uris:
+            if found := pattern.fullmatch(uri):
+                return operation, {name: unquote(text) for name, text in found.groupdict().items()}
+        return None
+
+
+def uri_pattern(template: str) -> re.Pattern[str]:
+    """The pattern of a URI template: {field} is one path segment."""
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile("".join(f"(?P<{p}>[^/?#]{{1,300}})" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
+
+
+def _listing(rows: list[Operation]) -> Listing:
+    tools = [tool_definition(o) for o in rows if isinstance(o, Tool)]
+    result = {
+        "tools": [t.model_dump(by_alias=True, mode="json", exclude_none=True) for t in tools],
+        "ttlMs": TTL_MS,
+        "cacheScope": "private",
+        "resultType": "complete",
+    }
+    resources = [o for o in rows if isinstance(o, Resource)]
+    return Listing(
+        tools=tools,
+        resources=[
+            types.Resource(uri=o.uri, name=o.name, title=o.title, description=o.description, mime_type=o.mime_type)
+            for o in resources
+            if "{" not in o.uri
+        ],
+        templates=[
+            types.ResourceTemplate(
+                uri_template=o.uri, name=o.name, title=o.title, description=o.description, mime_type=o.mime_type
+            )
+            for o in resources
+            if "{" in o.uri
+        ],
+        prompts=[_prompt_definition(o) for o in rows if isinstance(o, Prompt)],
+        tools_json=orjson.dumps(result),
+    )
+
+
+def tool_definition(tool: Tool) -> types.Tool:
+    """A row as MCP shows it: schemas without pydantic's titles, all four annotations said."""
+    return types.Tool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=lean_schema(tool.arguments.model_json_schema()),
+        output_schema=lean_schema(tool.result.model_json_schema(mode="serialization")),
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.effect == "none",
+            destructive_hint="destructive" in tool.modifiers or tool.group is None,
+            idempotent_hint=tool.effect != "once",
+            open_world_hint=tool.open_world,
+        ),
+    )
+
+
+def _prompt_definition(prompt: Prompt) -> types.Prompt:
+    schema = prompt.arguments.model_json_schema()
+    required = set(schema.get("required", ()))
+    return types.Prompt(
+        name=prompt.name,
+        title=prompt.title,
+        description=prompt.description,
+        arguments=[
+            types.PromptArgument(name=name, description=field.get("description"), required=name in required)
+            for name, field in schema.get("properties", {}).items()
+        ],
+    )
+
+
+def lean_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema without the titles that pydantic derives from names: a third of the tokens, none of the meaning."""
+    return {
+        key: {name: _lean(field) for name, field in value.items()} if key in {"properties", "$defs"} else _lean(value)
+        for key, value in schema.items()
+        if key != "title" and not (key == "description" and "properties" in schema)
+    }
+
+
+def _lean(value: Any) -> Any:  # any part of a JSON Schema
+    if isinstance(value, dict):
+        return lean_schema(value)  # pyright: ignore[reportUnknownArgumentType] - a JSON Schema
+    if isinstance(value, list):
+        return [_lean(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - a JSON Schema
+    return value

@@ -1,0 +1,141 @@
+"""Owns the composition of one hub process: stores, keys, audit, policy, gate and every room's services, opened and closed in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from body_broker.audit.auditor import Auditor, open_auditor
+from body_broker.calls import Room
+from body_broker.settings import Settings
+from body_broker.storage.stores import Stores, open_stores
+from mcp_servers.hub import own
+from mcp_servers.hub.cursors import CursorSeals
+from mcp_servers.hub.events import EventBus
+from mcp_servers.hub.gate import Gate
+from mcp_servers.hub.identity import Identities
+from mcp_servers.hub.limits import Limits
+from mcp_servers.hub.listing import Listings
+from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.rooms import ROOMS
+from mcp_servers.hub.secrets import Secrets
+from mcp_servers.hub.sessions import Sessions
+from mcp_servers.hub.tokens import Tokens
+from mcp_servers.rag import server as rag
+from policies.catalogue import Catalogue
+from policies.engine import Policy
+
+
+_OURS = frozenset(room.name for room in ROOMS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Everything a serving process or a worker holds open."""
+
+    settings: Settings
+    rooms: tuple[Room, ...]
+    stores: Stores
+    secrets: Secrets
+    auditor: Auditor
+    tokens: Tokens
+    identities: Identities
+    limits: Limits
+    bus: EventBus
+    gate: Gate
+    listings: Listings
+    rag: rag.Services
+
+
+def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
+    """The rooms with only the rows of a catalogue profile: `core`, or `all`."""
+    if profile == "all":
+        return rooms
+    return tuple(
+        Room(
+            name=room.name,
+            title=room.title,
+            description=room.description,
+            tools=tuple(t for t in room.tools if t.profile == "core"),
+            resources=tuple(r for r in room.resources if r.profile == "core"),
+            prompts=tuple(p for p in room.prompts if p.profile == "core"),
+        )
+        for room in rooms
+    )
+
+
+def load_policy(settings: Settings, rooms: tuple[Room, ...] = ROOMS) -> Policy:
+    """The policy over every row there is, served or not: policies name operations, and an unknown name stops the start.
+
+    Raises:
+        PolicyError: A file is not understood or does not fit the schema.
+    """
+    return Policy.load(Catalogue.of([*ROOMS, *(room for room in rooms if room.name not in _OURS)]), settings.policies_dir)
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    rooms: tuple[Room, ...] = ROOMS,
+    *,
+    name: str = "hub",
+    extra_services: dict[str, object] | None = None,
+) -> AsyncGenerator[Runtime]:
+    """A hub's parts, opened; on the way out effects that have begun end first and the audit closes its chain.
+
+    Args:
+        settings: Loaded once by the entry point.
+        rooms: The servers to serve.
+        name: What this process is, for pg_stat_activity.
+        extra_services: Services of rooms that are not ours (tests, benchmarks), by server name.
+
+    Raises:
+        StartError: A store, a key or a policy is not usable; nothing is served then.
+    """
+    policy = load_policy(settings, rooms)
+    rooms = profiled(rooms, settings.tools)
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(open_stores(settings, name=f"body-broker-{name}"))
+        secrets = Secrets.load(settings)
+        auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
+        tokens = await Tokens.open(stores.pool, secrets, settings)
+        identities = await stack.enter_async_context(Identities.open(stores.pool, tokens, settings))
+        sessions = Sessions(stores.redis, stores.pool)
+        limits = Limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
+        bus = EventBus(stores.redis)
+        metrics = Metrics()
+        rag_services = rag.Services.build(stores.pool, announce=bus.resource_updated)
+        gate = Gate(
+            rooms=rooms,
+            policy=policy,
+            services={own.ROOM.name: own.HubServices(stores.pool, metrics), "rag": rag_services}
+            | (extra_services or {}),
+            auditor=auditor,
+            sessions=sessions,
+            limits=limits,
+            cursors=CursorSeals(secrets.derive("cursors")),
+            metrics=metrics,
+            configured=configured(settings),
+            call_timeout_s=settings.call_timeout_s,
+        )
+        stack.push_async_callback(gate.drain)
+        yield Runtime(
+            settings=settings,
+            rooms=rooms,
+            stores=stores,
+            secrets=secrets,
+            auditor=auditor,
+            tokens=tokens,
+            identities=identities,
+            limits=limits,
+            bus=bus,
+            gate=gate,
+            listings=Listings(rooms, policy, configured(settings)),
+            rag=rag_services,
+        )
+
+
+def configured(settings: Settings) -> frozenset[str]:
+    """The names of the settings that have a value, as rows name them in `needs`."""
+    return frozenset(f"BODY_BROKER_{name.upper()}" for name, value in settings if value is not None)

@@ -1,0 +1,245 @@
+"""Owns serving: binding rules, uvicorn, stdio, draining on SIGTERM, and the tasks that run beside a hub."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import signal
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from mcp.server.stdio import stdio_server
+
+from body_broker.audit.checkpoints import write_anchor
+from body_broker.calls import Caller
+from body_broker.errors import SettingsError, StartError
+from body_broker.settings import Settings
+from body_broker.telemetry import get_logger
+from mcp_servers.hub.front import Front, Hosts
+from mcp_servers.hub.pages import routes
+from mcp_servers.hub.protocol import Protocol
+from mcp_servers.hub.runtime import Runtime
+from mcp_servers.hub.worker import working
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 picks a free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`HOST:PORT`, `:PORT` on loopback, `[::1]:PORT`.
+
+        Raises:
+            SettingsError: It is neither.
+        """
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the largest port
+            raise SettingsError(
+                f"{text!r} is not HOST:PORT.", next_step="Write it as 127.0.0.1:8080, or :0 for a free port."
+            )
+        return cls(host.strip("[]") or "127.0.0.1", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def check_bind(address: Address, settings: Settings) -> None:
+    """Refuse to listen beyond loopback without TLS (or a proxy that has it) and the names the hub answers to.
+
+    Raises:
+        SettingsError: What is missing, by the name of its setting.
+    """
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError("BODY_BROKER_TLS_CERTIFICATE and BODY_BROKER_TLS_KEY go together.")
+    if address.is_loopback:
+        return
+    if not settings.tls_certificate and not settings.behind_proxy:
+        raise SettingsError(
+            f"{address.host} is not loopback, and tokens would travel in the clear.",
+            next_step="Set BODY_BROKER_TLS_CERTIFICATE and BODY_BROKER_TLS_KEY, or BODY_BROKER_BEHIND_PROXY behind a proxy with TLS.",
+        )
+    if not settings.allowed_hosts and not settings.public_url:
+        raise SettingsError(
+            f"{address.host} is not loopback, and no host name is allowed.",
+            next_step="Set BODY_BROKER_PUBLIC_URL or BODY_BROKER_ALLOWED_HOSTS to the names clients use.",
+        )
+
+
+@asynccontextmanager
+async def beside(runtime: Runtime) -> AsyncGenerator[None]:
+    """What runs beside a serving hub: the event tail, the audit anchor, and on embedded stores a worker."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(runtime.bus.tailing())
+        await stack.enter_async_context(_anchoring(runtime))
+        if runtime.settings.embedded:
+            await stack.enter_async_context(working(runtime))
+        yield
+
+
+@asynccontextmanager
+async def _anchoring(runtime: Runtime) -> AsyncGenerator[None]:
+    settings = runtime.settings
+    key, file = runtime.secrets.derive("audit"), settings.audit_anchor or settings.data_dir / "audit-anchor.jsonl"
+
+    async def anchor_for_ever() -> None:
+        while True:
+            await asyncio.sleep(settings.audit_anchor_every_s)
+            try:
+                await write_anchor(runtime.stores.pool, key, file)
+            except Exception:
+                log.exception("audit_not_anchored")
+
+    task = asyncio.create_task(anchor_for_ever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def make_front(runtime: Runtime, bind_host: str = "127.0.0.1") -> Front:
+    """The ASGI application over an open runtime."""
+    settings = runtime.settings
+    protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus)
+    return Front(
+        protocol,
+        runtime.identities,
+        Hosts.of(bind_host=bind_host, public_url=settings.public_url, allowed_hosts=settings.allowed_hosts),
+        routes(protocol, runtime.stores.pool, runtime.stores.redis),
+        request_bytes_max=settings.request_bytes_max,
+    )
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn that drains our front first when it is told to stop."""
+
+    def __init__(self, front: Front, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                front,
+                loop="uvloop",
+                http="httptools",
+                lifespan="on",  # "auto" swallows a failing start and serves (facts/mcp.md §0)
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_graceful_shutdown=int(settings.drain_s) or 1,
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+            ),
+        )
+        self._front = front
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: no new call, listening streams end, calls inside go on for `drain_s`."""
+        self._front.begin_draining()
+        super().handle_exit(sig, frame)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A hub that accepts connections: its MCP URL and the task that ends when it has stopped."""
+
+    url: str
+    serving: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listening]:
+    """A hub over HTTP with what runs beside it; on the way out it drains and stops.
+
+    Raises:
+        SettingsError: The address may not be, or cannot be, listened on.
+    """
+    check_bind(address, runtime.settings)
+    bound = _bind(address)
+    scheme = "https" if runtime.settings.tls_certificate else "http"
+    shown = f"[{address.host}]" if ":" in address.host else address.host
+    url = runtime.settings.public_url or f"{scheme}://{shown}:{bound.getsockname()[1]}"
+    front = make_front(runtime, address.host)
+    server = HttpServer(front, runtime.settings)
+    async with beside(runtime):
+        serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0.002)
+        if not server.started:
+            await serving
+            raise StartError("The HTTP server did not start.")
+        try:
+            yield Listening(f"{url.rstrip('/')}/mcp", serving)
+        finally:
+            front.begin_draining()
+            server.should_exit = True
+            await serving
+
+
+async def serve_http(runtime: Runtime, address: Address, on_ready: Callable[[str], None]) -> None:
+    """Serve until told to stop; `on_ready` gets the URL once connections are accepted.
+
+    Raises:
+        SettingsError: The address may not be, or cannot be, listened on.
+    """
+    async with listening(runtime, address) as hub:
+        freeze_start_up()
+        on_ready(hub.url)
+        await hub.serving
+
+
+def _bind(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((address.host, address.port))
+    except OSError as error:
+        found.close()
+        raise SettingsError(
+            f"{address.host}:{address.port} cannot be listened on.",
+            next_step="Is another hub there? Choose another port, or :0.",
+        ) from error
+    found.set_inheritable(False)
+    return found
+
+
+def freeze_start_up() -> None:
+    """Take what start-up made out of the collector's sight: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+
+
+async def serve_stdio(runtime: Runtime, who: Callable[[], Awaitable[Caller]]) -> None:
+    """Serve one client over stdin and stdout, until stdin ends or SIGTERM; `who` is asked for every message."""
+    protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus, process_caller=who)
+    async with beside(runtime), stdio_server() as (incoming, outgoing):
+        freeze_start_up()
+        serving = asyncio.create_task(
+            protocol.server.run(incoming, outgoing, protocol.server.create_initialization_options()),
+        )
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, serving.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        protocol.draining = True

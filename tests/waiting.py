@@ -1,0 +1,36 @@
+"""Owns how a test waits: for a condition, with a name and a bound; never for a time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+_POLL_S = 0.01
+
+
+async def wait_until(
+    predicate: Callable[[], T] | Callable[[], Awaitable[T]], description: str, timeout_s: float = 15.0
+) -> T:
+    """The first true value of the predicate, which may be async; fails naming what did not come about."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = predicate()
+        if inspect.isawaitable(found):
+            found = await cast("Awaitable[T]", found)
+        if found:
+            return cast("T", found)
+        assert time.monotonic() < deadline, f"{timeout_s} s passed, but not: {description}"
+        await asyncio.sleep(_POLL_S)
+
+
+def wait_until_sync(predicate: Callable[[], T], description: str, timeout_s: float = 15.0) -> T:
+    """The same where there is no event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := predicate()):
+        assert time.monotonic() < deadline, f"{timeout_s} s passed, but not: {description}"
+        time.sleep(_POLL_S)
+    return found
