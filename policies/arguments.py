@@ -81,8 +81,8 @@ def _properties(
 
 def _type(node: dict[str, Json]) -> CedarType | None:
     if node.get("type") == "array":
-        items = node.get("items")
-        return "Set<String>" if isinstance(items, dict) and items.get("type") == "string" else None
+        items = cast("dict[str, Json]", node.get("items") or {})
+        return "Set<String>" if items.get("type") == "string" else None
     return _SCALARS.get(node.get("type"))
 
 

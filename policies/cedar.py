@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cedarpy
 
 from body_broker.calls import Json
 from policies.catalogue import Entry
-from policies.decision import Identity
+from policies.decision import Approval, Identity
 from policies.rules import Rule
 
 _TYPES: Mapping[str, str] = {"tier": "Hub::Tier", "person": "Hub::Person", "service": "Hub::Service"}
@@ -51,7 +51,7 @@ class Principals:
         self._schema = schema
         self._named = frozenset(named)
         self._kinds: dict[tuple[str, str, frozenset[str]], Principal] = {}
-        self.nobody = cedarpy.Entities.from_json_str("[]", schema=schema)
+        self.nobody = entities_of([], schema)
 
     def find(self, identity: Identity) -> Principal | None:
         """The principal of an identity; None where the schema knows no such tier, role or kind of identity."""
@@ -69,8 +69,7 @@ class Principals:
         uid = {"type": type_name, "id": name}
         parents = [{"type": "Hub::Role", "id": role} for role in sorted(roles)]
         try:
-            entity = json.dumps([{"uid": uid, "attrs": {}, "parents": parents}])
-            return Principal(uid, cedarpy.Entities.from_json_str(entity, schema=self._schema))
+            return Principal(uid, entities_of([{"uid": uid, "attrs": {}, "parents": parents}], self._schema))
         except ValueError:
             return None
 
@@ -95,13 +94,19 @@ class RuleSet:
             "resource": {"type": "Hub::Server", "id": entry.server},
             "context": context,
         }
-        result = cedarpy.is_authorized(request, self._policies, principal.entities, schema)
+        result = cedarpy.is_authorized(  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
+            request, self._policies, principal.entities, schema
+        )
         error = bool(result.diagnostics.errors) or result.decision == cedarpy.Decision.NoDecision
         allowed = result.decision == cedarpy.Decision.Allow and not error
         return Verdict(allowed, tuple(sorted(result.diagnostics.reasons)), error)
 
     def foresee(
-        self, principal: Principal | None, entry: Entry, context: Mapping[str, Json], entities: cedarpy.Entities
+        self,
+        principal: Principal | None,
+        entry: Entry,
+        context: Mapping[str, Json],
+        nobody: cedarpy.Entities | None = None,
     ) -> cedarpy.Decision:
         """What partial evaluation already knows; NoDecision where it hangs on something unknown. Never decides a call.
 
@@ -109,7 +114,7 @@ class RuleSet:
             principal: Who; None for anybody at all.
             entry: The operation.
             context: What is known of the context; `unknown(...)` stands for the rest.
-            entities: Used where the principal is None.
+            nobody: The schema's entities without any principal, for where there is none.
         """
         request: dict[str, Json] = {
             "action": uid_text("Hub::Action", entry.name),
@@ -118,8 +123,31 @@ class RuleSet:
         }
         if principal is not None:
             request["principal"] = principal.text
-        result = cedarpy.is_authorized_partial(request, self._policies, principal.entities if principal else entities)
+        entities = principal.entities if principal else nobody
+        assert entities is not None, "without a principal say which entities there are"
+        result = cedarpy.is_authorized_partial(  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
+            request, self._policies, entities
+        )
         return cedarpy.Decision.Deny if result.diagnostics.errors else result.decision
+
+
+def entities_of(entities: Sequence[Json], schema: cedarpy.Schema) -> cedarpy.Entities:
+    """These entities and the schema's actions, without which every action is in no group and all is denied.
+
+    Raises:
+        ValueError: One does not fit the schema.
+    """
+    text = json.dumps(entities)
+    return cedarpy.Entities.from_json_str(text, schema)  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
+
+
+def validate(text: str, schema: cedarpy.Schema) -> tuple[str | None, list[str]]:
+    """The @id of the first policy that does not fit the schema, and what the validator says of each that does not."""
+    result = cedarpy.validate_policies(text, schema)  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
+    names = cast("dict[str, str]", result.id_annotations_by_policy_id)  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
+    named = [names[error.policy_id] for error in result.errors if error.policy_id in names]
+    problems = [error.error for error in result.errors]
+    return next(iter(named), None), problems if not result.validation_passed else []
 
 
 def unknown(name: str) -> Json:
@@ -131,3 +159,19 @@ def uid_text(type_name: str, name: str) -> str:
     """An entity's uid in Cedar's syntax."""
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'{type_name}::"{quoted}"'
+
+
+def anything(**known: Json) -> dict[str, Json]:
+    """A context of which only this is known; the approval is absent unless given."""
+    rest = ("arguments", "facts", "tainted", "depth", "history")
+    return {name: unknown(name) for name in rest} | known
+
+
+def approval_json(approval: Approval, *, alone: bool) -> dict[str, Json]:
+    """An approval as the context carries it; the asker's own yes counts only where the asker is a person who calls alone."""
+    return {
+        "via": sorted(approval.via),
+        "count": approval.count,
+        "groups": sorted(approval.groups),
+        "own": approval.own and alone,
+    }

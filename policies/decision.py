@@ -13,7 +13,7 @@ from body_broker.calls import Caller, Json
 FACTS = ("own_npc", "registered_repository", "within_budget")
 
 
-# The three below are tuples, not dataclasses: a memo hit costs a microsecond, and a frozen dataclass as much to build.
+# This and Question are tuples: a remembered decision costs a microsecond, and a frozen dataclass as much to build.
 class Identity(NamedTuple):
     """One principal of a chain (`tier:silver`, `person:anna`, `service:game`) and its roles, which only people have."""
 
@@ -31,7 +31,8 @@ def chain_of(caller: Caller) -> tuple[Identity, ...]:
     return tuple(Identity(principal, caller.roles.get(principal, frozenset())) for principal in caller.chain)
 
 
-class Approval(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Approval:
     """The yeses a call has got.
 
     Attributes:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import NamedTuple, Self, cast
 
 import cedarpy
 import orjson
@@ -16,7 +16,7 @@ import orjson
 from body_broker.calls import Json
 from body_broker.text import digest
 from policies.catalogue import Catalogue, Entry
-from policies.cedar import Principal, Principals, RuleSet, Verdict
+from policies.cedar import Principal, Principals, RuleSet, Verdict, approval_json
 from policies.checks import check_rules
 from policies.decision import FACTS, Allow, Approval, Ask, Decision, Deny, Identity, Question, Requirement
 from policies.explain import Explanation, explain
@@ -46,8 +46,7 @@ class Policy:
         schema_text = emit(catalogue, keep=read)
         self.digest = digest({"schema": schema_text, "rules": {name: rule.body for name, rule in self.rules.items()}})
         self._schema = cedarpy.Schema.from_str(schema_text)
-        self._all = RuleSet(self.rules.values())
-        self._permits = RuleSet(rule for rule in self.rules.values() if rule.permits)
+        self._sets = _compiled(catalogue, tuple(self.rules.values()))
         self._reads = {
             entry.name: tuple(attribute for attribute in entry.attributes if attribute.name in read)
             for entry in catalogue.entries.values()
@@ -103,21 +102,42 @@ class Policy:
         """
         if not identities:
             return frozenset()
-        return frozenset.intersection(*(self._visibility.of(self.principals.find(who)) for who in identities))
+        seen = [self._visibility.of(self.principals.find(identity)) for identity in identities]
+        return seen[0].intersection(*seen[1:])
 
     def explain(self, question: Question) -> Explanation:
         """Why this call is decided as it is, and what would change that."""
         return explain(self, question)
 
-    def judge(self, identity: Identity, question: Question, rules: Iterable[Rule]) -> Verdict:
-        """What some of the rules alone say of one identity; for explanations, not for calls."""
+    def judge(self, identity: Identity, question: Question, *, permits: bool) -> Verdict:
+        """What our permits alone, or our forbids alone, say of one identity; for explanations, not for calls."""
         entry, context = self.catalogue.entries[question.action], self._context(question, question.approval)
-        return self._ask(RuleSet(rules), self.principals.find(identity), entry, context)
+        sets = self._sets[question.action]
+        return self._ask(sets.permits if permits else sets.forbids, self.principals.find(identity), entry, context)
+
+    def foresee(self, action: str, identity: Identity | None, context: Mapping[str, Json]) -> cedarpy.Decision:
+        """What partial evaluation knows of a call of which not everything is known; for proofs, not for calls.
+
+        Args:
+            action: An operation of the catalogue.
+            identity: Who; None for anybody at all.
+            context: As `policies.cedar.anything` makes it.
+        """
+        principal = self.principals.find(identity) if identity else None
+        if identity and principal is None:
+            return cedarpy.Decision.Deny
+        entry = self.catalogue.entries[action]
+        return self._sets[action].every.foresee(principal, entry, context, self.principals.nobody)
+
+    @cached_property
+    def best_approval(self) -> Approval:
+        """An approval that meets every requirement there is: with it a call gets as far as people can let it."""
+        return promise(rule.requirement for rule in self.rules.values() if rule.requirement)
 
     @cached_property
     def _visibility(self) -> Visibility:
-        asked = [rule.requirement for rule in self.rules.values() if rule.requirement]
-        return Visibility(self._all, self.catalogue, self._reads, promise(asked))
+        rules = {name: sets.every for name, sets in self._sets.items()}
+        return Visibility(rules, self.catalogue, self._reads, self.best_approval)
 
     def _key(self, question: Question) -> tuple[Json, ...] | None:
         """All that a decision hangs on; None where it is not worth or not safe to remember."""
@@ -134,10 +154,8 @@ class Policy:
         for attribute in self._reads[question.action]:
             value = attribute.pick(question.arguments)
             if isinstance(value, list):
-                value = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # any JSON
-                if not all(isinstance(item, str) for item in value):
-                    return None
-                if sum(map(len, value)) + len(value) > MEMO_TEXT_MAX:
+                value = _text_key(cast("list[Json]", value))
+                if value is None:
                     return None
             elif isinstance(value, str):
                 if len(value) > MEMO_TEXT_MAX:
@@ -150,23 +168,19 @@ class Policy:
     def _decide(self, entry: Entry, question: Question) -> Decision:
         principals = [self.principals.find(identity) for identity in question.identities]
         context = self._context(question, question.approval)
-        verdicts = [self._ask(self._all, principal, entry, context) for principal in principals]
+        every = self._sets[entry.name].every
+        verdicts = [self._ask(every, principal, entry, context) for principal in principals]
         if all(verdict.allowed for verdict in verdicts):
             return Allow(_unique(rule for verdict in verdicts for rule in verdict.rules))
         requirements = self._requirements(question, verdicts)
         if requirements is not None:
             promised = self._context(question, promise(requirements, question.approval))
-            verdicts = [self._ask(self._all, principal, entry, promised) for principal in principals]
+            verdicts = [self._ask(every, principal, entry, promised) for principal in principals]
             if all(verdict.allowed for verdict in verdicts):
                 return Ask(requirements)
-        return Deny(
-            _unique(
-                rule
-                for principal, verdict in zip(principals, verdicts, strict=True)
-                if not verdict.allowed
-                for rule in self._refusals(principal, entry, context, verdict)
-            )
-        )
+        refused = [pair for pair in zip(principals, verdicts, strict=True) if not pair[1].allowed]
+        final = [rule for principal, verdict in refused for rule in self._refusals(principal, entry, context, verdict)]
+        return Deny(_unique(final or (rule for _, verdict in refused for rule in verdict.rules)))
 
     def _requirements(self, question: Question, verdicts: list[Verdict]) -> tuple[Requirement, ...] | None:
         """What people are to be asked; None where something refuses that nobody can be asked about."""
@@ -183,13 +197,14 @@ class Policy:
         return tuple(found.values())
 
     def _refusals(self, principal: Principal | None, entry: Entry, context: str | None, verdict: Verdict) -> list[str]:
-        """The rules to name: no permit, and the forbids that no approval lifts."""
+        """The rules that no approval lifts: that nothing permits, and the forbids nobody can be asked about."""
         if verdict.error:
             return [POLICY_ERROR]
-        found = [name for name in verdict.rules if self.rules[name].requirement is None]
-        if not self._ask(self._permits, principal, entry, context).allowed:
-            found.insert(0, f"default-deny:{entry.group}")
-        return found or list(verdict.rules)
+        final = [name for name in verdict.rules if self.rules[name].requirement is None]
+        # Cedar names forbids and is silent on whether anything permits; a Deny without a forbid says it by itself.
+        if verdict.rules and self._ask(self._sets[entry.name].permits, principal, entry, context).allowed:
+            return final
+        return [f"default-deny:{entry.group}", *final]
 
     def _ask(self, rules: RuleSet, principal: Principal | None, entry: Entry, context: str | None) -> Verdict:
         if principal is None or context is None:
@@ -211,14 +226,33 @@ class Policy:
             "history": list(question.history),
         }
         if approval is not None:
-            own = approval.own and _alone(question)
-            context["approval"] = approval._replace(
-                via=list(approval.via), groups=list(approval.groups), own=own
-            )._asdict()
+            context["approval"] = approval_json(approval, alone=_alone(question))
         try:
             return orjson.dumps(context).decode()
         except TypeError:  # orjson's own error is one: an integer beyond 64 bits, a lone surrogate
             return None
+
+
+class _Sets(NamedTuple):
+    every: RuleSet
+    permits: RuleSet
+    forbids: RuleSet
+
+
+def _compiled(catalogue: Catalogue, rules: Sequence[Rule]) -> dict[str, _Sets]:
+    """For each operation the rules whose action scope can meet it: half of Cedar's time goes into the others."""
+    found: dict[tuple[str, ...], _Sets] = {}
+    by_name: dict[str, _Sets] = {}
+    for entry in catalogue.entries.values():
+        known_as = {entry.name, entry.group, *entry.modifiers}
+        meeting = [rule for rule in rules if not rule.actions or rule.actions & known_as]
+        key = tuple(rule.id for rule in meeting)
+        if key not in found:
+            permits = [rule for rule in meeting if rule.permits]
+            forbids = [rule for rule in meeting if not rule.permits]
+            found[key] = _Sets(RuleSet(meeting), RuleSet(permits), RuleSet(forbids))
+        by_name[entry.name] = found[key]
+    return by_name
 
 
 def promise(requirements: Iterable[Requirement], given: Approval | None = None) -> Approval:
@@ -232,6 +266,13 @@ def promise(requirements: Iterable[Requirement], given: Approval | None = None) 
             own=found.own,
         )
     return found
+
+
+def _text_key(values: list[Json]) -> tuple[str, ...] | None:
+    """A list of strings as part of a key; None where it is anything else, or long."""
+    if not all(isinstance(value, str) for value in values):
+        return None
+    return tuple(values) if sum(map(len, values)) + len(values) <= MEMO_TEXT_MAX else None
 
 
 def _alone(question: Question) -> bool:

@@ -49,5 +49,5 @@ PROBES = (
 
 
 def with_probes(catalogue: Catalogue) -> Catalogue:
-    """The catalogue and the probes."""
-    return catalogue.with_entries(PROBES)
+    """The catalogue and those probes it does not hold yet."""
+    return catalogue.with_entries(probe for probe in PROBES if probe.name not in catalogue.entries)

@@ -67,8 +67,9 @@ def _visit(node: dict[str, Json], found: Reads) -> None:
     if node == _CONTEXT:
         found.whole = True
     for key in ("entity", "__entity"):
-        if isinstance(entity := node.get(key), dict) and "id" in entity:
-            found.entities.add((entity["type"], entity["id"]))
+        entity = node.get(key)
+        if isinstance(entity, dict) and "id" in entity:
+            found.entities.add((cast("str", entity["type"]), cast("str", entity["id"])))
     for inner in node.values():
         _walk(inner, found)
 

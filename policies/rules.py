@@ -50,6 +50,7 @@ class Rule:
         file: The name of its file.
         permits: Whether it permits; else it forbids.
         body: Its Cedar JSON form.
+        actions: The actions and groups its action scope names; empty where that is open.
         reads: What it looks at.
         requirement: What its annotations ask of people, where it carries @approval.
     """
@@ -58,6 +59,7 @@ class Rule:
     file: str
     permits: bool
     body: Json
+    actions: frozenset[str]
     reads: Reads
     requirement: Requirement | None
 
@@ -136,21 +138,20 @@ def _rule(file: str, body: Json) -> Rule:
     reads = read_by(body)
     if reads.whole:
         raise fault(file, name, "uses the whole context or all arguments at once; name the attributes it reads")
-    permits = body["effect"] == "permit"
+    permits, actions = body["effect"] == "permit", frozenset(actions_named(body))
     if permits:
-        _check_permit(file, name, body, reads)
+        _check_permit(file, name, actions, reads, annotations)
     requirement = _requirement(file, name, body, annotations)
     if not permits and (requirement is not None) != ("approval" in reads.context):
         raise fault(file, name, "must read context.approval and carry @approval, or neither: else nobody can be asked")
-    return Rule(name, file, permits, body, reads, requirement)
+    return Rule(name, file, permits, body, actions, reads, requirement)
 
 
-def _check_permit(file: str, name: str, body: Json, reads: Reads) -> None:
-    named = list(actions_named(body))
-    if not named or not set(named) <= set(GROUPS):
+def _check_permit(file: str, name: str, actions: frozenset[str], reads: Reads, annotations: Mapping[str, str]) -> None:
+    if not actions or not actions <= set(GROUPS):
         what = "is a permit and must name granting groups as its actions; narrow it with `when { action == ... }`"
         raise fault(file, name, what)
-    if "approval" in reads.context or "approval" in body["annotations"]:
+    if "approval" in reads.context or "approval" in annotations:
         raise fault(file, name, "is a permit, and an approval belongs to a forbid: write forbid ... unless { ... }")
 
 

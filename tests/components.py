@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 PROJECT = Path(__file__).parents[1]
+_SCRATCH_BYTES_MIN = 2 * 1024**3
 
 
 def data_dir() -> Path:
@@ -17,12 +20,31 @@ def data_dir() -> Path:
     return Path(os.environ.get("BODY_BROKER_TEST_DATA") or PROJECT.parent / "shared" / "data")  # noqa: TID251  # tests' own
 
 
+def scratch_dir() -> Path | None:
+    """Where stores of tests lie: in memory where there is room (None is the system's temporary directory)."""
+    # A database of its own for every test is 300 new files: 10 ms in memory, 300 ms on some disks.
+    memory = Path("/dev/shm")  # noqa: S108  # mkdtemp makes it ours
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > _SCRATCH_BYTES_MIN else None
+
+
 def _data() -> str | None:
     return None if data_dir().is_dir() else f"no test data at {data_dir()} (BODY_BROKER_TEST_DATA)"
 
 
+def _seeds() -> str | None:
+    return None if (data_dir().parent / "seeds").is_dir() else f"no source documents beside {data_dir()}"
+
+
+def _uv() -> str | None:
+    return None if shutil.which("uv") or importlib.util.find_spec("uv") else "pip install uv"
+
+
+def _semgrep() -> str | None:
+    return None if importlib.util.find_spec("semgrep") else "uv sync installs it, in the group scanners"
+
+
 # Each says why it is absent, or None where it is there.
-COMPONENTS: dict[str, Callable[[], str | None]] = {"data": _data}
+COMPONENTS: dict[str, Callable[[], str | None]] = {"data": _data, "seeds": _seeds, "uv": _uv, "semgrep": _semgrep}
 
 
 def missing(component: str, reason: str) -> NoReturn:

@@ -17,7 +17,7 @@ from body_broker.storage import embedded
 from body_broker.storage.migrations import migrate
 from body_broker.storage.postgres import Pool, open_pool
 from body_broker.storage.redis import Redis, open_redis
-from tests.components import data_dir, need
+from tests.components import data_dir, need, scratch_dir
 from tests.waiting import wait_until_sync
 
 OURS = ["body_broker", "policies", "approvals", "tiers", "mcp_servers"]
@@ -56,17 +56,11 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def store_urls() -> Iterator[embedded.StoreUrls]:
     """Embedded stores for all tests of this process, gone when they are over."""
-    data = Path(tempfile.mkdtemp(prefix="body-broker-tests-", dir=_roomy_memory()))
+    data = Path(tempfile.mkdtemp(prefix="body-broker-tests-", dir=scratch_dir()))
     yield embedded.start(data)
     embedded.release(data)
     wait_until_sync(lambda: embedded.status(data).keeper_pid is None, "the keeper ends")
     shutil.rmtree(data)
-
-
-def _roomy_memory() -> Path | None:
-    # A database of its own for every test is 300 new files: 10 ms in memory, 300 ms on some disks.
-    memory = Path("/dev/shm")  # noqa: S108  # mkdtemp makes it ours
-    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3 else None
 
 
 @pytest.fixture(scope="session")

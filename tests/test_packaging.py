@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.components import need
 from tests.tools.pin import pins_of, with_pins, without, written_pins
 from tests.tools.project import PACKAGES, ROOT, tracked_files, uv
-
-pytestmark = pytest.mark.requires("uv")
 
 # What is not Python and must be in the wheel, and how it is looked for.
 DATA = {"body_broker/storage/sql/": ".sql", "policies/": ".cedar", "policies/hub": ".cedarschema"}
@@ -21,6 +20,7 @@ DATA = {"body_broker/storage/sql/": ".sql", "policies/": ".cedar", "policies/hub
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("uv")
     folder = tmp_path_factory.mktemp("wheel")
     uv("build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir", folder)
     (built,) = folder.glob("*.whl")
@@ -52,7 +52,7 @@ def test_an_installed_wheel_owns_its_five_names_and_its_command(wheel: Path, tmp
     said = subprocess.run([python, "-c", ask], cwd=tmp_path, capture_output=True, check=True, text=True, timeout=60)
 
     owners, commands = json.loads(said.stdout)
-    assert {name: owners.get(name) for name in PACKAGES} == dict.fromkeys(PACKAGES, ["body-broker"])
+    assert {name: owners.get(name) for name in PACKAGES} == {name: ["body-broker"] for name in PACKAGES}
     assert commands == ["mcp_servers.hub.cli:main"]
     assert (tmp_path / "venv" / "bin" / "body-broker").is_file()
 

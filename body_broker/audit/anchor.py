@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +116,7 @@ def _append(file: Path, wanted: Sequence[Line]) -> None:
 
 
 @contextmanager
-def _locked(file: Path, flags: int) -> Iterator[int]:
+def _locked(file: Path, flags: int) -> Generator[int]:
     handle = os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -263,9 +263,9 @@ class Auditor:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if not clean:  # what it was doing is unknown, so nobody else gets it
-            connection.terminate()
-        with suppress(*_NOT_TAKEN):
+        with suppress(*_NOT_TAKEN):  # one that broke while idle is the pool's again already
+            if not clean:  # what it was doing is unknown, so nobody else gets it
+                connection.terminate()
             await self._pool.release(connection, timeout=1)
 
 

@@ -115,6 +115,15 @@ def decode(body: str) -> Record:
         ) from error
 
 
+def fact(body: str, name: str) -> Any:  # any JSON value
+    """One fact of a body that may have been tampered with; None where it is not there."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return cast("dict[str, Any]", fields).get(name) if isinstance(fields, dict) else None
+
+
 def _tidy(value: object) -> Any:
     """The value as JSON that orjson takes, clean and bounded, whatever it was."""
     if value is None or isinstance(value, bool | float):

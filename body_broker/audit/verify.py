@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from body_broker.audit.anchor import Line, lines
 from body_broker.audit.chain import key_id
 from body_broker.audit.checkpoints import CHAIN, Head, read
-from body_broker.audit.walk import Breach, Walk
+from body_broker.audit.record import fact
+from body_broker.audit.walk import Breach, Walk, span
 from body_broker.errors import Unavailable
 from body_broker.storage.postgres import LOST, Connection, Pool
 
@@ -191,7 +190,7 @@ class _Verification:
         async for rows in self._pages(_WRITERS, at="number"):
             for row in rows:
                 if row["number"] != due:
-                    text = f"Writers {due} to {row['number'] - 1} are missing with all their records."
+                    text = f"{span('Writer', due, row['number'] - 1)} missing with every record."
                     self.breach([Breach("deleted", "writers", due, text)])
                 due = row["number"] + 1
                 await self._follow(row["writer"], row["number"], row["key_id"])
@@ -216,19 +215,19 @@ class _Verification:
                 self.breach(walk.step(row["seq"], row["mac"], last))
                 if row["content"] is not None:
                     self.bodies += 1
-                    if _fact(last, "digest") != row["content"]:
+                    if fact(last, "digest") != row["content"]:
                         text = f"The body of record {row['seq']} is not the one whose digest it holds."
                         self.breach([Breach("body_changed", writer, row["seq"], text)])
         self.breach(walk.finish())
         if walk.last == 0:
             self.breach([Breach("deleted", writer, 1, "Every record is missing, even the opening one.")])
-        elif _fact(last, "kind") != "closed":
+        elif fact(last, "kind") != "closed":
             self.note(
                 f"Writer {writer} has no closing record: it still runs, or it was killed and may lack its last 100 ms of reads."
             )
 
     def _step(self, walk: Walk, line: Line) -> None:
-        made_with = _fact(line.body, "key")
+        made_with = fact(line.body, "key")
         ours = made_with == key_id(self.key) or not isinstance(made_with, str)
         self.breach(walk.step(line.number, line.mac, line.body, ours=ours))
         if not ours:
@@ -286,11 +285,3 @@ def _heads(line: Line) -> tuple[Head, ...]:
         return read(*line).heads
     except ValueError:
         return ()  # its MAC does not fit either, which is told
-
-
-def _fact(body: str, name: str) -> Any:  # any JSON value; None where there is none
-    try:
-        fields: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return fields.get(name) if isinstance(fields, dict) else None

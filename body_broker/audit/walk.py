@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, Literal
-
-import orjson
+from typing import Literal
 
 from body_broker.audit.chain import genesis, link
+from body_broker.audit.record import fact
 
 BreachKind = Literal["edited", "deleted", "reordered", "truncated", "forged", "unknown_key", "body_changed"]
 
@@ -71,7 +70,7 @@ class Walk:
             found += self._settle(continued=True)
         else:
             self._run = (self._run[0] if self._run else sequence, sequence)
-            self._moved = self._moved or _numbered_otherwise(body, sequence)
+            self._moved = self._moved or fact(body, "seq") not in (None, sequence)
         self._previous = mac
         self._next = sequence + 1
         return found
@@ -85,7 +84,7 @@ class Walk:
             return Breach(
                 "reordered", self._shown, sequence, f"Record {sequence} stands after record {self._next - 1}."
             )
-        places = _places(self._next, sequence - 1)
+        places = span("Record", self._next, sequence - 1)
         return Breach(
             "deleted",
             self._shown,
@@ -98,7 +97,7 @@ class Walk:
             return []
         first, last = self._run
         moved, self._run, self._moved = self._moved, None, False
-        places = _places(first, last)
+        places = span("Record", first, last)
         if moved:
             return [Breach("reordered", self._shown, first, f"{places} not in the order in which they were written.")]
         if continued:
@@ -107,13 +106,6 @@ class Walk:
         return [Breach("forged", self._shown, first, text)]
 
 
-def _places(first: int, last: int) -> str:
-    return f"Record {first} is" if first == last else f"Records {first} to {last} are"
-
-
-def _numbered_otherwise(body: str, sequence: int) -> bool:
-    try:
-        fields: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(fields, dict) and fields.get("seq", sequence) != sequence  # pyright: ignore[reportUnknownMemberType] - any JSON
+def span(noun: str, first: int, last: int) -> str:
+    """The beginning of a sentence: `Record 3 is`, `Records 3 to 5 are`."""
+    return f"{noun} {first} is" if first == last else f"{noun}s {first} to {last} are"

@@ -7,6 +7,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+CUTTER = 1
+"""Raised whenever the same text would be cut elsewhere: an import under way then begins its texts anew."""
+
 SIZE = 1_500
 OVERLAP = 300
 
@@ -37,11 +40,15 @@ _PLAIN_HEADING = re.compile(
     rf"(?:\A|\n[ \t]*\n)[ \t]*(?P<line>(?:(?:{_NUMBERED})[ \t]+(?:[ivxlcdm]+|\d+)\b[^\n]{{0,60}}|(?:{_ALONE})))[ \t]*(?=\n|\Z)",
     re.IGNORECASE,
 )
-_MARKDOWN_LINE = re.compile(r"^(?P<fence>[ ]{0,3}(?:```|~~~))|^[ ]{0,3}(?P<marks>#{1,6})[ \t]+(?P<words>[^\n]+)", re.MULTILINE)
+_MARKDOWN_LINE = re.compile(
+    r"^(?P<fence>[ ]{0,3}(?:```|~~~))|^[ ]{0,3}(?P<marks>#{1,6})[ \t]+(?P<words>[^\n]+)", re.MULTILINE
+)
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 # Where a sentence ends: its mark with closing quotes, then a blank; an ideographic mark needs none. Mr. and the like do not count.
 # Possessive and anchored to the first mark of a run: linear on eight megabytes of dots.
-_SENTENCE_END = re.compile(r"(?<![.!?…])(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)[.!?…]++[\"'”’)\]_]*+(?=\s)|[。！？]+[」』”’）]*")
+_SENTENCE_END = re.compile(
+    r"(?<![.!?…])(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)[.!?…]++[\"'”’)\]_]*+(?=\s)|[。！？]+[」』”’）]*"
+)
 
 
 def cut(text: str, *, markdown: bool = False, size: int = SIZE, overlap: int = OVERLAP) -> list[Chunk]:
@@ -98,7 +105,9 @@ def _sections(text: str, places: list[int], least: int) -> Iterator[Span]:
 def _units(text: str, section: Span, size: int) -> Iterator[tuple[int, int, bool]]:
     """Sentences as (start, end, ends a paragraph), without the blanks around them, none longer than `size`."""
     for paragraph in _split(text, section, _PARAGRAPH_END):
-        sentences = [piece for sentence in _split(text, paragraph, _SENTENCE_END) for piece in _bounded(text, sentence, size)]
+        sentences = [
+            piece for sentence in _split(text, paragraph, _SENTENCE_END) for piece in _bounded(text, sentence, size)
+        ]
         for start, end in sentences:
             yield start, end, end == sentences[-1][1]
 

@@ -44,9 +44,12 @@ def read_paths(paths: Sequence[Path], *, title: str | None = None) -> list[Draft
         TooLarge: A document, or all together, are more than the limits.
     """
     drafts: list[Draft] = []
+    total = 0
     for path, name in _files(paths):
-        drafts += _read(path, name)
-        _within_limits(drafts)
+        found = _read(path, name)
+        total += sum(len(draft.body.encode()) for draft in found)
+        drafts += found
+        _within_limits(len(drafts), total)
     if not drafts:
         raise BadInput("There is no file to import.", next_step=_READABLE)
     if title is not None:
@@ -86,9 +89,8 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         if path.is_dir():
             for folder, folders, names in os.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(name for name in names if not name.startswith(".")):
-                    file = Path(folder) / name
-                    yield file, clean(str(file.relative_to(path)))
+                files = [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+                yield from ((file, clean(str(file.relative_to(path)))) for file in files if not file.is_symlink())
         elif path.exists():
             yield path, clean(path.name)
         else:
@@ -170,10 +172,10 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return found  # pyright: ignore[reportUnknownVariableType] - JSON keys are strings
 
 
-def _within_limits(drafts: Sequence[Draft]) -> None:
-    if len(drafts) > IMPORT_DOCUMENTS_MAX:
+def _within_limits(documents: int, total_bytes: int) -> None:
+    if documents > IMPORT_DOCUMENTS_MAX:
         raise TooLarge(f"There are more than {IMPORT_DOCUMENTS_MAX} documents.", next_step="Import them in parts.")
-    if sum(len(draft.body) for draft in drafts) > IMPORT_BYTES_MAX:
+    if total_bytes > IMPORT_BYTES_MAX:
         raise TooLarge(
             f"All documents together have more than {IMPORT_BYTES_MAX // _MIB} MiB.",
             next_step="Import them in parts.",

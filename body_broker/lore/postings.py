@@ -69,7 +69,7 @@ ON CONFLICT (rev) DO UPDATE SET chunks = total.chunks + excluded.chunks, words =
 """
 
 # A rev that is not some document's current one is not searched: an import under way changes no score before it is committed.
-_SCORED = """
+_LEXICAL = """
 WITH query AS (
     SELECT lexeme, cardinality(positions)::float8 AS weight FROM unnest(lore_words($1))),
 size AS (
@@ -83,11 +83,12 @@ posted AS (
 scored AS (
     SELECT rev, ordinal, sum(weight * ln(1 + (n - df + 0.5) / (df + 0.5))
            * tf * ($3::float8 + 1) / (tf + $3::float8 * (1 - $4::float8 + $4::float8 * words / average))) AS score
-    FROM posted, size GROUP BY rev, ordinal)
+    FROM posted, size GROUP BY rev, ordinal),
+placed AS (
+    SELECT *, row_number() OVER (PARTITION BY rev ORDER BY score DESC, ordinal) AS place FROM scored)
+SELECT rev, ordinal, score FROM placed WHERE place = 1 OR NOT $5::boolean
+ORDER BY score DESC, rev, ordinal LIMIT $6::bigint OFFSET $7::bigint
 """
-_BY_CHUNK = _SCORED + "SELECT * FROM scored"
-_BY_DOCUMENT = _SCORED + "SELECT * FROM (SELECT DISTINCT ON (rev) * FROM scored ORDER BY rev, score DESC, ordinal) AS best"
-_PAGE = " ORDER BY score DESC, rev, ordinal LIMIT $5::bigint OFFSET $6::bigint"
 
 
 class PostgresIndex:
@@ -111,9 +112,7 @@ class PostgresIndex:
         self, index_id: int, query: str, *, limit: int, offset: int = 0, per_document: bool = False
     ) -> list[Hit] | None:
         """BM25 with k1 1.2 and b 0.75; ties go to the older rev, then to the earlier chunk."""
-        rows = await self._pool.fetch(
-            (_BY_DOCUMENT if per_document else _BY_CHUNK) + _PAGE, query, index_id, K1, B, limit, offset
-        )
+        rows = await self._pool.fetch(_LEXICAL, query, index_id, K1, B, per_document, limit, offset)
         if not rows and not await self._pool.fetchval("SELECT length(lore_words($1)) > 0", query):
             return None
         return [Hit(row["rev"], row["ordinal"], row["score"]) for row in rows]

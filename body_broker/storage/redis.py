@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from body_broker.errors import StoreStartError
 
 Redis = aioredis.Redis
+_TIMEOUT_S = 5
 LOST: tuple[type[BaseException], ...] = (OSError, RedisError, TimeoutError)
 """What a lost or unreachable Redis raises; expected failures, told as `unavailable` or answered fail-closed."""
 
@@ -26,10 +27,20 @@ async def open_redis(url: str, *, connections_max: int = 32) -> AsyncGenerator[R
     Raises:
         StoreStartError: The server does not answer PING (one that is still loading its file does not either).
     """
-    # driver_info: naming itself to the server, redis-py reads its version from disk for every connection.
-    pool = aioredis.BlockingConnectionPool.from_url(
-        url, max_connections=connections_max, timeout=5, socket_timeout=5, socket_connect_timeout=5, driver_info=None
-    )
+    try:
+        # driver_info: naming itself to the server, redis-py reads its version from disk for every connection.
+        pool = aioredis.BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
+            url,
+            max_connections=connections_max,
+            timeout=_TIMEOUT_S,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            driver_info=None,
+        )
+    except ValueError as error:
+        raise StoreStartError(
+            "BODY_BROKER_REDIS_URL is not a URL of Redis.", next_step="Use redis://, rediss:// or unix://."
+        ) from error
     client: Redis = aioredis.Redis.from_pool(pool)
     try:
         try:

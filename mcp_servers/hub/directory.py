@@ -94,7 +94,8 @@ class Directory:
             raise _unreachable() from error
         self.asked_at = began
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
+        """Keep the picture current until cancelled."""
         while True:
             try:
                 await self._listen()
@@ -128,7 +129,7 @@ async def open_directory(pool: Pool, monotonic: Callable[[], float] = time.monot
     """
     directory = Directory(pool, monotonic)
     await directory.refresh()
-    follower = asyncio.create_task(directory._follow(), name="identity-follower")  # noqa: SLF001 - this function is the class's other half
+    follower = asyncio.create_task(directory.follow(), name="identity-follower")
     try:
         yield directory
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 from mcp.server.subscriptions import (
     InMemorySubscriptionBus,
@@ -20,6 +21,8 @@ from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
 
 log = get_logger(__name__)
+
+Fields = dict[Any, Any]  # redis-py is invariant in its field types
 
 STREAM = "body-broker:events"
 KEPT = 10_000
@@ -38,7 +41,7 @@ class EventBus(InMemorySubscriptionBus):
         """Tell every hub's listeners; fire and forget, as the protocol has it: a lost event is a refetch, never a lie."""
         match event:
             case ResourceUpdated():
-                fields = {"kind": "updated", "uri": str(event.uri)}
+                fields: Fields = {"kind": "updated", "uri": str(event.uri)}
             case ToolsListChanged():
                 fields = {"kind": "list", "of": "tools"}
             case ResourcesListChanged():
@@ -46,7 +49,7 @@ class EventBus(InMemorySubscriptionBus):
             case PromptsListChanged():
                 fields = {"kind": "list", "of": "prompts"}
         try:
-            await self._redis.xadd(STREAM, fields, maxlen=KEPT, approximate=True)  # pyright: ignore[reportUnknownMemberType,reportArgumentType] - redis-py's field types
+            await self._redis.xadd(STREAM, fields, maxlen=KEPT, approximate=True)
         except LOST:
             log.warning("event_not_published")
 
@@ -69,7 +72,7 @@ class EventBus(InMemorySubscriptionBus):
         last = "$"
         while True:
             try:
-                found = await self._redis.xread({STREAM: last}, block=_BLOCK_MS, count=256)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - redis-py's reply types
+                found = await self._redis.xread({STREAM: last}, block=_BLOCK_MS, count=256)
             except LOST:
                 log.warning("events_lost_connection")
                 await asyncio.sleep(0.5)
@@ -81,16 +84,17 @@ class EventBus(InMemorySubscriptionBus):
                     await super().publish(event)
 
 
-def _entries(reply: object) -> list[tuple[str, dict[bytes, bytes]]]:
-    """The entries of an XREAD reply, in RESP2's or RESP3's shape."""
-    streams = (
-        reply.values() if isinstance(reply, dict) else [pair[1] for pair in reply] if isinstance(reply, list) else []
-    )  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+def _entries(reply: Any) -> list[tuple[str, dict[bytes, bytes]]]:  # XREAD's reply in RESP2's or RESP3's shape
+    streams: list[Any] = (
+        list(cast("dict[bytes, Any]", reply).values())
+        if isinstance(reply, dict)
+        else [pair[1] for pair in cast("list[Any]", reply or [])]
+    )
     entries: list[tuple[str, dict[bytes, bytes]]] = []
-    for stream in streams:  # pyright: ignore[reportUnknownVariableType]
-        batches = stream if stream and isinstance(stream[0], list) else [stream]  # pyright: ignore[reportUnknownVariableType]
-        for batch in batches:  # pyright: ignore[reportUnknownVariableType]
-            entries += [(entry_id.decode(), fields) for entry_id, fields in batch]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    for stream in streams:
+        batches: list[Any] = stream if stream and isinstance(stream[0], list) else [stream]
+        for batch in batches:
+            entries += [(entry_id.decode(), fields) for entry_id, fields in batch]
     return entries
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import orjson
@@ -216,24 +217,8 @@ class Front:
 
     async def _list_tools(self, head: dict[bytes, bytes], body: bytes, scope: Scope, send: Send) -> bool:
         """tools/list of the modern era from bytes kept per policy load; False leaves whatever is unusual to the SDK."""
-        try:
-            request = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return False
-        flat = {k.decode("latin-1"): v.decode("latin-1") for k, v in head.items()}
-        usual = (
-            isinstance(request, dict)
-            and scope["method"] == "POST"
-            and len(head) == len(scope["headers"])
-            and request.get("jsonrpc") == "2.0"
-            and type(request.get("id")) in {int, str}
-            and "application/json" in flat.get("accept", "")
-            and flat.get("content-type") == "application/json"
-            and isinstance(request.get("params"), dict)
-            and request["params"].keys() == {"_meta"}
-            and "progressToken" not in request["params"]["_meta"]
-        )
-        if not usual or not isinstance(classify_inbound_request(request, headers=flat), InboundModernRoute):
+        request = _usual_list(head, body, scope)
+        if request is None:
             return False
         listed = await self.protocol.tools_json(scope[CALLER])
         meta = orjson.dumps(self.protocol.server_meta)
@@ -270,6 +255,29 @@ class _ForeignOrigin(MisdirectedRequest):
 
 def _streams(operation: Operation) -> bool:
     return operation.reports_progress or "long_running" in operation.modifiers
+
+
+def _usual_list(head: dict[bytes, bytes], body: bytes, scope: Scope) -> dict[str, Any] | None:
+    """The request of a tools/list that the SDK would answer without a word; None for whatever is unusual."""
+    try:
+        request: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in head.items()}
+    if not isinstance(request, dict) or scope["method"] != "POST" or len(head) != len(scope["headers"]):
+        return None
+    found = cast("dict[str, Any]", request)
+    params: Any = found.get("params")
+    usual = (
+        found.get("jsonrpc") == "2.0"
+        and type(found.get("id")) in {int, str}
+        and isinstance(params, dict)
+        and cast("dict[str, Any]", params).keys() == {"_meta"}
+        and "application/json" in headers.get("accept", "")
+        and headers.get("content-type") == "application/json"
+        and b'"progressToken"' not in body
+    )
+    return found if usual and isinstance(classify_inbound_request(found, headers=headers), InboundModernRoute) else None
 
 
 def _replayed(first: Message, receive: Receive) -> Receive:

@@ -6,14 +6,26 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 from pydantic import ValidationError
 
 from body_broker.audit.auditor import Auditor
 from body_broker.audit.record import Record
-from body_broker.calls import Arguments, Call, Caller, CursorSeal, Issuer, Json, Operation, Progress, Receipt, Result, Room
+from body_broker.calls import (
+    Arguments,
+    Call,
+    Caller,
+    CursorSeal,
+    Issuer,
+    Json,
+    Operation,
+    Progress,
+    Receipt,
+    Result,
+    Room,
+)
 from body_broker.errors import (
     ApprovalRequired,
     BadInput,
@@ -29,7 +41,7 @@ from body_broker.text import new_id
 from mcp_servers.hub.guard import clean_arguments
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.metrics import Metrics
-from mcp_servers.hub.sessions import SessionState, Sessions
+from mcp_servers.hub.sessions import Sessions, SessionState
 from policies.decision import Allow, Ask, Deny, Question, chain_of
 from policies.engine import Policy
 
@@ -66,6 +78,15 @@ class Answer:
     outside: bool
 
 
+class _Row(NamedTuple):
+    """One served operation and what the gate must know of its classification."""
+
+    operation: Operation
+    server: str
+    group: str
+    taint_gated: bool
+
+
 @dataclass(slots=True)
 class _Passage:
     """One request on its way through the gate; each step adds what it found."""
@@ -74,12 +95,16 @@ class _Passage:
     id: str
     began: float
     caller: Caller
-    operation: Operation
-    server: str = ""
+    row: _Row
     arguments: Arguments | None = None
     values: dict[str, Json] = field(default_factory=dict[str, Json])
     session: SessionState | None = None
     receipt: Receipt | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """What is to be run."""
+        return self.row.operation
 
 
 class Gate:
@@ -113,17 +138,21 @@ class Gate:
         call_timeout_s: float = 60,
     ) -> None:
         self.rooms, self.policy, self.metrics, self.configured = tuple(rooms), policy, metrics, configured
-        self._rows = {(o.kind, o.name): (o, room.name) for room in rooms for o in room.operations()}
-        self._services, self._auditor, self._sessions, self._limits, self._cursors = (
-            services,
-            auditor,
-            sessions,
-            limits,
-            cursors,
-        )
+        self._rows = {(o.kind, o.name): self._row(o, room.name) for room in rooms for o in room.operations()}
+        self._services, self._auditor = services, auditor
+        self._sessions, self._limits, self._cursors = sessions, limits, cursors
         self._timeout_s = call_timeout_s
         self._issuer = Issuer("gate")
         self._effects: set[asyncio.Task[Result]] = set()
+
+    def _row(self, operation: Operation, server: str) -> _Row:
+        entry = self.policy.catalogue.entries[operation.name]
+        gated = (
+            operation.effect != "none"
+            or entry.group in _TAINT_GATED_GROUPS
+            or not entry.modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
+        )
+        return _Row(operation, server, entry.group, gated)
 
     async def run(self, request: Request) -> Answer:
         """The answer to one request, or the error that refused it; the same path for tools, resources, prompts and nested calls.
@@ -135,12 +164,10 @@ class Gate:
             self.metrics.refused("no_identity")
             raise Unauthenticated("The call carries no identity.")
         began = time.perf_counter()
-        operation = self.catalogue.operation(request.kind, request.name)
-        if operation is None:
+        row = self._rows.get((request.kind, request.name))
+        if row is None:
             return await self._unknown(request, request.caller, began)
-        passage = _Passage(
-            request, new_id("call"), began, request.caller, operation, self.catalogue.server(operation.name)
-        )
+        passage = _Passage(request, new_id("call"), began, request.caller, row)
         await self._enter(passage)
         self.metrics.open_calls.inc()
         outcome = "ok"
@@ -155,7 +182,7 @@ class Gate:
         finally:
             self.metrics.open_calls.dec()
             self._limits.leave(passage.caller)
-            self.metrics.called(operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
+            self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
 
     async def _enter(self, passage: _Passage) -> None:
         """Step 4's limits come first of all: what they refuse costs nothing more, and is on the chain like any refusal."""
@@ -204,13 +231,7 @@ class Gate:
     async def _decide(self, passage: _Passage) -> None:
         """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
         operation, caller = passage.operation, passage.caller
-        group, modifiers = self.catalogue.classes(operation.name)
-        gated = (
-            operation.effect != "none"
-            or group in _TAINT_GATED_GROUPS
-            or not modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
-        )
-        passage.session = await self._sessions.enter(caller, fresh=gated)
+        passage.session = await self._sessions.enter(caller, fresh=passage.row.taint_gated)
         decision = self.policy.decide(
             Question(
                 action=operation.name,
@@ -222,7 +243,7 @@ class Gate:
             ),
         )
         if isinstance(decision, Allow):
-            self._sessions.record(caller, entry.group)
+            self._sessions.record(caller, passage.row.group)
             return
         if isinstance(decision, Deny):
             rules = list(decision.rules)
@@ -264,7 +285,7 @@ class Gate:
         outcome = "ok"
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await passage.operation.run(passage.arguments, call, self._services.get(passage.server))
+                return await passage.operation.run(passage.arguments, call, self._services.get(passage.row.server))
         except TimeoutError as error:
             outcome = "deadline_exceeded"
             raise DeadlineExceeded(f"{passage.operation.name} took longer than {self._timeout_s:g} s.") from error
@@ -312,7 +333,7 @@ class Gate:
             Record(
                 kind=kind,
                 action=passage.operation.name,
-                server=passage.server,
+                server=passage.row.server,
                 requester=passage.caller.requester,
                 session=passage.caller.session,
                 verdict=verdict,

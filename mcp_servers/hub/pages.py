@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
+from body_broker.audit.auditor import Auditor
 from body_broker.calls import Caller, ResourceText
+from body_broker.errors import Unavailable
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import LOST as REDIS_LOST
@@ -19,7 +21,7 @@ from mcp_servers.hub.protocol import Protocol
 _PROBE_S = 2.0
 
 
-def routes(protocol: Protocol, pool: Pool, redis: Redis) -> dict[str, Route]:
+def routes(protocol: Protocol, pool: Pool, redis: Redis, auditor: Auditor) -> dict[str, Route]:
     """Every plain route by path. tests/mcp_servers/hub/test_entries.py walks them and knows each by name."""
 
     async def healthz(_caller: Caller | None) -> Page:
@@ -27,6 +29,10 @@ def routes(protocol: Protocol, pool: Pool, redis: Redis) -> dict[str, Route]:
 
     async def readyz(_caller: Caller | None) -> Page:
         down = [name for name, up in await _stores_up(pool, redis) if not up]
+        try:
+            auditor.check()
+        except Unavailable:
+            down.append("audit")
         if protocol.draining:
             down.append("draining")
         return Page(503 if down else 200, orjson.dumps({"ready": not down, "down": down}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 import mcp_types as types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -290,8 +290,9 @@ def _call_of(params: Mapping[str, Any] | None) -> tuple[str | None, Json]:
     if params is None:
         return None, None
     name, arguments = params.get("name"), params.get("arguments")
-    fits = isinstance(name, str) and (arguments is None or isinstance(arguments, dict))
-    return (name, arguments) if fits else (None, None)
+    if not isinstance(name, str) or not (arguments is None or isinstance(arguments, dict)):
+        return None, None
+    return name, cast("Json", arguments)
 
 
 def _no_parameter_headers(_name: str) -> None:

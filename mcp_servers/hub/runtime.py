@@ -14,18 +14,17 @@ from mcp_servers.hub import own
 from mcp_servers.hub.cursors import CursorSeals
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
-from mcp_servers.hub.identity import Identities
-from mcp_servers.hub.limits import Limits
+from mcp_servers.hub.identity import Identities, open_identities
+from mcp_servers.hub.limits import Limits, open_limits
 from mcp_servers.hub.listing import Listings
 from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.secrets import Secrets
-from mcp_servers.hub.sessions import Sessions
+from mcp_servers.hub.sessions import Sessions, open_sessions
 from mcp_servers.hub.tokens import Tokens
 from mcp_servers.rag import server as rag
 from policies.catalogue import Catalogue
 from policies.engine import Policy
-
 
 _OURS = frozenset(room.name for room in ROOMS)
 
@@ -41,6 +40,7 @@ class Runtime:
     auditor: Auditor
     tokens: Tokens
     identities: Identities
+    sessions: Sessions
     limits: Limits
     bus: EventBus
     gate: Gate
@@ -71,7 +71,9 @@ def load_policy(settings: Settings, rooms: tuple[Room, ...] = ROOMS) -> Policy:
     Raises:
         PolicyError: A file is not understood or does not fit the schema.
     """
-    return Policy.load(Catalogue.of([*ROOMS, *(room for room in rooms if room.name not in _OURS)]), settings.policies_dir)
+    return Policy.load(
+        Catalogue.of([*ROOMS, *(room for room in rooms if room.name not in _OURS)]), settings.policies_dir
+    )
 
 
 @asynccontextmanager
@@ -99,10 +101,12 @@ async def open_runtime(
         stores = await stack.enter_async_context(open_stores(settings, name=f"body-broker-{name}"))
         secrets = Secrets.load(settings)
         auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
-        tokens = await Tokens.open(stores.pool, secrets, settings)
-        identities = await stack.enter_async_context(Identities.open(stores.pool, tokens, settings))
-        sessions = Sessions(stores.redis, stores.pool)
-        limits = Limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
+        tokens = Tokens(stores.pool, settings, secrets)
+        identities = await stack.enter_async_context(open_identities(stores.pool, settings))
+        sessions = await stack.enter_async_context(open_sessions(stores.redis, stores.pool))
+        limits = await stack.enter_async_context(
+            open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
+        )
         bus = EventBus(stores.redis)
         metrics = Metrics()
         rag_services = rag.Services.build(stores.pool, announce=bus.resource_updated)
@@ -128,6 +132,7 @@ async def open_runtime(
             auditor=auditor,
             tokens=tokens,
             identities=identities,
+            sessions=sessions,
             limits=limits,
             bus=bus,
             gate=gate,

@@ -16,7 +16,7 @@ from types import FrameType
 import uvicorn
 from mcp.server.stdio import stdio_server
 
-from body_broker.audit.checkpoints import write_anchor
+from body_broker.audit.anchor import write_anchor
 from body_broker.calls import Caller
 from body_broker.errors import SettingsError, StartError
 from body_broker.settings import Settings
@@ -125,7 +125,7 @@ def make_front(runtime: Runtime, bind_host: str = "127.0.0.1") -> Front:
         protocol,
         runtime.identities,
         Hosts.of(bind_host=bind_host, public_url=settings.public_url, allowed_hosts=settings.allowed_hosts),
-        routes(protocol, runtime.stores.pool, runtime.stores.redis),
+        routes(protocol, runtime.stores.pool, runtime.stores.redis, runtime.auditor),
         request_bytes_max=settings.request_bytes_max,
     )
 
@@ -159,9 +159,10 @@ class HttpServer(uvicorn.Server):
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A hub that accepts connections: its MCP URL and the task that ends when it has stopped."""
+    """A hub that accepts connections: its MCP URL, its front, and the task that ends when it has stopped."""
 
     url: str
+    front: Front
     serving: asyncio.Task[None]
 
 
@@ -187,7 +188,7 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
             await serving
             raise StartError("The HTTP server did not start.")
         try:
-            yield Listening(f"{url.rstrip('/')}/mcp", serving)
+            yield Listening(f"{url.rstrip('/')}/mcp", front, serving)
         finally:
             front.begin_draining()
             server.should_exit = True

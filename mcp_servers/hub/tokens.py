@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,11 @@ ACTORS_MAX = 3
 LOGIN_PREFIX = "ses"
 LOCAL_PREFIX = "as"
 _REMEMBERED_S = 2.0
+_WITHDRAW = """
+UPDATE login_token SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, $2)
+WHERE jti = $1 RETURNING jti
+"""
+_END_LOGIN = "UPDATE login SET ended_at = now(), ended_by = $2 WHERE principal = $1 AND ended_at IS NULL RETURNING sid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +74,13 @@ class Tokens:
         self._signing: tuple[float, SigningKey] | None = None
         self._tiers: dict[str, tuple[float, str]] = {}
 
-    async def issue(
-        self, principal: str, *, ttl_s: float, roles: Collection[str] | None = None, by: str = "operator"
-    ) -> Issued:
+    async def issue(self, principal: str, *, ttl_s: float, roles: Collection[str] = (), by: str = "operator") -> Issued:
         """A token of the principal's login, which begins here if there is none; a second token shares the first one's session.
 
         Args:
             principal: tier:gold|silver|bronze, person:NAME or service:NAME.
             ttl_s: Seconds it lives, at most `token_ttl_max_s`.
-            roles: The person's roles from now on, for every way of signing in; None leaves them as they are.
+            roles: Exactly the person's roles from now on, for every way of signing in; none given leaves them as they are.
             by: Who grants them, for the record.
 
         Raises:
@@ -85,7 +88,7 @@ class Tokens:
             Unavailable: The database is down.
         """
         check_principal(principal)
-        kept = None if roles is None else check_roles(principal, roles)
+        kept = check_roles(principal, roles)
         if not 1 <= ttl_s <= self._settings.token_ttl_max_s:
             raise BadInput(f"A token lives 1 to {self._settings.token_ttl_max_s} seconds.")
         now, jti = self._clock(), new_id("tok")
@@ -103,7 +106,7 @@ class Tokens:
                     """,
                     *(jti, sid, key.kid, now, expires_at),
                 )
-                found = await _set_roles(connection, principal, kept, by)
+                found = await _set_roles(connection, principal, kept or None, by)
         claims = self._claims(principal, jti, sid, now, expires_at)
         return Issued(_sign(claims, key), principal, jti, sid, expires_at, found)
 
@@ -118,46 +121,36 @@ class Tokens:
         async with _reaching_database(), self._pool.acquire() as connection, connection.transaction():
             return await _set_roles(connection, principal, kept, by)
 
-    async def revoke_token(self, jti: str, *, by: str) -> None:
-        """End one token, and what was minted from it, in every hub within 5 s.
+    async def revoke(self, *, jti: str | None = None, principal: str | None = None, by: str = "operator") -> None:
+        """End one token, or a principal's login; every hub refuses what hangs on it within 5 s.
+
+        A token takes with it the conversations that were minted from it. A login takes all its tokens and every conversation
+        that its principal asked for or acts in; the principal's next token begins a new login, a new session.
+
+        Args:
+            jti: The token's id.
+            principal: Whose login ends; exactly one of the two is given.
+            by: Who revokes, for the record.
 
         Raises:
-            NotFound: No such token was issued (those long expired are forgotten).
+            BadInput: Both or neither are given, or the principal is misspelt.
+            NotFound: No such token is on record (those long expired are forgotten), or the principal has no login.
             Unavailable: The database is down.
         """
+        if (jti is None) == (principal is None):
+            raise BadInput("Name either a token's id or a principal.")
+        if principal is not None:
+            self._tiers.pop(check_principal(principal), None)
         async with _reaching_database():
             found = await self._pool.fetchval(
-                "UPDATE login_token SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, $2) "
-                "WHERE jti = $1 RETURNING jti",
-                *(jti, by),
+                _WITHDRAW if jti is not None else _END_LOGIN, jti if jti is not None else principal, by
             )
+        if found is None and jti is not None:
+            raise NotFound("No token with that id is on record.", next_step="`token issue` printed the id.")
         if found is None:
             raise NotFound(
-                "No token with that id is on record.", next_step="`token issue` printed the id beside the token."
+                "That principal has no login.", next_step="Check its spelling, or there is nothing to revoke."
             )
-
-    async def revoke_principal(self, principal: str, *, by: str) -> str:
-        """End the principal's login: all its tokens, and all conversations it asked for or acts in; the next token begins a new login.
-
-        Returns:
-            The session that ended.
-
-        Raises:
-            NotFound: The principal has no login.
-            Unavailable: The database is down.
-        """
-        check_principal(principal)
-        async with _reaching_database():
-            sid: str | None = await self._pool.fetchval(
-                "UPDATE login SET ended_at = now(), ended_by = $2 WHERE principal = $1 AND ended_at IS NULL RETURNING sid",
-                *(principal, by),
-            )
-        self._tiers.pop(principal, None)
-        if sid is None:
-            raise NotFound(
-                "That principal has no login.", next_step="Check its spelling; there may be nothing to revoke."
-            )
-        return sid
 
     async def rotate(self) -> str:
         """The id of a new key that signs from now on; tokens of the old one hold until they expire.
@@ -201,7 +194,7 @@ class Tokens:
             raise Unauthenticated("The asker's token has expired.")
         async with _reaching_database():
             key = await self._remembered_key()
-            acts: dict[str, object] | None = None
+            acts: Mapping[str, object] | None = None
             for tier in (*asker.chain[1:], actor):  # the innermost `act` is the first actor (RFC 8693 §4.1)
                 acts = {"sub": tier, "sid": await self._remembered_login(tier)} | ({"act": acts} if acts else {})
         above = [asker.conversation_of, *asker.ancestors] if asker.conversation_of else []

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+
 from body_broker.telemetry import get_logger
 from body_broker.work.worker import Worker
 from mcp_servers.hub.runtime import Runtime

@@ -18,6 +18,9 @@ from body_broker.errors import BodyBrokerError, StartError
 from body_broker.settings import PREFIX, Settings
 from mcp_servers.hub.cli import body_broker as command_line
 from mcp_servers.hub.rooms import ROOMS
+from policies.catalogue import Catalogue
+from policies.matrix import matrix_markdown, modifiers_markdown
+from policies.schema import emit
 
 
 def table(head: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
@@ -193,6 +196,26 @@ def _json_kind(schema: dict[str, Any]) -> str:
         if key in schema
     ]
     return " ".join([kind, *limits])
+
+
+def policy_page() -> str:
+    """docs/policy.md."""
+    return (
+        "# Who may call what\n\n"
+        "Read off the policies: each cell is what they decide for a session without taint. A is allowed, ? asks people first,\n"
+        "- is denied; words after a letter say in which cases. A tool has one granting group, which permits name, and any number\n"
+        "of modifiers, which only forbid. Tools that are not here yet are in it: their rules are.\n\n"
+        + matrix_markdown().rstrip("\n")
+        + "\n\n"
+        + modifiers_markdown().rstrip("\n")
+        + "\n\nA session that has read text from outside needs an approval for everything in `queued`, `security_scan`, `write` and\n"
+        "`admin_change`, and for every `external` or `destructive` tool. Every identity of a chain must be allowed.\n"
+    )
+
+
+def cedar_schema() -> str:
+    """policies/hub.cedarschema."""
+    return emit(Catalogue.of(ROOMS))
 
 
 def commands_page() -> str:

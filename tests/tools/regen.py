@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.tools import pages, seeds
+from policies.matrix import matrix_markdown
+from tests.tools import ordered, pages, seeds
 from tests.tools.project import ROOT
 
 
@@ -56,7 +57,11 @@ GENERATED = (
     Generated("docs/errors.md", pages.errors_page),
     Generated("docs/tools.md", pages.tools_page),
     Generated("docs/commands.md", pages.commands_page),
+    Generated("docs/policy.md", pages.policy_page),
     Generated("docs/seeds.md", seeds.page),
+    Generated("policies/hub.cedarschema", pages.cedar_schema),
+    Generated("README.md", matrix_markdown, part="matrix"),
+    Generated("README.md", ordered.packages_table, part="packages"),
 )
 
 

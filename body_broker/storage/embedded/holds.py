@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,15 @@ def start(data_dir: Path, timeout_s: float = 30, *, postgres: bool = True, valke
     layout = Layout(data_dir)
     deadline = Deadline(timeout_s)
     layout.create()
-    hold = _lock(layout.users_lock, fcntl.LOCK_SH, deadline, "an earlier keeper is still stopping")
-    try:
-        with closing(_Gate(layout.start_lock, deadline)):
+    with ExitStack() as undo:
+        hold = _lock(layout.users_lock, fcntl.LOCK_SH, deadline, "an earlier keeper is still stopping")
+        undo.callback(os.close, hold)
+        gate = _lock(layout.start_lock, fcntl.LOCK_EX, deadline, "another process is starting them")
+        try:
             _ensure(layout, deadline, postgres=postgres, valkey=valkey)
-    except BaseException:
-        os.close(hold)
-        raise
+        finally:
+            os.close(gate)
+        undo.pop_all()
     with _holds_guard:
         _holds.setdefault(layout.root, []).append(hold)
     return layout.urls
@@ -88,27 +90,17 @@ def release(data_dir: Path) -> None:
         os.close(held.pop())
 
 
-class _Gate:
-    """One starter at a time; the others find the stores running."""
-
-    def __init__(self, path: Path, deadline: Deadline) -> None:
-        self._lock = _lock(path, fcntl.LOCK_EX, deadline, "another process is starting them")
-
-    def close(self) -> None:
-        os.close(self._lock)
-
-
 def _lock(path: Path, kind: int, deadline: Deadline, waiting_for: str) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    """An open file with the lock; closing it, or dying, gives it back."""
+    with ExitStack() as undo:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        undo.callback(os.close, lock)
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                undo.pop_all()
                 return lock
             time.sleep(min(_POLL_S, deadline.left_s(waiting_for)))
-    except BaseException:
-        os.close(lock)
-        raise
 
 
 def _ensure(layout: Layout, deadline: Deadline, *, postgres: bool, valkey: bool) -> None:
@@ -132,10 +124,14 @@ def _ensure(layout: Layout, deadline: Deadline, *, postgres: bool, valkey: bool)
 def _launch(layout: Layout, programs: str, program: str, deadline: Deadline) -> bool:
     """Start a keeper and hear how it went: True for ready, False where another was there first."""
     log = layout.open_log("keeper")
-    # The data directory's own path, not its folder's; argv is visible to all, so nothing secret stands there.
     command = [sys.executable, "-IS", "-c", _KEEPER, _PACKAGES, layout.root.parent, programs, program]
     with subprocess.Popen(  # noqa: S603  # this interpreter, a module of ours
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+        env={},  # ours holds secrets that the servers have no business with, and names that change what they do
     ) as keeper:
         os.close(log)
         assert keeper.stdout

@@ -27,10 +27,11 @@ from body_broker.storage.embedded.servers import ENDINGS, POSTGRES, VALKEY, Serv
 _LAST_USER_GONE = signal.SIGUSR1
 _STOP = {_LAST_USER_GONE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _POLL_S = 0.01
-_ORPHANS_POLITE_S = 5.0
+_ORPHANS_POLITE_S = 3.0
 _ORPHANS_MAX_S = 20.0
-_DEATHS_MAX = 5
+_DEATHS_MAX = 10
 _DEATHS_WITHIN_S = 60.0
+_REVIVE_WAIT_MAX_S = 0.5
 
 
 class Busy(Exception):  # not an error: the place is taken
@@ -96,7 +97,7 @@ class Keeper:
             raise StoreStartError(f"The embedded {server.name} died {recent} times in a minute; the keeper gives up.")
         _log(f"{server.name} died and is started again ({recent} of {_DEATHS_MAX} in a minute)")
         # Processes of the dead one may still hold its memory for a moment; the first time costs no wait.
-        time.sleep(0.1 * (2 ** (recent - 1) - 1))
+        time.sleep(min(0.05 * (2 ** (recent - 1) - 1), _REVIVE_WAIT_MAX_S))
         server.start()
         self._publish()
 

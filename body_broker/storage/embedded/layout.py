@@ -64,10 +64,11 @@ class Layout:
         """Make the directories, closed to everybody else.
 
         Raises:
-            StoreStartError: They cannot be made, or the sockets' directory is somebody else's or open to others.
+            StoreStartError: They cannot be made, or or the sockets' directory is not ours alone.
         """
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileExistsError):
                 self.sockets.mkdir(mode=0o700)
             found = self.sockets.lstat()
@@ -75,10 +76,15 @@ class Layout:
             raise StoreStartError(
                 "The data directory cannot be used.", next_step="Name one you can write to: --data-dir."
             ) from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        if found.st_uid != os.geteuid():
             raise StoreStartError(
-                "The directory of the embedded stores' sockets is not ours alone.",
-                next_step="Take the rights of others from the data directory (chmod -R go= DIR), or name another: --data-dir.",
+                "The embedded stores of this data directory belong to another user.",
+                next_step="Start as that user, or name another directory: --data-dir.",
+            )
+        if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
+            raise StoreStartError(
+                "The directory of the embedded stores' sockets is open to other users.",
+                next_step="Take their rights from it (chmod -R go= DIR), or name another data directory: --data-dir.",
             )
 
     def log(self, name: str) -> Path:

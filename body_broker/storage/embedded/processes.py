@@ -35,7 +35,7 @@ def read_status(layout: Layout) -> EmbeddedStatus:
     """The same of a layout."""
     try:
         written: dict[str, tuple[int, str] | None] = json.loads(layout.status.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none yet; or emptied by a crash of the machine
         return EmbeddedStatus()
     living = {name: entry[0] for name, entry in written.items() if entry and birth(entry[0]) == entry[1]}
     return EmbeddedStatus(

@@ -13,7 +13,7 @@ from pathlib import Path
 from body_broker.errors import StoreStartError
 from body_broker.storage.embedded.binaries import POSTGRES_MAJOR
 from body_broker.storage.embedded.children import before_exec
-from body_broker.storage.embedded.layout import POSTGRES_SOCKET, VALKEY_SOCKET, Layout
+from body_broker.storage.embedded.layout import PORT, POSTGRES_SOCKET, VALKEY_SOCKET, Layout
 from body_broker.storage.embedded.probes import postgres_answers, valkey_answers
 
 POSTGRES, VALKEY = "postgres", "valkey"
@@ -92,6 +92,8 @@ def prepare_postgres(layout: Layout, programs: Path, lock: int) -> Server:
         "listen_addresses": "",
         "unix_socket_directories": layout.sockets,
         "unix_socket_permissions": "0700",
+        "port": str(PORT),
+        "log_checkpoints": "off",
         "jit": "off",
         # Fewer idle processes: one user's machine needs no workers for I/O and no replication.
         "io_method": "sync",
@@ -125,9 +127,11 @@ def prepare_valkey(layout: Layout, program: Path, lock: int) -> Server:
 
 def _initdb(programs: Path, data: Path) -> list[str | Path]:
     # Nobody but us reaches the socket's directory, so no password would keep anybody out.
-    made_like = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
-    flushed = ["--sync-method=syncfs"] if sys.platform == "linux" else []
-    return [programs / "initdb", "-D", data, *made_like, *flushed]
+    made_like = ["-U", "postgres", "--auth=trust", "--encoding=UTF8"]
+    # PostgreSQL's own order of texts is the same everywhere; the system's locale only tells letters from signs.
+    sorted_by = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    system = ["--locale=C.UTF-8", "--sync-method=syncfs"] if sys.platform == "linux" else ["--locale=en_US.UTF-8"]
+    return [programs / "initdb", "-D", data, *made_like, *sorted_by, *system]
 
 
 def _spawn(name: str, command: Sequence[str | Path], log: int, lock: int) -> subprocess.Popen[bytes]:

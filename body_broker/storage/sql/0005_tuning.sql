@@ -12,7 +12,7 @@ CREATE TABLE config_history (
     version bigint NOT NULL,
     value jsonb NOT NULL,
     schema jsonb,
-    who text NOT NULL,
+    by text NOT NULL,
     why text NOT NULL,
     receipt_writer text,
     receipt_sequence bigint,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from body_broker.audit.checkpoints import write_anchor
+from body_broker.audit.anchor import write_anchor
 from body_broker.audit.trail import tail as read_tail
-from body_broker.audit.verifier import Report
-from body_broker.audit.verifier import verify as verify_chains
+from body_broker.audit.verify import Report
+from body_broker.audit.verify import verify as verify_chains
 from body_broker.settings import Settings
 from body_broker.storage.stores import open_stores
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
@@ -33,8 +33,23 @@ def verify(data_dir: Path | None) -> None:
     """Recompute every MAC and compare with checkpoints and anchor; exit code 1 where anything was changed."""
     settings = settings_of(data_dir)
     report = run(_verify(settings))
-    click.echo(report.render())
-    sys.exit(1 if report.breaches else 0)
+    for line in report_lines(report):
+        click.echo(line)
+    sys.exit(0 if report.intact else 1)
+
+
+def report_lines(report: Report) -> list[str]:
+    """What verification found, for a terminal: breaches first, then what should be known."""
+    lines = [f"BREACH  {breach}" for breach in report.breaches]
+    if report.breaches_found > len(report.breaches):
+        lines.append(f"… and {report.breaches_found - len(report.breaches)} more breaches")
+    lines += [f"note    {note}" for note in report.notes]
+    against = f"an anchor of {report.anchor_lines} checkpoints" if report.anchor_lines is not None else "no anchor"
+    word = "intact" if report.intact else "CHANGED"
+    return [
+        *lines,
+        f"{word}: {report.records} records on {report.writers} chains, {report.checkpoints} checkpoints, {against}",
+    ]
 
 
 async def _verify(settings: Settings) -> Report:

@@ -35,7 +35,7 @@ def tools(principal: str, profile: str | None, data_dir: Path | None, *, as_json
 
 async def _tools(settings: Settings, principal: str, *, as_json: bool) -> str:
     async with open_runtime(settings, name="cli") as runtime:
-        listing = runtime.listings.of(await runtime.identities.local(principal))
+        listing = runtime.listings.of(await runtime.identities.local(principal, over="cli"))
     if as_json:
         return json.dumps(
             [t.model_dump(by_alias=True, mode="json", exclude_none=True) for t in listing.tools], indent=2
@@ -69,7 +69,7 @@ def call(tool: str, arguments: str, principal: str, data_dir: Path | None, *, as
 
 async def _call(settings: Settings, principal: str, tool: str, arguments: Any) -> dict[str, Any]:  # any JSON value
     async with open_runtime(settings, name="cli") as runtime:
-        caller = await runtime.identities.local(principal)
+        caller = await runtime.identities.local(principal, over="cli")
         try:
             return tool_result(
                 await runtime.gate.run(Request(name=tool, kind="tool", arguments=arguments, caller=caller))

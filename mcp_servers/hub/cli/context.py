@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import uvloop
 
+from body_broker.audit.operators import record_operator
+from body_broker.calls import Receipt
+from body_broker.errors import Detail
 from body_broker.settings import Settings, load_settings
 from body_broker.telemetry import configure_logging
+from mcp_servers.hub.runtime import Runtime
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,8 +52,18 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def operator() -> str:
-    """Who runs this command, as the audit names them: `operator:NAME` of the operating system's account."""
+    """Who runs this command, as records name them: `operator:NAME` of the operating system's account."""
     return f"operator:{getpass.getuser()}"
+
+
+async def record(runtime: Runtime, action: str, details: Mapping[str, Detail] | None = None) -> Receipt:
+    """Put an operator's command on the audit, durably, before its effect.
+
+    Raises:
+        Unavailable: The audit did not take it; the command must not go on.
+    """
+    key = runtime.secrets.derive("audit")
+    return await record_operator(runtime.stores.pool, key, operator=getpass.getuser(), action=action, details=details)
 
 
 def principal_of(text: str) -> str:

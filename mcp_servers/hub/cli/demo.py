@@ -16,14 +16,15 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
-from body_broker.audit.verifier import verify
+from body_broker.audit.verify import verify
 from body_broker.settings import Settings
+from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
-from mcp_servers.hub.cli.context import data_dir_option, operator, run, settings_of
+from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, listening
 
-QUESTION = "Who keeps a lantern for each of the drowned?"
+QUESTION = "Which ferryman keeps a lantern for each of his passengers who drowned?"
 TOKEN_TTL_S = 12 * 3600
 
 
@@ -53,8 +54,8 @@ async def _demo(settings: Settings, *, once: bool) -> None:
         _say("stores", f"PostgreSQL and Valkey, embedded in {settings.data_dir} ({time.monotonic() - began:.1f} s)")
         await _import_lore(runtime)
         _say("hub", f"{hub.url}, {len(runtime.gate.policy.catalogue.entries)} operations behind one gate")
-        token = await runtime.tokens.issue("tier:silver", ttl_s=3600)
-        await _as_silver(hub.url, token)
+        issued = await runtime.tokens.issue("tier:silver", ttl_s=3600, by=operator())
+        await _as_silver(hub.url, issued.token)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")
         if not once:
@@ -63,8 +64,9 @@ async def _demo(settings: Settings, *, once: bool) -> None:
 
 async def _import_lore(runtime: Runtime) -> None:
     with resources.as_file(resources.files("mcp_servers.hub").joinpath("demo_lore")) as folder:
-        done = await runtime.rag.import_path(folder, index="shared", by=operator())
-    _say("lore", f"{done.documents} documents of our own, {done.passages} passages, searchable by words (BM25)")
+        receipt = await record(runtime, "lore import", {"index": "shared", "paths": 1, "canon": True})
+        done = await runtime.rag.import_paths([folder], index="shared", by=operator(), receipt=receipt)
+    _say("lore", f"{done.documents} documents of our own imported ({done.unchanged} were there already), searchable by words")
 
 
 async def _as_silver(url: str, token: str) -> None:
@@ -105,10 +107,9 @@ def _tell_refusal(result: CallToolResult) -> None:
 
 
 async def _verified(runtime: Runtime) -> None:
-    last = await runtime.auditor.flush()
-    report = await verify(runtime.stores.pool, runtime.secrets.derive("audit"), None)
-    if report.breaches or not report.records or last is None:
-        raise DemoFailed(f"the audit chain does not hold: {report.breaches}")
+    report = await verify(runtime.stores.pool, runtime.secrets.derive("audit"))
+    if not report.intact or not report.records:
+        raise DemoFailed("; ".join(report_lines(report)))
     _say(
         "audit",
         f"{report.records} records on {report.writers} chains, every MAC verified: each call and refusal above is on them",
@@ -116,10 +117,10 @@ async def _verified(runtime: Runtime) -> None:
 
 
 async def _stay(runtime: Runtime, url: str) -> None:
-    token = await runtime.tokens.issue("tier:silver", ttl_s=TOKEN_TTL_S)
+    issued = await runtime.tokens.issue("tier:silver", ttl_s=TOKEN_TTL_S, by=operator())
     click.echo("\nThe hub stays up. Connect an agent (more: body-broker connect cursor | vscode | json):")
     click.echo("  " + claude_command(stdio_server(me(), runtime.settings.data_dir.resolve())))
-    click.echo("  " + claude_command(http_server(url, token)))
+    click.echo("  " + claude_command(http_server(url, issued.token)))
     click.echo("\nCtrl-C stops it.")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -24,7 +24,9 @@ def policy() -> None:
 def check(data_dir: Path | None) -> None:
     """Load every policy file as the hub does; exit code 1 where the hub would not start."""
     found = load_policy(settings_of(data_dir))
-    click.echo(f"{len(found.rules)} rules over {len(found.catalogue.entries)} operations fit the schema; digest {found.digest[:16]}.")
+    click.echo(
+        f"{len(found.rules)} rules over {len(found.catalogue.entries)} operations fit the schema; digest {found.digest[:16]}."
+    )
 
 
 @policy.command()
@@ -34,7 +36,9 @@ def check(data_dir: Path | None) -> None:
 @click.option("--role", "roles", multiple=True, help="As a person with this role.")
 @click.option("--tainted", is_flag=True, help="As a session that has read text from outside.")
 @data_dir_option
-def explain(tool: str, arguments: str, principal: str, roles: tuple[str, ...], data_dir: Path | None, *, tainted: bool) -> None:
+def explain(
+    tool: str, arguments: str, principal: str, roles: tuple[str, ...], data_dir: Path | None, *, tainted: bool
+) -> None:
     """Say how a call of TOOL with JSON arguments would be decided, by which rules, and what would change that."""
     found = load_policy(settings_of(data_dir))
     if tool not in found.catalogue.entries:
@@ -42,7 +46,9 @@ def explain(tool: str, arguments: str, principal: str, roles: tuple[str, ...], d
     try:
         values = clean_arguments(json.loads(arguments))
     except ValueError as error:
-        raise BadInput("The arguments are not JSON.", next_step="Quote them for the shell: '{\"query\": \"...\"}'.") from error
+        raise BadInput(
+            "The arguments are not JSON.", next_step='Quote them for the shell: \'{"query": "..."}\'.'
+        ) from error
     question = Question(
         action=tool,
         identities=(Identity(principal_of(principal), frozenset(roles)),),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
-from body_broker.audit.operators import record_operator
 from body_broker.errors import Detail
 from body_broker.settings import Settings
-from mcp_servers.hub.cli.context import data_dir_option, operator, run, settings_of
+from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
 from mcp_servers.hub.runtime import open_runtime
 from mcp_servers.hub.tokens import Tokens
 
+T = TypeVar("T")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -42,17 +43,30 @@ def token() -> None:
 @click.option("--tier", type=click.Choice(["gold", "silver", "bronze"]), help="For an inference tier.")
 @click.option("--person", metavar="NAME", help="For a person.")
 @click.option("--service", metavar="NAME", help="For a service, such as the game server.")
-@click.option("--role", "roles", multiple=True, help="Give a person this role from now on (designer, engineer, sre, security, admin).")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    help="Give a person this role from now on (designer, engineer, sre, security, admin).",
+)
 @click.option("--ttl", "ttl_s", type=Duration(), default="12h", show_default=True, help="How long it is valid.")
 @data_dir_option
-def issue(tier: str | None, person: str | None, service: str | None, roles: tuple[str, ...], ttl_s: int, data_dir: Path | None) -> None:
+def issue(
+    tier: str | None, person: str | None, service: str | None, roles: tuple[str, ...], ttl_s: int, data_dir: Path | None
+) -> None:
     """Print a new token."""
     named = [f"{kind}:{name}" for kind, name in (("tier", tier), ("person", person), ("service", service)) if name]
     if len(named) != 1:
         raise click.UsageError("Name exactly one of --tier, --person, --service.")
     details: dict[str, Detail] = {"principal": named[0], "roles": list(roles), "ttl_s": ttl_s}
     settings = settings_of(data_dir)
-    click.echo(run(_with_tokens(settings, "token issue", details, lambda t: t.issue(named[0], roles=roles, ttl_s=ttl_s))))
+    issued = run(
+        _with_tokens(
+            settings, "token issue", details, lambda t: t.issue(named[0], roles=roles, ttl_s=ttl_s, by=operator())
+        )
+    )
+    click.echo(issued.token)
+    click.echo(f"id {issued.jti}, roles {', '.join(sorted(issued.roles)) or 'none'}, valid {ttl_s} s", err=True)
 
 
 @token.command()
@@ -64,7 +78,14 @@ def revoke(token_id: str | None, principal: str | None, data_dir: Path | None) -
     if bool(token_id) == bool(principal):
         raise click.UsageError("Name either --id or --principal.")
     details: dict[str, Detail] = {"token": token_id, "principal": principal}
-    run(_with_tokens(settings_of(data_dir), "token revoke", details, lambda t: t.revoke(jti=token_id, principal=principal)))
+    run(
+        _with_tokens(
+            settings_of(data_dir),
+            "token revoke",
+            details,
+            lambda t: t.revoke(jti=token_id, principal=principal, by=operator()),
+        )
+    )
     click.echo("Revoked.")
 
 
@@ -76,7 +97,9 @@ def rotate(data_dir: Path | None) -> None:
     click.echo("Rotated.")
 
 
-async def _with_tokens(settings: Settings, action: str, details: dict[str, Detail], do: Callable[[Tokens], Awaitable[object]]) -> str:
+async def _with_tokens(
+    settings: Settings, action: str, details: dict[str, Detail], do: Callable[[Tokens], Awaitable[T]]
+) -> T:
     async with open_runtime(settings, name="cli") as runtime:
-        await record_operator(runtime.auditor, operator(), action, details)
-        return str(await do(runtime.tokens))
+        await record(runtime, action, details)
+        return await do(runtime.tokens)

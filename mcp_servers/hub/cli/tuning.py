@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
-from body_broker.audit.operators import record_operator
 from body_broker.calls import Json
 from body_broker.errors import BadInput
 from body_broker.settings import Settings
-from mcp_servers.hub.cli.context import data_dir_option, operator, run, settings_of
+from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
 from mcp_servers.hub.runtime import open_runtime
 
 
@@ -23,21 +22,23 @@ def config() -> None:
 @config.command(name="set")
 @click.argument("key")
 @click.argument("value", metavar="JSON")
-@click.option("--why", default="", help="A reason for the history.")
+@click.option("--why", required=True, help="A reason, for whoever reads the history.")
 @data_dir_option
 def set_value(key: str, value: str, why: str, data_dir: Path | None) -> None:
     """Set KEY to a JSON value; the old one stays in the history."""
     try:
         parsed = json.loads(value)
     except ValueError as error:
-        raise BadInput("The value is not JSON.", next_step="""Quote strings twice for the shell: '"night"'.""") from error
+        raise BadInput(
+            "The value is not JSON.", next_step="""Quote strings twice for the shell: '"night"'."""
+        ) from error
     click.echo(f"{key} is now version {run(_set(settings_of(data_dir), key, parsed, why))}.")
 
 
 async def _set(settings: Settings, key: str, value: Json, why: str) -> int:
     async with open_runtime(settings, name="cli") as runtime:
-        await record_operator(runtime.auditor, operator(), "config set", {"key": key})
-        return (await runtime.rag.tuning.set(key, value, by=operator(), why=why)).version
+        receipt = await record(runtime, "config set", {"key": key})
+        return (await runtime.rag.tuning.set(key, value, who=operator(), why=why, receipt=receipt)).version
 
 
 @config.command()
@@ -65,4 +66,4 @@ def history(key: str, data_dir: Path | None) -> None:
 async def _history(settings: Settings, key: str) -> list[str]:
     async with open_runtime(settings, name="cli") as runtime:
         past = await runtime.rag.tuning.history(key)
-    return [f"{p.version:>4}  {p.at:%Y-%m-%d %H:%M}  {p.by:20}  {json.dumps(p.value)}  {p.why}" for p in past]
+    return [f"{p.version:>4}  {p.at:%Y-%m-%d %H:%M}  {p.who:20}  {json.dumps(p.value)}  {p.why}" for p in past]

@@ -7,22 +7,25 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 
 from body_broker.calls import Json
 from body_broker.storage.postgres import Pool, open_pool
 from body_broker.work import queue
 from body_broker.work.model import Origin, State, WorkItem
+from body_broker.work.run import Handler
 from body_broker.work.worker import Worker
 from tests.body_broker.work.worker_process import TABLES, Handlers
 from tests.components import PROJECT
 from tests.waiting import wait_until
 
-LEASE_S = 1.2
+LEASE_S = 1.0
+"""The lease of workers in processes that are killed or paused; the others hold theirs for long, however slow the machine."""
 ANNA = Origin(chain=("person:anna", "tier:silver"), session="s-1")
 
 
@@ -32,6 +35,7 @@ class Bench:
     def __init__(self, pool: Pool, database_url: str) -> None:
         self.pool = pool
         self.database_url = database_url
+        self.tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
 
     async def add(self, kind: str, given: Json = None, **options: Any) -> str:  # enqueue's options
@@ -81,12 +85,17 @@ class Bench:
         await self.reaches(await self.add(f"probe {worker}"), "succeeded")
 
     @asynccontextmanager
-    async def worker(self, name: str = "B", **options: Any) -> AsyncIterator[Worker]:  # Worker's options
+    async def worker(
+        self,
+        name: str = "B",
+        handlers: Mapping[str, Handler] | None = None,
+        **options: Any,  # Worker's own
+    ) -> AsyncGenerator[Worker]:
         async with open_pool(self.database_url, connections_max=2) as pool, open_pool(self.database_url) as outside:
-            given = {"lease_s": LEASE_S, "poll_s": 0.3, "grace_s": 0.0, **options}
-            handlers = Handlers(name, outside).all() | given.pop("handlers", {})
-            worker = Worker(pool, handlers, database_url=self.database_url, name=name, **given)
-            task = asyncio.create_task(worker.run())
+            known = Handlers(name, outside).all() | dict(handlers or {})
+            chosen: dict[str, Any] = {"lease_s": 30.0, "poll_s": 0.3, "grace_s": 0.0, **options}
+            worker = Worker(pool, known, database_url=self.database_url, name=name, **chosen)
+            self.tasks[name] = task = asyncio.create_task(worker.run())
             try:
                 yield worker
             finally:
@@ -109,17 +118,18 @@ class Bench:
             process.wait()
 
 
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[structlog.typing.EventDict]]:
+    """What was logged, unrendered."""
+    with structlog.testing.capture_logs() as found:
+        yield found
+
+
 @pytest.fixture
 async def bench(pool: Pool, database_url: str) -> AsyncIterator[Bench]:
     await pool.execute(TABLES)
     made = Bench(pool, database_url)
-    with _ended(made):
-        yield made
-
-
-@contextlib.contextmanager
-def _ended(bench: Bench) -> Iterator[None]:
     try:
-        yield
+        yield made
     finally:
-        bench.end()
+        made.end()

@@ -94,7 +94,7 @@ async def test_a_worker_that_wakes_inside_its_handler_is_interrupted_while_the_o
         assert (await bench.reaches(work, "succeeded", "cancelled")).result == {"by": "B"}
 
 
-async def test_a_terminated_worker_process_hands_its_run_back_at_once(bench: Bench) -> None:
+async def test_a_terminated_worker_process_lets_its_run_end_within_the_grace(bench: Bench) -> None:
     stopped = bench.process("A")
     work = await bench.add("onces", {"gate_inside": "open"})
     await bench.saw(work, "A", "effect")

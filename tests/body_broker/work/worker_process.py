@@ -37,16 +37,20 @@ class Handlers:
         self.outside = outside
 
     def all(self) -> dict[str, Handler]:
-        mine = (self.blocks, self.echoes, self.fails, self.refuses, self.is_busy)
-        return {f.__name__: f for f in (*mine, self.commits, self.steps, self.onces, self.breaks_inside_once)} | {
-            f"probe {self.name}": self.echoes
+        mine: dict[str, Handler] = {
+            handler.__name__: handler
+            for handler in (
+                *(self.blocks, self.echoes, self.fails, self.refuses, self.is_busy),
+                *(self.commits, self.steps, self.onces, self.breaks_inside_once),
+            )
         }
+        return mine | {f"probe {self.name}": self.echoes}
 
     async def blocks(self, run: Run) -> Json:
         """Reports progress, then waits for the gate named in its input."""
-        await self.trace(run, "start")
-        await run.progress(1, 2, "waiting")
         try:
+            await self.trace(run, "start")
+            await run.progress(1, 2, "waiting")
             await self.gate(run.input["gate"])
         except asyncio.CancelledError:
             await self.trace(run, "interrupted")
@@ -147,7 +151,9 @@ class Handlers:
 async def _main(database_url: str, name: str, lease_s: float) -> None:
     async with open_pool(database_url, connections_max=2) as pool, open_pool(database_url) as outside:
         handlers = Handlers(name, outside).all()
-        worker = Worker(pool, handlers, database_url=database_url, concurrency=1, lease_s=lease_s, poll_s=0.3, name=name)
+        worker = Worker(
+            pool, handlers, database_url=database_url, concurrency=1, lease_s=lease_s, poll_s=0.3, name=name
+        )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         await worker.run()
 

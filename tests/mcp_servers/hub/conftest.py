@@ -15,6 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from body_broker.calls import Room
 from body_broker.settings import Settings
+from mcp_servers.hub.front import Front
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, listening
@@ -30,13 +31,14 @@ class Hub:
     url: str
     runtime: Runtime
     seen: Seen
+    front: Front
 
     @property
     def base(self) -> str:
         return self.url.removesuffix("/mcp")
 
     async def token(self, principal: str, *roles: str) -> str:
-        return await self.runtime.tokens.issue(principal, roles=roles, ttl_s=600)
+        return (await self.runtime.tokens.issue(principal, roles=roles, ttl_s=600)).token
 
     @asynccontextmanager
     async def client(self, principal: str, *roles: str, mode: str = "auto") -> AsyncGenerator[Client]:
@@ -61,7 +63,8 @@ OpenHub = Callable[..., AbstractAsyncContextManager[Hub]]
 def settings_for(database_url: str, redis_url: str, tmp_path: Path) -> Callable[..., Settings]:
     def make(**overrides: Any) -> Settings:
         return Settings.model_validate(
-            {"database_url": database_url, "redis_url": redis_url, "secret_key": SECRET, "data_dir": tmp_path} | overrides,
+            {"database_url": database_url, "redis_url": redis_url, "secret_key": SECRET, "data_dir": tmp_path}
+            | overrides,
         )
 
     return make
@@ -76,7 +79,7 @@ def open_hub(settings_for: Callable[..., Settings]) -> OpenHub:
             open_runtime(settings_for(**overrides), rooms, extra_services={"fixture": seen}) as runtime,
             listening(runtime, Address("127.0.0.1", 0)) as served,
         ):
-            yield Hub(served.url, runtime, seen)
+            yield Hub(served.url, runtime, seen, served.front)
 
     return make
 

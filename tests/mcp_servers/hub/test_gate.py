@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 
 
 async def audited(hub: Hub, action: str) -> list[dict[str, object]]:
-    await hub.runtime.auditor.flush()
+    await wait_until(lambda: hub.runtime.auditor.backlog == 0, "every record is committed")
     rows = await hub.runtime.stores.pool.fetch("SELECT body FROM audit_record ORDER BY writer, seq")
     return [record for row in rows if (record := json.loads(row["body"])).get("action") == action]
 
@@ -50,7 +50,10 @@ async def test_what_would_need_an_approval_is_refused_and_says_that_approvals_ar
 
 async def test_an_unclassified_tool_is_write_destructive_and_external(hub: Hub) -> None:
     async with hub.client("tier:bronze") as bronze, hub.client("tier:silver") as silver:
-        asked, denied = error_of(await bronze.call_tool("fx_unclassified", {})), error_of(await silver.call_tool("fx_unclassified", {}))
+        asked, denied = (
+            error_of(await bronze.call_tool("fx_unclassified", {})),
+            error_of(await silver.call_tool("fx_unclassified", {})),
+        )
     assert asked["code"] == "approval_required"
     assert denied["code"] == "denied"
     assert hub.seen.calls == []
@@ -69,7 +72,9 @@ async def test_an_unclassified_tool_is_write_destructive_and_external(hub: Hub) 
         ({"text": ["x"] * 20_001}, "too_large"),
     ],
 )
-async def test_arguments_that_do_not_fit_are_refused_clearly_and_audited(hub: Hub, arguments: dict[str, object], code: str) -> None:
+async def test_arguments_that_do_not_fit_are_refused_clearly_and_audited(
+    hub: Hub, arguments: dict[str, object], code: str
+) -> None:
     async with hub.client("tier:silver") as client:
         error = error_of(await client.call_tool("fx_echo", arguments))
     assert error["code"] == code
@@ -132,7 +137,13 @@ async def test_an_effect_is_durable_on_the_audit_before_it_begins_and_its_outcom
 
 
 async def test_list_and_call_agree_for_every_row(hub: Hub) -> None:
-    for principal, roles in (("tier:gold", ()), ("tier:silver", ()), ("tier:bronze", ()), ("person:anna", ("sre",)), ("person:bob", ())):
+    for principal, roles in (
+        ("tier:gold", ()),
+        ("tier:silver", ()),
+        ("tier:bronze", ()),
+        ("person:anna", ("sre",)),
+        ("person:bob", ()),
+    ):
         async with hub.client(principal, *roles) as client:
             listed = {t.name for t in (await client.list_tools()).tools}
             for name in ("fx_echo", "fx_admin_read", "fx_write", "fx_draft", "fx_external", "fx_unclassified"):

@@ -1,0 +1,275 @@
+"""Owns the lore tables: indices, documents, their editions and chunks. The current rev of a document is what readers see."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from body_broker.calls import Receipt
+from body_broker.errors import NotFound
+from body_broker.lore.chunks import Chunk
+from body_broker.lore.model import Draft, Format
+from body_broker.storage.postgres import Connection, Executor
+from body_broker.text import digest, new_id
+
+_NO_DOCUMENT = "Search again: ids change when a document is deleted and imported anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Who changes the lore, and under which decision of the audit."""
+
+    by: str
+    receipt: Receipt | None
+
+    def columns(self) -> tuple[str, str | None, int | None]:
+        """As the lore_effect table has them."""
+        return self.by, self.receipt and self.receipt.writer, self.receipt and self.receipt.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """A rev's text, as it is cut."""
+
+    rev: int
+    index_id: int
+    title: str
+    form: Format
+    body: str
+
+
+def content_hash(draft: Draft) -> str:
+    """What makes two documents the same: title, text, format and what must be known; 64 hex digits."""
+    body = hashlib.sha256(draft.body.encode()).hexdigest()
+    return digest([draft.title, body, draft.form, draft.knowledge])
+
+
+async def index_id(connection: Executor, name: str, *, make: bool = False) -> int | None:
+    """The number of an index; with `make` it is there afterwards."""
+    if make:
+        await connection.execute("INSERT INTO lore_index (name) VALUES ($1) ON CONFLICT (name) DO NOTHING", name)
+    return await connection.fetchval("SELECT id FROM lore_index WHERE name = $1", name)
+
+
+async def present(connection: Connection, index: int, hashes: Sequence[str], *, canon: bool) -> dict[str, str]:
+    """Document by hash of what an index already holds; what is canon is also there for whoever brings it from outside."""
+    rows = await connection.fetch(
+        "SELECT e.content_hash, d.id FROM lore_document d JOIN lore_edition e ON e.rev = d.rev"
+        " WHERE d.index_id = $1::integer AND e.content_hash = ANY($2::text[]) AND (d.canon OR NOT $3::boolean)"
+        " ORDER BY d.canon",
+        index,
+        hashes,
+        canon,
+    )
+    return {row["content_hash"]: row["id"] for row in rows}
+
+
+async def add_editions(
+    connection: Connection, index: int, drafts: Sequence[tuple[str, Draft]], *, canon: bool, job_id: str
+) -> list[tuple[str, int]]:
+    """Document and new rev of each draft, in order; the document is made where there is none of its origin.
+
+    Args:
+        connection: In the transaction that enqueues the job.
+        index: The index's number.
+        drafts: Content hash and draft, each origin once.
+        canon: Whether they are the studio's own truth.
+        job_id: The job that will cut and index them.
+    """
+    origins = [draft.origin for _, draft in drafts]
+    await connection.execute(
+        "INSERT INTO lore_document (id, index_id, source, canon)"
+        " SELECT id, $1::integer, source, $2::boolean FROM unnest($3::text[], $4::text[]) AS made (id, source)"
+        " ON CONFLICT (index_id, source, canon) DO NOTHING",
+        index,
+        canon,
+        [new_id("doc") for _ in drafts],
+        origins,
+    )
+    rows = await connection.fetch(
+        "SELECT id, source FROM lore_document WHERE index_id = $1::integer AND canon = $2::boolean AND source = ANY($3::text[])",
+        index,
+        canon,
+        origins,
+    )
+    ids = {row["source"]: row["id"] for row in rows}
+    made = await connection.fetch(
+        "INSERT INTO lore_edition (document_id, title, format, body, content_hash, knowledge, job_id)"
+        " SELECT id, title, format, body, hash, knowledge::jsonb, $1"
+        " FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])"
+        " AS given (id, title, format, body, hash, knowledge) RETURNING document_id, rev",
+        job_id,
+        [ids[origin] for origin in origins],
+        [draft.title for _, draft in drafts],
+        [draft.form for _, draft in drafts],
+        [draft.body for _, draft in drafts],
+        [hashed for hashed, _ in drafts],
+        [orjson.dumps(draft.knowledge).decode() for _, draft in drafts],
+    )
+    revs = {row["document_id"]: row["rev"] for row in made}
+    return [(ids[origin], revs[ids[origin]]) for origin in origins]
+
+
+async def copy_editions(connection: Connection, index: int, job_id: str) -> list[int]:
+    """New revs with the current text of every document of an index: what indexing it anew works on."""
+    rows = await connection.fetch(
+        "INSERT INTO lore_edition (document_id, title, format, body, content_hash, knowledge, job_id)"
+        " SELECT e.document_id, e.title, e.format, e.body, e.content_hash, e.knowledge, $2"
+        " FROM lore_document d JOIN lore_edition e ON e.rev = d.rev WHERE d.index_id = $1::integer ORDER BY d.rev"
+        " RETURNING rev",
+        index,
+        job_id,
+    )
+    return [row["rev"] for row in rows]
+
+
+async def edition(connection: Executor, rev: int) -> Edition | None:
+    """A rev's text; None once its document was deleted or a newer rev became current."""
+    row = await connection.fetchrow(
+        "SELECT e.rev, d.index_id, e.title, e.format, e.body FROM lore_edition e JOIN lore_document d ON d.id = e.document_id"
+        " WHERE e.rev = $1::bigint",
+        rev,
+    )
+    return None if row is None else Edition(row["rev"], row["index_id"], row["title"], row["format"], row["body"])
+
+
+async def add_chunks(connection: Connection, rev: int, body: str, chunks: Sequence[Chunk]) -> None:
+    """Store these chunks of a rev."""
+    await connection.copy_records_to_table(
+        "lore_chunk",
+        columns=("rev", "ordinal", "char_start", "char_end", "heading", "content"),
+        records=[(rev, c.ordinal, c.start, c.end, c.heading, body[c.start : c.end]) for c in chunks],
+    )
+
+
+async def lock_editions(connection: Connection, revs: Collection[int]) -> set[int]:
+    """Those of the revs that still are there; their documents stay as they are until the transaction ends."""
+    rows = await connection.fetch(
+        "SELECT e.rev FROM lore_document d JOIN lore_edition e ON e.document_id = d.id"
+        " WHERE e.rev = ANY($1::bigint[]) ORDER BY d.id FOR UPDATE OF d",
+        list(revs),
+    )
+    return {row["rev"] for row in rows}
+
+
+async def clear_chunks(connection: Connection, revs: Collection[int]) -> list[int]:
+    """Those of the revs that readers do not see yet, without whatever chunks they had."""
+    rows = await connection.fetch(
+        "SELECT e.rev FROM lore_edition e JOIN lore_document d ON d.id = e.document_id"
+        " WHERE e.rev = ANY($1::bigint[]) AND d.rev IS DISTINCT FROM e.rev",
+        list(revs),
+    )
+    pending = [row["rev"] for row in rows]
+    await connection.execute("DELETE FROM lore_chunk WHERE rev = ANY($1::bigint[])", pending)
+    return pending
+
+
+async def make_current(connection: Connection, revs: Sequence[int], effect: Effect) -> tuple[list[str], list[int]]:
+    """The documents whose readers see these revs from now on, and the older revs that are gone with it.
+
+    A rev that is older than the current one changes nothing and is gone too. An outside document with the same text as one that
+    becomes canon goes with it.
+    """
+    changed = await connection.fetch(
+        "UPDATE lore_document d SET rev = e.rev FROM lore_edition e"
+        " WHERE e.rev = ANY($1::bigint[]) AND d.id = e.document_id AND (d.rev IS NULL OR d.rev < e.rev)"
+        " RETURNING d.id, d.rev",
+        revs,
+    )
+    ids = [row["id"] for row in changed]
+    twins = await connection.fetch(
+        "SELECT twin.id FROM lore_document d JOIN lore_edition e ON e.rev = d.rev"
+        " JOIN lore_edition same ON same.content_hash = e.content_hash"
+        " JOIN lore_document twin ON twin.rev = same.rev AND twin.index_id = d.index_id"
+        " WHERE d.id = ANY($1::text[]) AND d.canon AND NOT twin.canon",
+        ids,
+    )
+    gone = await connection.fetch(
+        "DELETE FROM lore_edition e USING lore_document d, lore_edition given"
+        " WHERE given.rev = ANY($1::bigint[]) AND d.id = given.document_id AND e.document_id = d.id AND e.rev < d.rev"
+        " RETURNING e.rev",
+        revs,
+    )
+    dropped = [row["rev"] for row in gone]
+    for twin in twins:
+        dropped += await delete(connection, twin["id"], effect)
+    await connection.execute(
+        "INSERT INTO lore_effect (effect, document_id, rev, by, receipt_writer, receipt_sequence)"
+        " SELECT 'imported', id, rev, $3, $4, $5::bigint FROM unnest($1::text[], $2::bigint[]) AS made (id, rev)",
+        ids,
+        [row["rev"] for row in changed],
+        *effect.columns(),
+    )
+    return ids, dropped
+
+
+async def delete(connection: Connection, document_id: str, effect: Effect) -> list[int]:
+    """The revs that are gone with a document.
+
+    Raises:
+        NotFound: There is no such document, and there never was one that was deleted.
+    """
+    locked = await connection.fetchval("SELECT id FROM lore_document WHERE id = $1 FOR UPDATE", document_id)
+    if locked is None:
+        if await connection.fetchval(
+            "SELECT true FROM lore_effect WHERE document_id = $1 AND effect = 'deleted'", document_id
+        ):
+            return []
+        raise NotFound("There is no document by that id.", next_step=_NO_DOCUMENT)
+    rows = await connection.fetch("DELETE FROM lore_edition WHERE document_id = $1 RETURNING rev", document_id)
+    await connection.execute("DELETE FROM lore_document WHERE id = $1", document_id)
+    await connection.execute(
+        "INSERT INTO lore_effect (effect, document_id, by, receipt_writer, receipt_sequence)"
+        " VALUES ('deleted', $1, $2, $3, $4::bigint)",
+        document_id,
+        *effect.columns(),
+    )
+    return [row["rev"] for row in rows]
+
+
+async def approve(connection: Connection, document_id: str, effect: Effect) -> None:
+    """Take an outside document into the canon.
+
+    Raises:
+        NotFound: There is no such document from outside.
+    """
+    changed = await connection.fetchval(
+        "UPDATE lore_document d SET canon = true WHERE id = $1 AND NOT canon AND rev IS NOT NULL AND NOT EXISTS ("
+        "SELECT FROM lore_document o WHERE o.index_id = d.index_id AND o.source = d.source AND o.canon) RETURNING id",
+        document_id,
+    )
+    if changed is None:
+        raise NotFound(
+            "There is no document from outside by that id, or the canon has one of its name.", next_step=_NO_DOCUMENT
+        )
+    await connection.execute(
+        "INSERT INTO lore_effect (effect, document_id, by, receipt_writer, receipt_sequence)"
+        " VALUES ('approved', $1, $2, $3, $4::bigint)",
+        document_id,
+        *effect.columns(),
+    )
+
+
+async def abandoned_jobs(connection: Connection) -> list[str]:
+    """Jobs that left text behind which nobody sees and which is older than an hour."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT e.job_id FROM lore_edition e JOIN lore_document d ON d.id = e.document_id"
+        " WHERE e.rev > coalesce(d.rev, 0) AND e.created_at < now() - interval '1 hour' LIMIT 100"
+    )
+    return [row["job_id"] for row in rows]
+
+
+async def forget(connection: Connection, job_ids: Sequence[str]) -> list[int]:
+    """The revs that are gone with what these jobs did not finish."""
+    rows = await connection.fetch(
+        "DELETE FROM lore_edition e USING lore_document d"
+        " WHERE d.id = e.document_id AND e.rev > coalesce(d.rev, 0) AND e.job_id = ANY($1::text[]) RETURNING e.rev",
+        job_ids,
+    )
+    await connection.execute(
+        "DELETE FROM lore_document d WHERE rev IS NULL AND NOT EXISTS (SELECT FROM lore_edition e WHERE e.document_id = d.id)"
+    )
+    return [row["rev"] for row in rows]

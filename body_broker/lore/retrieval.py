@@ -1,0 +1,175 @@
+"""Owns the one door to lore for the rooms above: search, context for a prompt, documents, and what changes them."""
+
+from __future__ import annotations
+
+from body_broker.calls import Json
+from body_broker.errors import BadInput
+from body_broker.lore import context, documents, reading
+from body_broker.lore.documents import Effect
+from body_broker.lore.importing import Announce, Importing, announce_nothing
+from body_broker.lore.model import (
+    QUERY_CHARACTERS_MAX,
+    SHARED,
+    Context,
+    DocumentPart,
+    IndexSummary,
+    Page,
+    Passage,
+    document_uri,
+    persona_index,
+    shown,
+)
+from body_broker.lore.postings import Hit, PostgresIndex, SearchIndex
+from body_broker.storage.postgres import Pool
+from body_broker.text import clean, digest
+
+PASSAGES_MAX = 50
+DEPTH_MAX = 1_000
+"""Passages that pages reach; whoever needs more asks another question."""
+PART_CHARACTERS_MAX = 20_000
+_UNAVAILABLE = ["vectors"]  # embeddings are not there yet: words alone find passages
+_NO_WORDS = "The query holds no word to search for: only signs, or words such as 'the' and 'who'."
+_TRIES = 3  # between finding and reading, a document may have become another rev
+
+
+class Lore:
+    """Lore as agents meet it.
+
+    Args:
+        pool: Where lore lies.
+        index: What finds it; the embedded one where none is given.
+        announce: Told the resource of each document that changed.
+    """
+
+    def __init__(self, pool: Pool, index: SearchIndex | None = None, announce: Announce = announce_nothing) -> None:
+        self._pool = pool
+        self._index = index or PostgresIndex(pool)
+        self._announce = announce
+        self._numbers: dict[str, int] = {}
+        self.importing = Importing(pool, self._index, announce)
+
+    async def index_for(self, persona: str | None) -> str:
+        """The persona's own index where it holds something, else the shared one.
+
+        Raises:
+            BadInput: No persona can have that name.
+        """
+        if persona is None:
+            return SHARED
+        name = persona_index(persona)
+        found = await self._pool.fetchval(
+            "SELECT true FROM lore_document d JOIN lore_index i ON i.id = d.index_id"
+            " WHERE i.name = $1 AND d.rev IS NOT NULL LIMIT 1",
+            name,
+        )
+        return name if found else SHARED
+
+    async def search(
+        self, index: str, query: str, *, limit: int, after: Json = None, per_document: bool = False
+    ) -> Page:
+        """Passages that answer the query, the best first.
+
+        Args:
+            index: As `index_for` gives it.
+            query: Cut at 2000 characters.
+            limit: Passages on a page, 1 to 50.
+            after: `Page.after` of the page before, for the same index and query.
+            per_document: Only the best passage of each document.
+
+        Raises:
+            BadInput: `after` belongs to another query.
+        """
+        limit = max(1, min(limit, PASSAGES_MAX))
+        words = clean(query)[:QUERY_CHARACTERS_MAX]
+        asked = digest([index, words, per_document])
+        offset = _offset(after, asked)
+        number = await self._number(index)
+        if number is None:
+            return Page([], unavailable=_UNAVAILABLE, reason=f"There is no lore in {shown(index)} yet.")
+        hits: list[Hit] | None = []
+        found: list[Passage] = []
+        for _ in range(_TRIES):
+            hits = await self._index.lexical(number, words, limit=limit + 1, offset=offset, per_document=per_document)
+            if hits is None:
+                return Page([], unavailable=_UNAVAILABLE, reason=_NO_WORDS)
+            found = await reading.passages(self._pool, hits[:limit])
+            if len(found) == len(hits[:limit]):
+                break
+        if not found and offset == 0:
+            return Page([], unavailable=_UNAVAILABLE, reason=f"Nothing in {shown(index)} has a word of the query.")
+        more = len(hits) > limit and offset + limit < DEPTH_MAX
+        return Page(found, {"offset": offset + limit, "asked": asked} if more else None, _UNAVAILABLE)
+
+    async def retrieve_context(self, index: str, topic: str, *, limit: int, token_budget: int) -> Context:
+        """What there is to know of a topic, in at most `limit` passages that fit the budget together and do not repeat each other.
+
+        Passages that follow each other in a document are merged into one; every citation is exact for what it stands beside.
+        """
+        page = await self.search(index, topic, limit=min(PASSAGES_MAX, 4 * limit))
+        spans = context.fill(page.passages, limit=limit, token_budget=token_budget)
+        texts = await reading.spans(self._pool, [(s.best.doc_id, s.start, s.end) for s in spans])
+        passages = [_spanning(span, text) for span, text in zip(spans, texts, strict=True) if text]
+        return Context(passages, sum(context.tokens(p.content) for p in passages), page.unavailable, page.reason)
+
+    async def get_document(
+        self, document_id: str, *, start: int = 0, end: int | None = None, characters_max: int = PART_CHARACTERS_MAX
+    ) -> DocumentPart:
+        """Characters `start` to `end` of a document, at most `characters_max` of them.
+
+        Raises:
+            NotFound: There is no such document, or no import of it is done yet.
+            BadInput: `end` lies before `start`.
+        """
+        if end is not None and end <= start:
+            raise BadInput("end must lie after start.")
+        count = characters_max if end is None else min(end - start, characters_max)
+        return await reading.part(self._pool, document_id, start, count)
+
+    async def list_indices(self, *, limit: int = 50, after: str | None = None) -> tuple[list[IndexSummary], str | None]:
+        """Indices that hold something, and where the next page goes on."""
+        found = await reading.indices(self._pool, after or "", limit + 1)
+        return [summary for _, summary in found[:limit]], found[limit - 1][0] if len(found) > limit else None
+
+    async def delete_document(self, document_id: str, effect: Effect) -> bool:
+        """Whether it was there; False where it had been deleted before.
+
+        Raises:
+            NotFound: There never was such a document.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            revs = await documents.delete(connection, document_id, effect)
+            await self._index.drop(connection, revs)
+        if revs:
+            await self._announce(document_uri(document_id))
+        return bool(revs)
+
+    async def approve(self, document_id: str, effect: Effect) -> None:
+        """Take an outside document into the canon: what a person does, never an agent by itself.
+
+        Raises:
+            NotFound: There is no document from outside by that id.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            await documents.approve(connection, document_id, effect)
+        await self._announce(document_uri(document_id))
+
+    async def _number(self, index: str) -> int | None:
+        # An index is never deleted, so a number once read stays true.
+        if index not in self._numbers:
+            found = await documents.index_id(self._pool, index)
+            if found is None:
+                return None
+            self._numbers[index] = found
+        return self._numbers[index]
+
+
+def _offset(after: Json, asked: str) -> int:
+    if after is None:
+        return 0
+    if after["asked"] != asked:
+        raise BadInput("The cursor belongs to another query.", next_step="Leave the cursor out to begin this one.")
+    return int(after["offset"])
+
+
+def _spanning(span: context.Span, text: str) -> Passage:
+    return span.best.model_copy(update={"start": span.start, "end": span.end, "content": text})

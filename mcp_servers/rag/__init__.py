@@ -1,0 +1,1 @@
+"""The rag server: lore search and configuration look-ups for agents."""

@@ -1,0 +1,263 @@
+"""Owns the shapes of the rag server's tools: what each takes and answers, and how an answer reads as text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from body_broker.calls import Arguments, Json, Result
+from body_broker.lore.model import Citation, Format, IndexSummary, Passage, Source, Taken
+
+Words = Annotated[str, Field(min_length=1, max_length=2_000)]
+Persona = Annotated[
+    str | None,
+    Field(max_length=64, description="Search this persona's own lore where it has any, else the shared lore."),
+]
+Cursor = Annotated[str | None, Field(max_length=1_024, description="next_cursor of the page before.")]
+DocumentId = Annotated[str, Field(min_length=1, max_length=80)]
+Reason = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
+_WORDS_ONLY = "(Found by words alone: search by meaning is unavailable.)"
+
+
+class SearchLore(Arguments):
+    """A question to the lore."""
+
+    query: Words
+    persona: Persona = None
+    k: Annotated[int, Field(ge=1, le=50)] = 8
+    cursor: Cursor = None
+
+
+class LorePage(Result):
+    """Passages that answer a query, the best first."""
+
+    items: list[Passage]
+    next_cursor: str | None = None
+    unavailable: list[str] = Field(default_factory=list[str])
+    reason: str | None = None
+
+    def outside(self) -> bool:
+        """Whether a passage is not canon."""
+        return any(item.source == "outside" for item in self.items)
+
+    def text(self) -> str:
+        """Each passage under its citation."""
+        parts = [f"{n}. {item.label()}\n{item.content}" for n, item in enumerate(self.items, 1)]
+        more = ["More with next_cursor."] if self.next_cursor else []
+        return "\n\n".join([*parts, *more, self.reason or _WORDS_ONLY])
+
+
+class RetrieveContext(Arguments):
+    """A topic to write or decide about."""
+
+    topic: Words
+    limit: Annotated[int, Field(ge=1, le=20)] = 5
+    token_budget: Annotated[int, Field(ge=100, le=20_000, description="Tokens of all passages together.")] = 2_000
+    persona: Persona = None
+
+
+class ContextPassages(Result):
+    """Passages that fit the budget together; citations[n] belongs to passages[n]."""
+
+    passages: list[str]
+    citations: list[Citation]
+    tokens: int
+    unavailable: list[str] = Field(default_factory=list[str])
+    reason: str | None = None
+
+    def outside(self) -> bool:
+        """Whether a passage is not canon."""
+        return any(citation.source == "outside" for citation in self.citations)
+
+    def text(self) -> str:
+        """Each passage under its citation."""
+        pairs = zip(self.citations, self.passages, strict=True)
+        parts = [f"[{n}] {citation.label()}\n{content}" for n, (citation, content) in enumerate(pairs, 1)]
+        return "\n\n".join([*parts, self.reason or _WORDS_ONLY])
+
+
+class GetDocument(Arguments):
+    """Part of a document."""
+
+    id: DocumentId
+    start: Annotated[int, Field(ge=0, le=100_000_000, description="First character.")] = 0
+    end: Annotated[int | None, Field(ge=1, le=100_000_000, description="Last character, excluded; 20,000 at most.")] = (
+        None
+    )
+
+
+class DocumentText(Result):
+    """Characters start to end of a document."""
+
+    doc_id: str
+    title: str
+    index: str
+    source: Source
+    characters: int
+    start: int
+    end: int
+    content: str
+    next_start: int | None = None
+
+    def outside(self) -> bool:
+        """Whether it is not canon."""
+        return self.source == "outside"
+
+    def text(self) -> str:
+        """The text, and how to read on."""
+        more = (
+            ""
+            if self.next_start is None
+            else f"\n\n[{self.characters} characters; read on with start={self.next_start}.]"
+        )
+        return f"{self.title} [{self.doc_id} {self.start}-{self.end}, {self.source}]\n{self.content}{more}"
+
+
+class ListIndices(Arguments):
+    """A page of indices."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    cursor: Cursor = None
+
+
+class Indices(Result):
+    """Which lore there is."""
+
+    items: list[IndexSummary]
+    next_cursor: str | None = None
+
+    def text(self) -> str:
+        """One line each."""
+        lines = [f"{i.name}: {i.documents} documents, {i.passages} passages" for i in self.items]
+        return "\n".join(lines) or "There is no lore yet."
+
+
+class GetConfig(Arguments):
+    """One key."""
+
+    key: Annotated[str, Field(min_length=1, max_length=200, description="Such as spawn.night.rate.")]
+
+
+class ConfigEntry(Result):
+    """What is set under a key."""
+
+    key: str
+    value: Json
+    version: int
+
+    def text(self) -> str:
+        """One line."""
+        return f"{self.key} = {orjson.dumps(self.value).decode()} (version {self.version})"
+
+
+class ListConfig(Arguments):
+    """Keys under a prefix."""
+
+    prefix: Annotated[str, Field(max_length=200, description="Such as spawn. for spawn.night.rate and its like.")] = ""
+    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    cursor: Cursor = None
+
+
+class ConfigItem(BaseModel):
+    """A key in a listing; a long value is left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    version: int
+    value: Json = None
+    omitted: bool = Field(False, description="The value is long: get_config has it.")  # noqa: FBT003  # a field's default
+
+
+class ConfigPage(Result):
+    """Keys in their order."""
+
+    items: list[ConfigItem]
+    next_cursor: str | None = None
+
+    def text(self) -> str:
+        """One line each."""
+        lines = [f"{i.key} = {'…' if i.omitted else orjson.dumps(i.value).decode()}" for i in self.items]
+        return "\n".join(lines) or "Nothing is set there."
+
+
+class NewDocument(BaseModel):
+    """A document to import."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    title: Annotated[str, Field(min_length=1, max_length=200, description="A document of the same title is replaced.")]
+    text: Annotated[str, Field(min_length=1, max_length=1_000_000)]
+    format: Format = "text"
+
+
+class IngestDocuments(Arguments):
+    """Documents to import."""
+
+    documents: Annotated[list[NewDocument], Field(min_length=1, max_length=100)]
+    persona: Annotated[
+        str | None, Field(max_length=64, description="Into this persona's own lore, else the shared.")
+    ] = None
+    reason: Reason = None
+
+
+class Ingested(Result):
+    """What became of each document, and the job that imports what is new."""
+
+    job_id: str | None
+    documents: list[Taken]
+
+    def text(self) -> str:
+        """One line."""
+        new = sum(document.status == "accepted" for document in self.documents)
+        if self.job_id is None:
+            return f"Nothing changed: all {len(self.documents)} documents are there already."
+        return f"{new} of {len(self.documents)} documents are being imported: get_job {self.job_id} says when they are found."
+
+
+class DeleteDocument(Arguments):
+    """A document to delete."""
+
+    id: DocumentId
+    reason: Reason = None
+
+
+class Deleted(Result):
+    """That it is gone."""
+
+    doc_id: str
+    deleted: bool = Field(description="False where it was gone before.")
+
+
+class Reindex(Arguments):
+    """An index to cut and index anew."""
+
+    index: Annotated[str, Field(min_length=1, max_length=80, description="As list_indices names it.")] = "lore-shared"
+    reason: Reason = None
+
+
+class JobStarted(Result):
+    """A job that has been taken."""
+
+    job_id: str
+
+    def text(self) -> str:
+        """One line."""
+        return f"Started: get_job {self.job_id} says how far it is."
+
+
+class DocumentUri(Arguments):
+    """The document a resource URI names."""
+
+    id: DocumentId
+
+
+class BriefOn(Arguments):
+    """Whom or what to be briefed on."""
+
+    subject: Annotated[
+        str, Field(min_length=1, max_length=200, description="A person, place or thing of the game's world.")
+    ]
+    persona: Annotated[str | None, Field(max_length=64, description="Tell it from this persona's own lore.")] = None

@@ -1,0 +1,139 @@
+"""Every way in, found in the code: without identity, as gold and as a stranger; an entry this file does not know fails it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+
+from body_broker.calls import Caller
+from mcp_servers.hub.cli import body_broker
+from mcp_servers.hub.protocol import Protocol
+from mcp_servers.hub.worker import make_worker
+from policies.decision import Deny, Question, chain_of
+from tests.mcp_servers.hub.conftest import Hub
+from tests.mcp_servers.hub.test_gate import modern, request
+
+# Every MCP method with parameters that fit it. `initialize` is the SDK runner's own.
+METHODS: dict[str, dict[str, Any]] = {
+    "ping": {},
+    "server/discover": {},
+    "tools/list": {},
+    "tools/call": {"name": "whoami", "arguments": {}},
+    "resources/list": {},
+    "resources/templates/list": {},
+    "resources/read": {"uri": "fx://secret/1"},
+    "prompts/list": {},
+    "prompts/get": {"name": "fx_greet", "arguments": {"id": "x"}},
+    "subscriptions/listen": {"notifications": {"resourceSubscriptions": ["fx://secret/1"]}},
+}
+ROUTES = {"/mcp": True, "/healthz": False, "/readyz": False, "/metrics": True}
+COMMANDS = {
+    "serve",
+    "worker",
+    "demo",
+    "connect",
+    "token",
+    "lore",
+    "config",
+    "policy",
+    "audit",
+    "tools",
+    "call",
+    "status",
+    "scanners",
+}
+OWN = {"whoami", "get_job", "list_jobs", "cancel_job"}
+STRANGERS = {"tier:gold": OWN, "person:stranger": OWN}
+WORK = {"lore_import", "lore_reindex", "purge"}
+
+
+def methods_of(protocol: Protocol) -> set[str]:
+    return set(protocol.server._request_handlers)
+
+
+async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
+    assert methods_of(hub.front.protocol) == set(METHODS)
+    assert not hub.front.protocol.server._notification_handlers
+    assert {path: route.needs_identity for path, route in hub.front.routes.items()} | {"/mcp": True} == ROUTES
+    assert set(body_broker.list_commands(None)) == COMMANDS  # type: ignore[arg-type]
+    assert set(make_worker(hub.runtime)._handlers) == WORK
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_no_method_answers_over_http_without_identity(hub: Hub, method: str) -> None:
+    headers = modern("", method)
+    del headers["authorization"]
+    async with httpx2.AsyncClient() as http:
+        answer = await http.post(hub.url, headers=headers, json=request(method, METHODS[method]))
+    assert answer.status_code == 401
+
+
+async def test_no_method_answers_over_a_stream_without_identity(hub: Hub) -> None:
+    runtime = hub.runtime
+    protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus)
+    with pytest.raises(MCPError, match="unauthenticated"):
+        async with Client(protocol.server, mode="legacy"):
+            pass
+    async with Client(protocol.server, mode="2026-07-28") as client:
+        for method in methods_of(protocol) - {"ping", "subscriptions/listen"}:
+            with pytest.raises(MCPError, match="unauthenticated"):
+                await raw(client, method)
+
+
+async def raw(client: Client, method: str) -> object:
+    calls = {
+        "server/discover": client.session.discover,
+        "tools/list": client.list_tools,
+        "tools/call": lambda: client.call_tool("whoami", {}),
+        "resources/list": client.list_resources,
+        "resources/templates/list": client.list_resource_templates,
+        "resources/read": lambda: client.read_resource("fx://note/1"),
+        "prompts/list": client.list_prompts,
+        "prompts/get": lambda: client.get_prompt("fx_greet", {"id": "x"}),
+    }
+    return await calls[method]()
+
+
+@pytest.mark.parametrize(("principal", "allowed"), STRANGERS.items())
+async def test_a_stranger_and_gold_reach_only_what_is_their_own(hub: Hub, principal: str, allowed: set[str]) -> None:
+    policy = hub.runtime.gate.policy
+    caller = Caller(chain=(principal,), roles={}, session="s")
+    for name in policy.catalogue.entries:
+        question = Question(name, chain_of(caller), {}, tainted=False, depth=0, history=frozenset())
+        assert isinstance(policy.decide(question), Deny) is (name not in allowed), name
+    async with hub.client(principal) as client:
+        assert {t.name for t in (await client.list_tools()).tools} == allowed
+        assert (await client.list_resources()).resources == []
+        assert (await client.list_resource_templates()).resource_templates == []
+        assert (await client.list_prompts()).prompts == []
+        for room in hub.runtime.rooms:
+            for tool in room.tools:
+                if tool.name not in allowed:
+                    result = await client.call_tool(tool.name, {})
+                    assert result.is_error, tool.name
+            for resource in room.resources:
+                with pytest.raises(MCPError, match=r"denied|bad_input"):
+                    await client.read_resource(resource.uri.replace("{id}", "1"))
+            for prompt in room.prompts:
+                with pytest.raises(MCPError, match=r"denied|bad_input"):
+                    await client.get_prompt(prompt.name, {"id": "x"})
+    assert hub.seen.calls == []
+
+
+async def test_listening_to_a_resource_needs_the_same_permission_as_reading_it(hub: Hub) -> None:
+    async with hub.client("tier:silver") as client:
+        with pytest.raises(MCPError, match="default-deny:admin_read"):
+            async with client.listen(resource_subscriptions=["fx://secret/1"]):
+                pass
+        with pytest.raises(MCPError, match="not_found"):
+            async with client.listen(resource_subscriptions=["nowhere://x"]):
+                pass
+        async with client.listen(resource_subscriptions=["fx://note/1"]) as events:
+            await hub.runtime.bus.resource_updated("fx://other/1")
+            await hub.runtime.bus.resource_updated("fx://note/1")
+            event = await anext(aiter(events))
+    assert getattr(event, "uri", None) == "fx://note/1"

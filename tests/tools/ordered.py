@@ -1,0 +1,66 @@
+"""Owns the README's table of the packages that the project was ordered to stand on: how each is declared, where it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.tools.pages import table
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One ordered package.
+
+    Attributes:
+        name: As pyproject.toml declares it.
+        module: What an import of it says.
+        declared: `dependency`, `group NAME` or `extra NAME`.
+        what: What it does for us, or will do.
+        used_in: Files that import it, or call it by `program`.
+        program: What is called instead of an import.
+        issue: The issue that brings its use, where it has none yet.
+    """
+
+    name: str
+    module: str
+    declared: str
+    what: str
+    used_in: tuple[str, ...] = ()
+    program: str | None = None
+    issue: int | None = None
+
+    def where(self) -> str:
+        """The README's words for where it is used."""
+        here = ", ".join(f"[`{file}`]({file})" for file in self.used_in)
+        coming = f"issue {self.issue}" if self.issue else ""
+        return "; then ".join(filter(None, (here, coming)))
+
+
+PACKAGES = (
+    Package("mcp", "mcp", "dependency", "our server side", ("mcp_servers/hub/protocol.py", "mcp_servers/hub/front.py")),
+    Package(
+        "fastmcp", "fastmcp", "dependency", "our client side: tests, the baseline of the benchmarks, tiers", issue=7
+    ),
+    Package("opensearch-py", "opensearchpy", "dependency", "lore search where a studio has OpenSearch", issue=4),
+    Package("asyncpg", "asyncpg", "dependency", "PostgreSQL", ("body_broker/storage/postgres.py",)),
+    Package("redis", "redis", "dependency", "Redis, Valkey, Dragonfly", ("body_broker/storage/redis.py",)),
+    Package(
+        "semgrep",
+        "semgrep",
+        "group scanners",
+        "code scans; an external program, never imported",
+        ("mcp_servers/hub/scanners.py",),
+        program="semgrep-core",
+        issue=5,
+    ),
+    Package("boto3", "boto3", "dependency", "AWS: read-only queries, then SageMaker and S3", issue=5),
+    Package("vllm", "vllm", "extra vllm", "silver's engine, on the machine that has the GPU", issue=7),
+    Package("slack-sdk", "slack_sdk", "dependency", "approvals in Slack", issue=6),
+    Package("pytest", "pytest", "group dev", "the tests", ("tests/conftest.py",)),
+)
+
+
+def packages_table() -> str:
+    """The README's part `packages`."""
+    rows = ((f"`{p.name}`", p.declared, p.what, p.where()) for p in PACKAGES)
+    return table(("Package", "Declared as", "For", "Used in"), rows)
