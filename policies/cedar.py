@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import cedarpy
@@ -75,12 +76,15 @@ class Principals:
 
 
 class RuleSet:
-    """Rules compiled once; what Cedar reports of them is their @id."""
+    """Rules compiled once, when first asked; what Cedar reports of them is their @id."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        bodies = {rule.id: rule.body for rule in rules}
-        self._policies = cedarpy.PolicySet.from_json_str(
-            json.dumps({"staticPolicies": bodies, "templates": {}, "templateLinks": []})
+        self._bodies = {rule.id: rule.body for rule in rules}
+
+    @cached_property
+    def _policies(self) -> cedarpy.PolicySet:
+        return cedarpy.PolicySet.from_json_str(
+            json.dumps({"staticPolicies": self._bodies, "templates": {}, "templateLinks": []})
         )
 
     def ask(self, principal: Principal, entry: Entry, context: str, schema: cedarpy.Schema) -> Verdict:

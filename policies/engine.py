@@ -103,7 +103,7 @@ class Policy:
         if not identities:
             return frozenset()
         seen = [self._visibility.of(self.principals.find(identity)) for identity in identities]
-        return seen[0].intersection(*seen[1:])
+        return seen[0] if len(seen) == 1 else seen[0].intersection(*seen[1:])
 
     def explain(self, question: Question) -> Explanation:
         """Why this call is decided as it is, and what would change that."""

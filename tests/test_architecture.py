@@ -9,18 +9,22 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tests.tools.project import PACKAGES, ROOT, tracked_files
+from tests.tools.project import PACKAGES, ROOT, pyproject, tracked_files
 
 FILE_LINES_MAX = 400
 TEST_FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 # An import inside a function, and why it waits: importer and what is imported.
-LAZY: dict[tuple[str, str], str] = {}
+LAZY: dict[tuple[str, str], str] = {
+    ("body_broker/tuning/figures.py", "jsonschema"): "slow to import, and needed only where a key's schema is checked",
+    ("body_broker/tuning/figures.py", "jsonschema.exceptions"): "as above",
+}
 
 # The libraries that one room owns, and that room; "" is nobody yet.
 OWNERS = {
@@ -144,6 +148,48 @@ def test_a_library_is_imported_only_by_the_room_that_owns_it(library: str) -> No
     }
 
     assert {user for user in users if not OWNERS[library] or not user.startswith(OWNERS[library])} == set()
+
+
+def test_the_path_that_serves_loads_no_client_of_something_else() -> None:
+    # 20 to 60 MB each, and a second or more of imports: only what uses one pays for it.
+    heavy = (
+        "fastmcp",
+        "boto3",
+        "botocore",
+        "opensearchpy",
+        "slack_sdk",
+        "vllm",
+        "semgrep",
+        "numpy",
+        "hypothesis",
+        "pytest",
+    )
+    ask = "import sys, mcp_servers.hub.cli.serving, mcp_servers.hub.serve; print(*sys.modules)"
+
+    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+
+    assert sorted(set(said.stdout.split()) & set(heavy)) == []
+
+
+# Libraries that are imported and come with a declared one, which is pinned with them.
+BROUGHT = {"starlette": "mcp", "mcp_types": "mcp", "httpx2": "mcp", "jsonschema": "mcp", "cryptography": "pyjwt"}
+
+
+def test_every_library_that_is_imported_is_declared_or_known_to_come_along() -> None:
+    declared = {re.split(r"[^\w.-]", line)[0].lower() for line in pyproject()["project"]["dependencies"]}
+    owners = metadata.packages_distributions()
+    imports = {name.split(".")[0] for f in OURS for n in ast.walk(tree_of(f)) for name in imported(n)}
+    libraries = imports - set(PACKAGES) - sys.stdlib_module_names
+
+    unknown = {
+        name
+        for name in libraries - set(BROUGHT)
+        if not declared & {d.lower().replace("_", "-") for d in owners.get(name, [])}
+    }
+
+    assert unknown == set()
+    assert set(BROUGHT) <= libraries, "a library that is no longer imported needs no entry"
+    assert set(BROUGHT.values()) <= declared
 
 
 def test_only_the_hub_reads_the_environment() -> None:

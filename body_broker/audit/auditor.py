@@ -17,16 +17,15 @@ from itertools import islice
 import asyncpg
 
 from body_broker.audit.chain import Chain, key_id
-from body_broker.audit.ledger import Row, append, chained, register
+from body_broker.audit.ledger import NOT_TAKEN, Row, append, chained, register
 from body_broker.audit.record import Record
 from body_broker.calls import Receipt
-from body_broker.errors import Detail, Unavailable
-from body_broker.storage.postgres import LOST, Connection, Pool
+from body_broker.errors import Conflict, Detail, Unavailable
+from body_broker.storage.postgres import Connection, Pool
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 
 _OUTAGE = 2  # failures in a row; a single one is a dropped connection, retried at once and unseen by whoever waits
-_NOT_TAKEN = (*LOST, asyncpg.PostgresError)
 # A database that runs without it acknowledges what a power cut then loses; a stronger setting is left alone.
 _COMMIT_FOR_REAL = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
@@ -158,8 +157,8 @@ class Auditor:
             while True:
                 await self._due()
                 await self._commit()
-        except Exception:
-            _log.exception("audit_stopped", writer=self.writer, backlog=len(self._queue))
+        except Conflict as error:
+            _log.critical("audit_stopped", writer=self.writer, backlog=len(self._queue), error=error.message)
             raise
         finally:
             self._stopped = True
@@ -208,11 +207,13 @@ class Auditor:
                 async with asyncio.timeout(self._pace.attempt_s):
                     await append(await self._connected(), self.writer, batch)
                 break
-            except _NOT_TAKEN:
+            except Conflict:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the driver raises, the records wait and `check` refuses in time
                 failures += 1
                 await self._disconnect()
                 if failures == _OUTAGE:
-                    _log.exception("audit_not_taken", writer=self.writer, backlog=len(self._queue))
+                    _log.error("audit_not_taken", writer=self.writer, backlog=len(self._queue), error=repr(error))
             if failures >= _OUTAGE:
                 self._fail_waiters("The audit's database does not take records.")
                 await asyncio.sleep(min(self._pace.retry_s, 0.05 * 2**failures))
@@ -263,7 +264,7 @@ class Auditor:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        with suppress(*_NOT_TAKEN):  # one that broke while idle is the pool's again already
+        with suppress(*NOT_TAKEN):  # one that broke while idle is the pool's again already
             if not clean:  # what it was doing is unknown, so nobody else gets it
                 connection.terminate()
             await self._pool.release(connection, timeout=1)
@@ -343,7 +344,7 @@ async def _begin(
         async with pool.acquire() as connection:
             await connection.execute(_COMMIT_FOR_REAL)
             await register(connection, writer, key_id(key), opened)
-    except _NOT_TAKEN as error:
+    except NOT_TAKEN as error:
         raise _unavailable("The audit cannot open its chain: the database does not take it.") from error
     return Auditor(pool, begun[0], clock=clock, monotonic=monotonic, pace=pace)
 

@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import asyncpg
+
 from body_broker.audit.chain import Chain
 from body_broker.audit.record import Record, encode
 from body_broker.errors import Conflict, TooLarge
-from body_broker.storage.postgres import Connection
+from body_broker.storage.postgres import LOST, Connection
 
+NOT_TAKEN = (*LOST, asyncpg.PostgresError, asyncpg.InternalClientError)
+"""What a database that is away, stopping, starting, full or read-only raises; the same statement may work later."""
 BODY_BYTES_MAX = 16 * 1024 * 1024
 LOCK = 0x61756474  # "audt": registrations and checkpoints, one at a time over all processes
 

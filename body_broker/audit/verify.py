@@ -14,10 +14,11 @@ from typing import Any
 from body_broker.audit.anchor import Line, lines
 from body_broker.audit.chain import key_id
 from body_broker.audit.checkpoints import CHAIN, Head, read
+from body_broker.audit.ledger import NOT_TAKEN
 from body_broker.audit.record import fact
 from body_broker.audit.walk import Breach, Walk, span
 from body_broker.errors import Unavailable
-from body_broker.storage.postgres import LOST, Connection, Pool
+from body_broker.storage.postgres import Connection, Pool
 
 NAMED_MAX = 100
 _PAGE = 1000
@@ -105,8 +106,8 @@ async def verify(pool: Pool, key: bytes, anchor: Path | None = None) -> Report:
             await verification.follow_writers()
             await verification.find_unregistered()
             return verification.report()
-    except LOST as error:
-        raise Unavailable("The audit's database is away.", details={"component": "audit"}) from error
+    except NOT_TAKEN as error:
+        raise Unavailable("The audit's database does not answer.", details={"component": "audit"}) from error
 
 
 @dataclass(slots=True)

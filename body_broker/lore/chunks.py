@@ -140,19 +140,22 @@ def _stripped(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _pack(units: list[tuple[int, int, bool]], size: int, overlap: int) -> Iterator[Span]:
-    first, last = 0, len(units) - 1
-    while first <= last:
+    first, fresh, last = 0, 0, len(units) - 1  # the chunk begins with `first`; `fresh` is its first unit that is no repetition
+    while fresh <= last:
         start = units[first][0]
         if units[last][1] - start <= size + size // 4:
             yield start, units[last][1]
             return
-        until = first
+        until = fresh
         while units[until + 1][1] - start <= size:
             until += 1
-        whole = [n for n in range(first, until + 1) if units[n][2] and units[n][1] - start >= size // 2]
+        whole = [n for n in range(fresh, until + 1) if units[n][2] and units[n][1] - start >= size // 2]
         until = whole[-1] if whole else until
         yield start, units[until][1]
-        following = until + 1
-        while following - 1 > first and units[until][1] - units[following - 1][0] <= overlap:
-            following -= 1
-        first = following
+        began, first, fresh = first, until + 1, until + 1
+        while (
+            first - 1 > began
+            and units[until][1] - units[first - 1][0] <= overlap
+            and units[fresh][1] - units[first - 1][0] <= size
+        ):
+            first -= 1

@@ -10,7 +10,9 @@ from body_broker.lore.model import Passage
 
 _TOUCHING = 8
 """Characters that may lie between two chunks of one text that follow each other: blanks, which no chunk keeps."""
-_ALIKE = 0.8
+_SHINGLE_WORDS = 5
+_SAID = 0.9
+"""A passage of whose runs of five words this part was said already says nothing new; one changed word in thirty is new."""
 _SCRAP_CHARACTERS = 200
 """Less than this of a passage says nothing: what remains of a budget is then left empty."""
 _TRIM = re.compile(r"[.!?…。！？][\"'”’)\]_]*\Z|\n\s*\Z")
@@ -49,20 +51,21 @@ def fill(ranked: Sequence[Passage], *, limit: int, token_budget: int) -> list[Sp
         token_budget: Tokens of all spans together, as `tokens` estimates them.
     """
     spans: list[Span] = []
-    words: list[frozenset[str]] = []
+    said: set[tuple[str, ...]] = set()
     left = token_budget
     for passage in ranked:
+        shingles = _shingles(passage.content)
         touched = [span for span in spans if span.touches(passage)]
         if touched:
             left = _widen(spans, touched, passage, left)
+            said |= shingles
             continue
-        said = frozenset(passage.content.lower().split())
-        if len(spans) == limit or any(_alike(said, other) for other in words):
+        if len(spans) == limit or len(shingles & said) >= _SAID * len(shingles):
             continue
         end = passage.start + _fitting(passage.content, left)
         if end > passage.start:
             spans.append(Span(passage, passage.start, end))
-            words.append(said)
+            said |= shingles
             left -= tokens(passage.content[: end - passage.start])
         if end < passage.end:
             break
@@ -71,22 +74,26 @@ def fill(ranked: Sequence[Passage], *, limit: int, token_budget: int) -> list[Sp
 
 def _widen(spans: list[Span], touched: list[Span], passage: Passage, left: int) -> int:
     """Take a passage into the spans it touches, which become one, if the budget has room; what is left of it."""
-    start = min(passage.start, *(span.start for span in touched))
-    end = max(passage.end, *(span.end for span in touched))
-    added = [(passage.start, min(span.start for span in touched)), (max(span.end for span in touched), passage.end)]
-    cost = sum(tokens(passage.content[a - passage.start : b - passage.start]) + 1 for a, b in added if a < b)
-    cost += sum(_TOUCHING for _ in touched[1:])
+    touched.sort(key=lambda span: span.start)
+    cost = 0
+    at = passage.start
+    for start, end in [*((span.start, span.end) for span in touched), (passage.end, passage.end)]:
+        if start > at:
+            cost += tokens(passage.content[at - passage.start : start - passage.start]) + _TOUCHING
+        at = max(at, end)
     if cost > left:
         return left
-    first = touched[0]
-    first.start, first.end = start, end
-    for span in touched[1:]:
-        spans.remove(span)
+    first = min(touched, key=spans.index)
+    first.start, first.end = min(passage.start, touched[0].start), max(passage.end, *(span.end for span in touched))
+    for span in touched:
+        if span is not first:
+            spans.remove(span)
     return left - cost
 
 
-def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one & other) >= _ALIKE * len(one | other)
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[n : n + _SHINGLE_WORDS]) for n in range(max(1, len(words) - _SHINGLE_WORDS + 1))}
 
 
 def _fitting(text: str, budget: int) -> int:

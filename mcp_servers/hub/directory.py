@@ -62,7 +62,8 @@ class Directory:
     def __init__(self, pool: Pool, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._pool, self._monotonic = pool, monotonic
         self._one_reader, self._changed = asyncio.Lock(), asyncio.Event()
-        self._failed_at = self.asked_at = float("-inf")
+        self._asks = self._answered = self._failed = 0  # numbers of the last question, answer and failure
+        self.asked_at = float("-inf")
         self.known = Known(-1, {}, {}, frozenset())
 
     async def refresh(self) -> None:
@@ -71,15 +72,16 @@ class Directory:
         Raises:
             Unavailable: The database did not answer.
         """
-        came = self._monotonic()
+        came = self._asks
         async with self._one_reader:
-            if self.asked_at < came:
-                if self._failed_at >= came:
+            if self._answered <= came:
+                if self._failed > came:
                     raise _unreachable()
                 await self._ask()
 
     async def _ask(self) -> None:
         began = self._monotonic()
+        self._asks += 1
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 version = await self._pool.fetchval("SELECT version FROM identity_version")
@@ -90,9 +92,9 @@ class Directory:
                     ):
                         self.known = await _read(connection)
         except _FAILURES as error:
-            self._failed_at = began
+            self._failed = self._asks
             raise _unreachable() from error
-        self.asked_at = began
+        self._answered, self.asked_at = self._asks, began
 
     async def follow(self) -> None:
         """Keep the picture current until cancelled."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import jwt
@@ -107,6 +109,7 @@ class Identities:
         self._known = directory.known
         self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
         self._local: dict[str, Caller] = {}
+        self._place: Path | None = None
 
     async def authenticate(self, token: str | None) -> Caller:
         """Who the token stands for, with the roles of now; about a microsecond for a token seen before.
@@ -157,12 +160,14 @@ class Identities:
                 "Over stdio --as names a person.",
                 next_step="Pass --as person:NAME, or give a tier or service its token in BODY_BROKER_TOKEN.",
             )
+        if self._place is None:
+            self._place = await asyncio.to_thread(self._settings.data_dir.resolve)
         await self._be_current()
         caller = self._local.get(principal)
         if caller is None:
-            place = f"{self._settings.data_dir.resolve()}\0{principal}".encode()
-            session = f"{LOCAL_PREFIX}_{hashlib.sha256(place).hexdigest()[:40]}"
-            caller = self._local[principal] = Caller((principal,), _roles(principal, self._known), session)
+            session = hashlib.sha256(f"{self._place}\0{principal}".encode()).hexdigest()[:40]
+            roles = _roles(principal, self._known)
+            caller = self._local[principal] = Caller((principal,), roles, f"{LOCAL_PREFIX}_{session}")
         return caller
 
     async def _be_current(self) -> None:
@@ -189,6 +194,9 @@ class Identities:
             ) from error
         if not claims.well_formed():
             raise _malformed()
+        # A token not seen before may be younger than our picture: its roles were perhaps written a moment ago.
+        await self._directory.refresh()
+        await self._be_current()
         self._check_holds(claims)
         return Caller(
             chain=(claims.sub, *[a.sub for a in claims.actors()]),

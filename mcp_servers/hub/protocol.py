@@ -29,6 +29,7 @@ log = get_logger(__name__)
 
 Context = ServerRequestContext[Any, Any]
 CALLER = "body_broker.caller"
+VERSION = metadata.version("body-broker")
 
 INSTRUCTIONS = """\
 Body Broker is the one door to a game studio's tools: lore search and configuration look-ups now, more servers later.
@@ -66,7 +67,7 @@ class Protocol:
         self.listening = ListenHandler(bus)
         self.server: Server[Any] = Server(
             "body-broker",
-            version=metadata.version("body-broker"),
+            version=VERSION,
             title="Body Broker",
             instructions=INSTRUCTIONS,
             on_list_tools=self._list_tools,

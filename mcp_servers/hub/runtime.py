@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -95,11 +96,11 @@ async def open_runtime(
     Raises:
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
-    policy = load_policy(settings, rooms)
+    policy = await asyncio.to_thread(load_policy, settings, rooms)
     rooms = profiled(rooms, settings.tools)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, name=f"body-broker-{name}"))
-        secrets = Secrets.load(settings)
+        secrets = await asyncio.to_thread(Secrets.load, settings)
         auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
         tokens = Tokens(stores.pool, settings, secrets)
         identities = await stack.enter_async_context(open_identities(stores.pool, settings))

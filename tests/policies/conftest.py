@@ -8,14 +8,14 @@ import pytest
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 from policies.probes import with_probes
-from tests.policies.rooms import WORLD
+from tests.policies.rooms import WIDE, WORLD
 
 Studio = Callable[..., Policy]
 
 
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    return with_probes(Catalogue.of([WORLD]))
+    return with_probes(Catalogue.of([WORLD])).with_entries(WIDE)
 
 
 @pytest.fixture(scope="session")

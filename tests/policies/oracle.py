@@ -12,8 +12,7 @@ READS = {"own", "state_read", "retrieval", "config_read"}
 MAY = {
     "gold": {"own", "state_read", "intent"},
     "silver": READS | {"security_read"},
-    "bronze": READS
-    | {"security_read", "admin_read", "security_scan", "draft", "queued", "write", "admin_change"},
+    "bronze": READS | {"security_read", "admin_read", "security_scan", "draft", "queued", "write", "admin_change"},
     "service": READS | {"draft", "queued"},
     "designer": READS | {"draft", "queued", "write", "admin_change"},
     "engineer": READS | {"security_read", "security_scan", "draft", "queued", "write", "admin_change"},
@@ -48,6 +47,13 @@ class Gate(NamedTuple):
 OPERATIONS = (
     *(
         Operation(f"probe:{group}", group)
+        for group in (
+            "own", "state_read", "retrieval", "config_read", "security_read", "admin_read", "security_scan", "draft",
+            "intent", "queued", "write", "admin_change",
+        )
+    ),
+    *(
+        Operation(f"wide:{group}", group)
         for group in (
             "own", "state_read", "retrieval", "config_read", "security_read", "admin_read", "security_scan", "draft",
             "intent", "queued", "write", "admin_change",
@@ -111,7 +117,9 @@ def refused(question: Question, operation: Operation, identity: Identity) -> boo
     return (
         not any(permitted(question, operation, column) for column in who)
         or ("long_running" in operation.modifiers and bool(who & {"gold", "silver", "service"}))
-        or ("spend" in operation.modifiers and (bool(who & {"gold", "silver"}) or "within_budget" not in question.facts))
+        or (
+            "spend" in operation.modifiers and (bool(who & {"gold", "silver"}) or "within_budget" not in question.facts)
+        )
         or question.depth > 8
         or (operation.group == "admin_change" and kind_of(question) not in KINDS | {None})
     )
@@ -146,9 +154,7 @@ def satisfied(gate: Gate, approval: Approval | None, *, alone: bool) -> bool:
         return False
     if gate.own and approval.own and alone:
         return True
-    return bool(
-        approval.groups & gate.groups and approval.count >= gate.quorum and approval.via & {"slack", "mfa"}
-    )
+    return bool(approval.groups & gate.groups and approval.count >= gate.quorum and approval.via & {"slack", "mfa"})
 
 
 def oracle(question: Question) -> tuple[str, frozenset[str]]:
@@ -195,10 +201,13 @@ APPROVALS = (
 
 
 def arguments_of(operation: Operation) -> list[dict[str, Any]]:
-    if operation.group == "state_read":
-        return [{"fresh": False}, {"fresh": True}]
     if operation.name == "probe:approve_change":
         return [{"change_request": {"kind": kind}} for kind in [*sorted(KINDS), "anything_else"]]
+    if operation.name.startswith("wide:"):
+        kinds = [{"change_request": {"kind": kind}} for kind in ("config", "redeploy", "anything_else")]
+        return [{}, {"fresh": False}, {"fresh": True}, *kinds, {"fresh": None, "change_request": None}]
+    if operation.group == "state_read":
+        return [{"fresh": False}, {"fresh": True}]
     return [{}]
 
 
@@ -209,7 +218,8 @@ def questions(chain: tuple[Identity, ...]) -> Iterator[Question]:
         *product((False,), (0,), FACTS, (None,)),
         *product((False,), (7, 8, 9), (ALL_FACTS,), (None,)),
     }
-    ordered = sorted(circumstances, key=repr)
+    plain = {(False, 0, facts, None) for facts in FACTS}
     for operation in OPERATIONS:
+        ordered = sorted(plain if operation.name.startswith("wide:") else circumstances, key=repr)
         for arguments, (tainted, depth, facts, given) in product(arguments_of(operation), ordered):
             yield Question(operation.name, chain, arguments, tainted, depth, frozenset(), facts, given)

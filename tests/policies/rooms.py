@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from body_broker.calls import Arguments, Call, Json, Prompt, PromptText, Resource, ResourceText, Result, Room, Run, Tool
+from policies.arguments import Attribute
+from policies.catalogue import GROUPS, Entry
 
 
 class Deepest(Arguments):
@@ -91,6 +93,20 @@ def room(name: str, *tools: Tool) -> Room:
     return Room(name=name, title=name, description=name, tools=tools)
 
 
+# One operation of each group that has every argument our rules speak of, so that a rule that meets the wrong group shows.
+WIDE = [
+    Entry(
+        f"wide:{group}",
+        "wide",
+        group,
+        attributes=(
+            Attribute(("change_request", "kind"), "String", required=False),
+            Attribute(("fresh",), "Bool", required=False),
+        ),
+    )
+    for group in GROUPS
+]
+
 WORLD = Room(
     name="world",
     title="World",
@@ -104,7 +120,9 @@ WORLD = Room(
         tool("nobody_said_what_this_is", None),
     ),
     resources=(
-        Resource(name="page", run=read_page, title="Page", description="Page", group="retrieval", uri="lore://doc/{id}"),
+        Resource(
+            name="page", run=read_page, title="Page", description="Page", group="retrieval", uri="lore://doc/{id}"
+        ),
     ),
     prompts=(Prompt(name="greeting", run=fill_prompt, title="Greeting", description="Greeting", group="retrieval"),),
 )

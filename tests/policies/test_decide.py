@@ -46,7 +46,13 @@ def test_an_ask_carries_what_the_annotations_say(policy: Policy) -> None:
     decision = policy.decide(ask("remove_document", BRONZE))
     assert isinstance(decision, Ask)
     two = next(r for r in decision.requirements if r.rule == "destruction-by-agents-needs-two")
-    assert (two.via, two.approvers, two.quorum, two.ttl_s, two.own) == (("slack", "mfa"), ("sre", "admin"), 2, 600, False)
+    assert (two.via, two.approvers, two.quorum, two.ttl_s, two.own) == (
+        ("slack", "mfa"),
+        ("sre", "admin"),
+        2,
+        600,
+        False,
+    )
     assert two.rule_digest == policy.rules[two.rule].requirement.rule_digest  # pyright: ignore[reportOptionalMemberAccess]
 
 

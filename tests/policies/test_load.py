@@ -12,11 +12,11 @@ from policies.rules import OPTIONAL_DIR, SHIPPED_DIR
 from tests.policies.conftest import Studio
 from tests.policies.oracle import person
 
-GATE = "context has approval && (context.approval.own || context.approval.groups.contains(\"sre\"))"
+GATE = 'context has approval && (context.approval.own || context.approval.groups.contains("sre"))'
 HEAD = '@approval("mfa") @approvers("sre")'
 
 BROKEN = {
-    "not cedar": ('permit(\n\n@id("x")', None, "is not Cedar"),
+    "not cedar": ("permit(", None, "is not Cedar"),
     "no @id": ('forbid (principal, action in Hub::Action::"own", resource);', None, "needs an @id"),
     "an odd @id": ('@id("Not Nice") forbid (principal, action, resource);', "Not Nice", "needs an @id"),
     "a reserved @id": ('@id("policy-error") forbid (principal, action, resource);', "policy-error", "its own"),
@@ -131,7 +131,9 @@ def test_a_studios_broken_file_stops_the_start_and_names_file_and_rule(studio: S
 
 
 def test_what_cedar_cannot_parse_is_placed_by_the_rule_and_line_it_stands_in(studio: Studio) -> None:
-    good = '@id("fine") forbid (principal, action, resource) when { context.depth > 5 };\n// a remark; with a semicolon\n'
+    good = (
+        '@id("fine") forbid (principal, action, resource) when { context.depth > 5 };\n// a remark; with a semicolon\n'
+    )
     with pytest.raises(PolicyError, match=r"studio\.cedar: the rule torn is not Cedar, at or after line") as caught:
         studio(f'{good}\n@id("torn")\nforbid (principal action, resource);\n{good}')
     assert "unexpected" not in caught.value.message, "another exception's words are not repeated"

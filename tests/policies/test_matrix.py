@@ -62,9 +62,7 @@ def test_every_decision_is_the_oracles(policy: Policy, identity: Identity) -> No
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: ">".join(who.principal for who in chain))
-def test_a_chain_gets_what_the_strictest_of_its_identities_gets(
-    policy: Policy, chain: tuple[Identity, ...]
-) -> None:
+def test_a_chain_gets_what_the_strictest_of_its_identities_gets(policy: Policy, chain: tuple[Identity, ...]) -> None:
     wrong = [asked for asked in questions(chain) if outcome(policy.decide(asked)) != oracle(asked)]
     assert wrong == []
 

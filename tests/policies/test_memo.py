@@ -3,10 +3,12 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import engine
+from policies.catalogue import Catalogue
 from policies.decision import Allow, Deny, Identity, Question
 from policies.engine import Policy
 from tests.policies.conftest import Studio
@@ -62,17 +64,21 @@ questions = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asked=st.lists(questions, min_size=20, max_size=40))
-def test_what_is_remembered_is_what_would_be_decided(studio: Studio, asked: list[Question]) -> None:
-    policy = MEMORY.setdefault("policy", studio(STUDIO)) if not MEMORY else MEMORY["policy"]
-    for question in asked:
-        entry = policy.catalogue.entries[question.action]
-        assert policy.decide(question) == policy._decide(entry, question)  # pyright: ignore[reportPrivateUsage]
-        assert policy.decide(question) == policy._decide(entry, question)  # pyright: ignore[reportPrivateUsage]
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) -> Policy:
+    """One policy over all examples, so that each meets what the others left."""
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "studio.cedar").write_text(STUDIO, encoding="utf-8")
+    return Policy.load(catalogue, folder)
 
 
-MEMORY: dict[str, Policy] = {}  # one policy over all examples, so that each meets what the others left
+@settings(max_examples=1500, deadline=None)
+@given(question=questions)
+def test_what_is_remembered_is_what_would_be_decided(remembering: Policy, question: Question) -> None:
+    entry = remembering.catalogue.entries[question.action]
+    decided = remembering._decide(entry, question)  # pyright: ignore[reportPrivateUsage]  # what the memo stands before
+    assert remembering.decide(question) == decided
+    assert remembering.decide(question) == decided
 
 
 def read(policy: Policy, **more: Any) -> Question:
@@ -81,7 +87,7 @@ def read(policy: Policy, **more: Any) -> Question:
 
 
 def remembered(policy: Policy) -> int:
-    return len(policy._memo)  # pyright: ignore[reportPrivateUsage]
+    return len(policy._memo)  # pyright: ignore[reportPrivateUsage]  # how much is kept shows nowhere else
 
 
 def test_a_decision_is_made_once_for_what_the_policies_read(studio: Studio) -> None:

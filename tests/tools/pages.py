@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -171,7 +172,7 @@ def _operation(row: Operation) -> str:
 def _arguments(row: Operation, fields: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     required: list[str] = row.arguments.model_json_schema(mode="validation").get("required", [])
     for name, schema in fields.items():
-        default = "required" if name in required else f"`{schema.get('default')}`"
+        default = "required" if name in required else f"`{json.dumps(schema.get('default'))}`"
         yield f"`{name}`", _json_kind(schema), default, schema.get("description", "")
 
 
@@ -185,17 +186,13 @@ def _json_kind(schema: dict[str, Any]) -> str:
     kind: str = schema.get("type", "any JSON")
     if kind == "array":
         kind = f"list of {_json_kind(schema.get('items', {}))}"
-    limits = [
-        f"{words} {schema[key]}"
-        for key, words in (
-            ("minimum", "from"),
-            ("maximum", "to"),
-            ("maxLength", "characters up to"),
-            ("maxItems", "items up to"),
-        )
-        if key in schema
-    ]
-    return " ".join([kind, *limits])
+    limits = (
+        ("minimum", "from {}"),
+        ("maximum", "to {}"),
+        ("maxLength", "up to {} characters"),
+        ("maxItems", "up to {}"),
+    )
+    return " ".join([kind, *(words.format(schema[key]) for key, words in limits if key in schema)])
 
 
 def policy_page() -> str:
@@ -235,10 +232,15 @@ def _commands(name: str, command: click.Command) -> Iterator[str]:
         p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)
     )
     options = [
-        (f"`{', '.join(p.opts)}`" + ("" if p.is_flag else f" {p.make_metavar(click.Context(command))}"), p.help or "")
+        (f"`{', '.join(p.opts)}`" + ("" if p.is_flag else f" {p.make_metavar(click.Context(command))}"), _help(p))
         for p in command.params
         if isinstance(p, click.Option) and "--data-dir" not in p.opts
     ]
     yield f"## `{' '.join(filter(None, (name, arguments)))}`\n\n{(command.help or '').strip()}\n" + (
         "\n" + table(("Option", ""), options) if options else ""
     )
+
+
+def _help(option: click.Option) -> str:
+    default = f"default {option.default}" if option.show_default else ""
+    return " ".join(filter(None, (option.help, default)))

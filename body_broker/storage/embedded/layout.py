@@ -64,7 +64,7 @@ class Layout:
         """Make the directories, closed to everybody else.
 
         Raises:
-            StoreStartError: They cannot be made, or or the sockets' directory is not ours alone.
+            StoreStartError: They cannot be made, or the sockets' directory is not ours alone.
         """
         try:
             self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -48,9 +48,7 @@ async def test_a_writer_is_registered_with_its_key_and_the_next_number(pool: Poo
 
 
 async def test_writers_that_open_at_once_get_numbers_without_a_hole(pool: Pool) -> None:
-    await asyncio.gather(
-        *(record_operator(pool, KEY, operator="anna", action="config set") for _ in range(4))
-    )
+    await asyncio.gather(*(record_operator(pool, KEY, operator="anna", action="config set") for _ in range(4)))
     rows = await pool.fetch("SELECT number FROM audit_writer ORDER BY number")
     assert [row["number"] for row in rows] == [1, 2, 3, 4]
 
@@ -100,9 +98,8 @@ async def test_one_record_is_committed_after_the_linger_though_nobody_waits(pool
 
 async def test_a_statement_is_bounded_in_bytes(pool: Pool) -> None:
     async with open_auditor(pool, KEY, pace=Pace(batch_bytes=3000)) as auditor:
-        for number in range(6):
-            last = auditor.add(read_of(number), b"x" * 2000)
-        await auditor.durable(last)
+        receipts = [auditor.add(read_of(number), b"x" * 2000) for number in range(6)]
+        await auditor.durable(receipts[-1])
         assert auditor.commits == 6
         assert await actions(pool, auditor.writer) == [f"read_{number}" for number in range(6)]
 
@@ -143,9 +140,7 @@ async def test_an_effect_can_refer_to_its_decision_in_its_own_transaction(pool: 
         receipt = auditor.add(read_of(1))
         await auditor.durable(receipt)
         async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "INSERT INTO effect VALUES ($1, $2::bigint)", receipt.writer, receipt.sequence
-            )
+            await connection.execute("INSERT INTO effect VALUES ($1, $2::bigint)", receipt.writer, receipt.sequence)
         auditor.add(Record(kind="outcome", verdict="ok", refers_to=receipt))
     assert (await records_of(pool, auditor.writer))[-2].refers_to == receipt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -40,6 +41,15 @@ async def takes(auditor: Auditor) -> bool:
     except Unavailable:
         return False
     return True
+
+
+async def refused(auditor: Auditor) -> None:
+    """Who waits for a record is told that it did not come, and no other is taken."""
+    receipt = auditor.add(read_of(1))
+    with pytest.raises(Unavailable):
+        await auditor.durable(receipt)
+    with pytest.raises(Unavailable):
+        auditor.add(read_of(2))
 
 
 async def test_connections_terminated_mid_flush_leave_no_hole_and_no_double(pool: Pool, database_url: str) -> None:
@@ -158,12 +168,14 @@ async def test_ten_seconds_of_silence_stop_even_reads(pool: Pool, wired: tuple[W
 
 async def test_closing_without_the_database_says_that_records_are_lost(wired: tuple[Wire, Pool]) -> None:
     wire, weak = wired
-    with pytest.raises(Unavailable):
-        async with open_auditor(weak, KEY, pace=QUICK) as auditor:
-            wire.cut()
-            auditor.add(read_of(1))
+    async with AsyncExitStack() as chain:
+        auditor = await chain.enter_async_context(open_auditor(weak, KEY, pace=QUICK))
+        wire.cut()
+        auditor.add(read_of(1))
+        with pytest.raises(Unavailable):
+            await chain.aclose()
+        assert auditor.backlog == 2  # the read and the closing record
     wire.mend()
-    assert auditor.backlog == 2
 
 
 async def test_no_chain_opens_without_the_database(wired: tuple[Wire, Pool]) -> None:
@@ -176,24 +188,21 @@ async def test_no_chain_opens_without_the_database(wired: tuple[Wire, Pool]) -> 
 
 
 async def test_a_writer_that_finds_its_place_taken_stops_for_good(pool: Pool) -> None:
-    with pytest.raises(Unavailable):
-        async with open_auditor(pool, KEY, pace=QUICK) as auditor:
-            await pool.execute(
-                "INSERT INTO audit_record (writer, seq, mac, body) VALUES ($1, 2, $2, '{}')", auditor.writer, b"m" * 32
-            )
-            with pytest.raises(Unavailable):
-                await auditor.durable(auditor.add(read_of(1)))
-            with pytest.raises(Unavailable):
-                auditor.add(read_of(2))
+    async with AsyncExitStack() as chain:
+        auditor = await chain.enter_async_context(open_auditor(pool, KEY, pace=QUICK))
+        await pool.execute(
+            "INSERT INTO audit_record (writer, seq, mac, body) VALUES ($1, 2, $2, '{}')", auditor.writer, b"m" * 32
+        )
+        await refused(auditor)
+        with pytest.raises(Unavailable):
+            await chain.aclose()
 
 
 async def test_a_writer_whose_task_was_ended_takes_nothing(pool: Pool) -> None:
-    with pytest.raises(Unavailable):
-        async with open_auditor(pool, KEY, pace=QUICK) as auditor:
-            (appender,) = [task for task in asyncio.all_tasks() if task.get_name() == f"audit {auditor.writer}"]
-            waiting = asyncio.create_task(auditor.durable(auditor.add(read_of(1))))
-            appender.cancel()
-            with pytest.raises(Unavailable):
-                await waiting
-            with pytest.raises(Unavailable):
-                auditor.add(read_of(2))
+    async with AsyncExitStack() as chain:
+        auditor = await chain.enter_async_context(open_auditor(pool, KEY, pace=QUICK))
+        (appender,) = [task for task in asyncio.all_tasks() if task.get_name() == f"audit {auditor.writer}"]
+        appender.cancel()
+        await refused(auditor)
+        with pytest.raises(Unavailable):
+            await chain.aclose()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 _SOCKET = ".s.PGSQL.5432"
 
@@ -75,7 +75,7 @@ async def wire_to(database_url: str) -> AsyncGenerator[tuple[Wire, str]]:
     wire = Wire(folder / _SOCKET)
     server = await asyncio.start_unix_server(wire.carry, here / _SOCKET)
     try:
-        yield wire, database_url.replace(str(folder), str(here))
+        yield wire, database_url.replace(quote(str(folder), safe=""), quote(str(here), safe=""))
     finally:
         server.close()
         wire.cut_streams()

@@ -13,6 +13,7 @@ from body_broker.storage import embedded
 from body_broker.storage.migrations import Migration, migrate, migrations
 from body_broker.storage.postgres import Pool, open_pool
 
+KNOWN = migrations()
 FIRST = Migration(1, "first", "CREATE TABLE one (n integer); INSERT INTO one VALUES (1)")
 SECOND = Migration(2, "second", "ALTER TABLE one ADD COLUMN m integer")
 BROKEN = Migration(2, "broken", "CREATE TABLE two (n integer); SELECT nonsense")
@@ -35,18 +36,18 @@ async def empty(empty_url: str) -> AsyncIterator[Pool]:
 
 
 def test_the_migrations_are_numbered_without_a_gap() -> None:
-    assert [m.number for m in migrations()] == list(range(1, len(migrations()) + 1))
-    assert len({m.name for m in migrations()}) == len(migrations()) > 0
+    assert [m.number for m in KNOWN] == list(range(1, len(KNOWN) + 1))
+    assert len({m.name for m in KNOWN}) == len(KNOWN) > 0
 
 
 async def test_migrating_again_changes_nothing(empty: Pool) -> None:
-    assert await migrate(empty) == len(migrations())
+    assert await migrate(empty) == len(KNOWN)
     before = await empty.fetch("SELECT number, name, at FROM schema_version ORDER BY number")
 
-    assert await migrate(empty) == len(migrations())
+    assert await migrate(empty) == len(KNOWN)
 
     assert await empty.fetch("SELECT number, name, at FROM schema_version ORDER BY number") == before
-    assert [row["name"] for row in before] == [m.name for m in migrations()]
+    assert [row["name"] for row in before] == [m.name for m in KNOWN]
 
 
 async def test_only_what_is_missing_is_applied(empty: Pool) -> None:
@@ -69,7 +70,7 @@ async def test_many_at_once_apply_each_migration_once(empty_url: str) -> None:
 async def test_a_newer_schema_is_refused_and_left_alone(empty: Pool) -> None:
     await migrate(empty, [FIRST, SECOND])
 
-    with pytest.raises(SchemaTooNew, match="The database has schema 2; this program knows 1."):
+    with pytest.raises(SchemaTooNew, match="The database has schema 2; this program knows 1"):
         await migrate(empty, [FIRST])
 
     assert await empty.fetchval("SELECT count(*) FROM schema_version") == 2

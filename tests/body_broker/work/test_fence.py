@@ -15,7 +15,8 @@ from body_broker.work.ending import Backoff, perform
 from body_broker.work.lease import claim, renew, sweep
 from body_broker.work.model import LeaseLost
 from body_broker.work.run import Run
-from tests.body_broker.work.conftest import Bench
+from tests.body_broker.work.bench import Bench
+from tests.waiting import wait_until
 
 BACKOFF = Backoff(first_s=0.0, max_s=0.0)
 
@@ -112,20 +113,24 @@ async def is_stopped(run: Run) -> Json:
     raise asyncio.CancelledError
 
 
-async def is_inside_once(run: Run) -> Json:
-    run.open_effect = "effect"  # begun before it was replaced, its outcome not recorded
-    return None
-
-
-@pytest.mark.parametrize(
-    "handler", [returns, raises, refuses, is_cancelled, is_stopped, is_inside_once], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("handler", [returns, raises, refuses, is_cancelled, is_stopped], ids=lambda f: f.__name__)
 async def test_a_replaced_run_cannot_end_the_work_in_any_way(
     replaced: Replaced, handler: Callable[[Run], Awaitable[Json]]
 ) -> None:
     old = await replaced.lapse()
     before = await replaced.bench.row(replaced.work_id)
     await perform(old, handler, BACKOFF)
+    assert await replaced.bench.row(replaced.work_id) == before
+
+
+async def test_a_replaced_run_cannot_call_unknown_the_effect_that_another_is_in(replaced: Replaced) -> None:
+    async def began_an_effect(run: Run) -> Json:
+        run.open_effect = "effect"  # before it was replaced
+
+    old = await replaced.lapse()
+    await replaced.connection.execute("UPDATE work SET open_effect = 'effect'")  # now it is the other's
+    before = await replaced.bench.row(replaced.work_id)
+    await perform(old, began_an_effect, BACKOFF)
     assert await replaced.bench.row(replaced.work_id) == before
 
 
@@ -136,6 +141,22 @@ async def test_a_replaced_run_renews_nothing_and_is_interrupted(replaced: Replac
     await renew(replaced.connection, [old], 3600.0)
     assert old.interrupted == "lost"
     assert await replaced.connection.fetchval(lease, replaced.work_id) == before
+
+
+async def test_two_claims_at_once_cannot_both_take_the_last_place_under_a_limit(bench: Bench) -> None:
+    for _ in range(2):
+        await bench.add("kind", limit_key="gpu", limit_max=1)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with bench.pool.acquire() as one, bench.pool.acquire() as two:
+        async with one.transaction():
+            assert await claim(one, bench.pool, ["kind"], "one", 60.0) is not None
+            second = asyncio.create_task(claim(two, bench.pool, ["kind"], "two", 60.0))
+            await wait_until(lambda: _is_waiting(bench, second, waiting), "the second claim waits or is through")
+        assert await second is None
+
+
+async def _is_waiting(bench: Bench, second: asyncio.Task[Run | None], query: str) -> bool:
+    return second.done() or await bench.pool.fetchval(query) > 0
 
 
 async def test_a_heartbeat_does_not_wait_for_a_row_that_its_own_transaction_holds(bench: Bench) -> None:
@@ -244,11 +265,13 @@ async def test_progress_inside_a_fenced_transaction_is_refused_instead_of_waitin
 
 async def test_a_row_held_by_a_paused_transaction_is_free_again_after_its_lease(replaced: Replaced) -> None:
     run = await replaced.claim(0.2)
+    taken: list[str] = []
 
     async def wait_for_the_row(_: Connection) -> Json:
         # Ends when the server has ended the session of the transaction in which nothing happens.
-        await replaced.connection.fetchval("SELECT id FROM work WHERE id = $1 FOR UPDATE", run.id)
+        taken.append(await replaced.connection.fetchval("SELECT id FROM work WHERE id = $1 FOR UPDATE", run.id))
 
     with pytest.raises((*LOST, asyncpg.PostgresError)):
         await run.commit("effect", wait_for_the_row)
+    assert taken == [run.id]
     assert (await replaced.bench.row(run.id))["steps"] is None

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.body_broker.work.conftest import Bench
+from tests.body_broker.work.bench import Bench
 
 KINDS = ("commits", "steps", "onces")
 
@@ -81,7 +81,7 @@ async def test_a_killed_workers_run_is_taken_over_and_its_steps_are_kept(bench: 
 async def test_a_worker_that_wakes_inside_its_handler_is_interrupted_while_the_other_goes_on(bench: Bench) -> None:
     paused = bench.process("A")
     work = await bench.add("blocks", {"gate": "open"})
-    await bench.saw(work, "A", "start")
+    await bench.waits(work)
     paused.send_signal(signal.SIGSTOP)
 
     async with bench.worker("B"):

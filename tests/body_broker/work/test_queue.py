@@ -12,7 +12,7 @@ from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
 from body_broker.text import new_id
 from body_broker.work import queue
 from body_broker.work.model import JSON_BYTES_MAX, Origin
-from tests.body_broker.work.conftest import ANNA, Bench
+from tests.body_broker.work.bench import ANNA, Bench
 
 BORIS = Origin(chain=("person:boris",), session="s-2")
 

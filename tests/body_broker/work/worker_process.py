@@ -14,6 +14,7 @@ import sys
 from body_broker.calls import Json
 from body_broker.errors import Denied, Unavailable
 from body_broker.storage.postgres import LOST, Connection, Pool, open_pool
+from body_broker.telemetry import configure_logging
 from body_broker.work.run import Handler, Run
 from body_broker.work.worker import Worker
 from tests.waiting import wait_until
@@ -28,6 +29,8 @@ SECRET = "s3cret-in-an-exception"
 
 class Handlers:
     """Handlers of one worker. Input: `hit` [place, signal] on the first attempt, `gate` to wait for on later ones.
+
+    Where `hit` has a worker's name instead of a signal, that worker stands still at the place until it is killed.
 
     Traces and outside effects go through connections of their own, as effects outside our database would.
     """
@@ -128,10 +131,16 @@ class Handlers:
             await self.gate(run.input["gate"])
 
     async def hit(self, run: Run, place: str) -> None:
-        """Stop or kill this process, where the input says so, on the first attempt."""
-        if run.work.attempt == 1 and run.input.get("hit") and run.input["hit"][0] == place:
+        """Stop, kill or hold this process, where the input says so, on the first attempt."""
+        where, what = run.input.get("hit") or ("", "")
+        if run.work.attempt > 1 or where != place:
+            return
+        if what in signal.Signals.__members__:
             await self.trace(run, f"hit {place}")
-            os.kill(os.getpid(), signal.Signals[run.input["hit"][1]])
+            os.kill(os.getpid(), signal.Signals[what])
+        elif what == self.name:
+            await self.trace(run, f"hit {place}")
+            await asyncio.Event().wait()
 
     async def gate(self, name: str) -> None:
         async def is_open() -> bool:
@@ -149,6 +158,7 @@ class Handlers:
 
 
 async def _main(database_url: str, name: str, lease_s: float) -> None:
+    configure_logging("error")
     async with open_pool(database_url, connections_max=2) as pool, open_pool(database_url) as outside:
         handlers = Handlers(name, outside).all()
         worker = Worker(

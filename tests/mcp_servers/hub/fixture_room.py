@@ -29,14 +29,14 @@ class Words(Arguments):
 
 
 class Echo(Result):
-    text: str
+    said: str
     count: int
     tainted: bool
 
 
 async def echo(arguments: Words, call: Call, seen: Seen) -> Echo:
     seen.calls.append(call.operation.name)
-    return Echo(text=arguments.text, count=arguments.count, tainted=call.tainted)
+    return Echo(said=arguments.text, count=arguments.count, tainted=call.tainted)
 
 
 async def wait(arguments: Words, call: Call, seen: Seen) -> Echo:
@@ -48,7 +48,7 @@ async def wait(arguments: Words, call: Call, seen: Seen) -> Echo:
         seen.cancelled.set()
         raise
     seen.finished.set()
-    return Echo(text=arguments.text, count=arguments.count, tainted=call.tainted)
+    return Echo(said=arguments.text, count=arguments.count, tainted=call.tainted)
 
 
 async def fail(_arguments: Words, _call: Call, _seen: Seen) -> Echo:
@@ -58,7 +58,7 @@ async def fail(_arguments: Words, _call: Call, _seen: Seen) -> Echo:
 async def page(arguments: Words, call: Call, seen: Seen) -> Echo:
     seen.calls.append(call.operation.name)
     state = call.open_cursor(arguments.text or None)
-    return Echo(text=call.seal_cursor(arguments.count) or "", count=int(state or 0), tainted=call.tainted)
+    return Echo(said=call.seal_cursor(arguments.count) or "", count=int(state or 0), tainted=call.tainted)
 
 
 class Note(Arguments):

@@ -66,9 +66,9 @@ async def test_progress_reaches_the_client_that_asks_for_it(hub: Hub, mode: str)
     assert heard == [(1, 2, "begun")]
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_cancelled_call_of_the_official_client_stops_the_read(hub: Hub, mode: str) -> None:
-    async with hub.client("tier:silver", mode=mode) as client:
+async def test_a_cancelled_call_of_the_official_client_stops_the_read(hub: Hub) -> None:
+    # A 2025-11-25 client cancels by a notification of its own, which stateless HTTP cannot tie to the call.
+    async with hub.client("tier:silver") as client:
         calling = asyncio.create_task(client.call_tool("fx_wait", {}))
         async with asyncio.timeout(10):
             await hub.seen.started.wait()
@@ -98,9 +98,14 @@ async def test_the_official_client_works_over_stdio_as_a_person(tmp_path: Path, 
 
 
 async def test_a_single_server_is_served_alone_through_the_same_gate(tmp_path: Path) -> None:
-    async with stdio_client(tmp_path, "rag", "--as", "silver") as client:
+    code, token, err = await run(HUB, "token", "issue", "--tier", "silver", "--data-dir", str(tmp_path))
+    assert code == 0, err
+    async with stdio_client(tmp_path, "rag", BODY_BROKER_TOKEN=token.strip()) as client:
         names = {t.name for t in (await client.list_tools()).tools}
     assert {"whoami", "search_lore"} <= names
+    code, _, err = await run(HUB, "serve", "no-such-server", "--stdio", "--as", "person:a", "--data-dir", str(tmp_path))
+    assert code == 1
+    assert "There is no server called no-such-server." in err
 
 
 async def run(*command: str, **env: str) -> tuple[int, str, str]:
@@ -130,7 +135,7 @@ async def test_fastmcp_s_command_line_lists_and_calls(hub: Hub) -> None:
     assert "fx_echo" in listed
     code, called, err = await run(FASTMCP, "call", hub.url, "fx_echo", "text=hello", "--auth", token, "--json", **quiet)
     assert code == 0, err
-    assert json.loads(called)["structured_content"]["text"] == "hello"
+    assert json.loads(called)["structured_content"]["said"] == "hello"
 
 
 async def test_the_example_agent_runs_to_its_end_and_reads_its_refusals(hub: Hub) -> None:

@@ -16,24 +16,25 @@ from tests.mcp_servers.hub.test_gate import modern, request
 ROUTES = ("/mcp", "/healthz", "/readyz", "/metrics", "/", "/nowhere")
 
 
-@pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("host", ["evil.example.com", "127.0.0.1.evil.example.com", "localhost@evil.example.com", ""])
-async def test_an_evil_host_is_refused_on_every_route_and_the_setting_is_named(hub: Hub, path: str, host: str) -> None:
+async def test_an_evil_host_is_refused_on_every_route_and_the_setting_is_named(hub: Hub) -> None:
     token = await hub.token("person:anna", "sre")
     async with httpx2.AsyncClient() as http:
-        answer = await http.get(hub.base + path, headers={"host": host, "authorization": f"Bearer {token}"})
-    assert answer.status_code in {400, 421}
-    if answer.status_code == 421:
-        assert "BODY_BROKER_ALLOWED_HOSTS" in answer.json()["error"]["next_step"]
+        for path in ROUTES:
+            for host in ("evil.example.com", "127.0.0.1.evil.example.com", "localhost@evil.example.com", "localhost:8x"):
+                headers = {"host": host, "authorization": f"Bearer {token}"}
+                answer = await http.get(hub.base + path, headers=headers)
+                assert answer.status_code == 421, (path, host)
+                assert "BODY_BROKER_ALLOWED_HOSTS" in answer.json()["error"]["next_step"]
 
 
-@pytest.mark.parametrize("path", ROUTES)
-async def test_an_evil_origin_is_refused_on_every_route(hub: Hub, path: str) -> None:
+async def test_an_evil_origin_is_refused_on_every_route(hub: Hub) -> None:
     token = await hub.token("person:anna", "sre")
     async with httpx2.AsyncClient() as http:
-        for origin in ("https://evil.example.com", "null", "http://127.0.0.1.evil.example.com", "file://localhost"):
-            answer = await http.get(hub.base + path, headers={"origin": origin, "authorization": f"Bearer {token}"})
-            assert answer.status_code == 403, origin
+        for path in ROUTES:
+            for origin in ("https://evil.example.com", "null", "http://127.0.0.1.evil.example.com", "file://localhost"):
+                headers = {"origin": origin, "authorization": f"Bearer {token}"}
+                answer = await http.get(hub.base + path, headers=headers)
+                assert answer.status_code == 403, (path, origin)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +64,15 @@ def test_hosts_are_loopback_the_public_url_and_the_listed(host: str, *, allowed:
     assert hosts.allows(host) is allowed
 
 
-@pytest.mark.parametrize("path", ["/mcp", "/metrics", "/", "/nowhere"])
-@pytest.mark.parametrize("header", [None, "Bearer", "Bearer nonsense", "Basic dXNlcjpwYXNz", "Bearer " + "x" * 10_000])
-async def test_no_identity_no_answer(hub: Hub, path: str, header: str | None) -> None:
-    headers = {"authorization": header} if header else {}
+async def test_no_identity_no_answer(hub: Hub) -> None:
     async with httpx2.AsyncClient() as http:
-        answer = await http.post(hub.base + path, headers=headers, json={})
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert answer.json()["error"]["code"] == "unauthenticated"
+        for path in ("/mcp", "/metrics", "/", "/nowhere"):
+            for header in (None, "Bearer", "Bearer nonsense", "Basic dXNlcjpwYXNz", "Bearer " + "x" * 10_000):
+                headers = {"authorization": header} if header else {}
+                answer = await http.post(hub.base + path, headers=headers, json={})
+                assert answer.status_code == 401, (path, header)
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+                assert answer.json()["error"]["code"] == "unauthenticated"
 
 
 async def test_probes_need_no_token_and_tell_only_up_or_down(hub: Hub) -> None:
@@ -109,17 +110,16 @@ BODIES: list[tuple[str, bytes]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "body"), BODIES, ids=[what for what, _ in BODIES])
 @pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])
-async def test_malformed_messages_get_a_clear_error_and_the_hub_stays_up(
-    hub: Hub, what: str, body: bytes, version: str
-) -> None:
+async def test_malformed_messages_get_a_clear_error_and_the_hub_stays_up(hub: Hub, version: str) -> None:
     token = await hub.token("tier:silver")
     headers = modern(token, "tools/list") | {"mcp-protocol-version": version}
     async with httpx2.AsyncClient() as http:
-        answer = await http.post(hub.url, headers=headers, content=body)
-        assert 400 <= answer.status_code < 500 or "error" in answer.json(), (what, answer.status_code, answer.text)
-        assert "Traceback" not in answer.text
+        for what, body in BODIES:
+            answer = await http.post(hub.url, headers=headers, content=body)
+            clear = 400 <= answer.status_code < 500 or (answer.status_code == 202 and not answer.content)
+            assert clear or "error" in answer.json(), (what, answer.status_code, answer.text)
+            assert "Traceback" not in answer.text
         fine = await http.post(hub.url, headers=modern(token, "tools/list"), json=request("tools/list", {}))
     assert fine.status_code == 200
 

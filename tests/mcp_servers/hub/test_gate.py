@@ -23,7 +23,7 @@ async def audited(hub: Hub, action: str) -> list[dict[str, object]]:
 async def test_a_read_answers_with_its_structured_result_and_stands_on_the_audit(hub: Hub, mode: str) -> None:
     async with hub.client("tier:silver", mode=mode) as client:
         result = await client.call_tool("fx_echo", {"text": "hello"})
-    assert result.structured_content == {"text": "hello", "count": 1, "tainted": False}
+    assert result.structured_content == {"said": "hello", "count": 1, "tainted": False}
     (record,) = await audited(hub, "fx_echo")
     assert (record["kind"], record["verdict"], record["requester"]) == ("decision", "allow", "tier:silver")
 
@@ -99,7 +99,7 @@ async def test_invisible_characters_are_gone_before_anything_reads_them(hub: Hub
     async with hub.client("tier:silver") as client:
         result = await client.call_tool("fx_echo", {"text": "ab\u202ec\u200bd\x07"})
     assert result.structured_content is not None
-    assert result.structured_content["text"] == "abcd"
+    assert result.structured_content["said"] == "abcd"
 
 
 async def test_an_unknown_tool_is_refused_and_audited(hub: Hub) -> None:
@@ -164,9 +164,9 @@ async def test_a_cursor_opens_for_who_got_it_and_nobody_else(hub: Hub) -> None:
     async with hub.client("tier:silver") as silver, hub.client("tier:bronze") as bronze:
         got = (await silver.call_tool("fx_page", {"count": 7})).structured_content
         assert got is not None
-        assert (await silver.call_tool("fx_page", {"text": got["text"]})).structured_content["count"] == 7  # type: ignore[index]
-        assert error_of(await bronze.call_tool("fx_page", {"text": got["text"]}))["code"] == "bad_input"
-        assert error_of(await silver.call_tool("fx_page", {"text": got["text"][:-2] + "AA"}))["code"] == "bad_input"
+        assert (await silver.call_tool("fx_page", {"text": got["said"]})).structured_content["count"] == 7  # type: ignore[index]
+        assert error_of(await bronze.call_tool("fx_page", {"text": got["said"]}))["code"] == "bad_input"
+        assert error_of(await silver.call_tool("fx_page", {"text": got["said"][:-2] + "AA"}))["code"] == "bad_input"
 
 
 async def test_reading_from_outside_taints_the_session_before_the_answer_leaves(hub: Hub) -> None:

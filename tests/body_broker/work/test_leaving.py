@@ -1,0 +1,73 @@
+"""Owns the proof of what a worker leaves behind: it finishes, hands back, or says that it does not know."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.body_broker.work.bench import ASLEEP_S, Bench
+
+
+async def test_a_stopping_worker_lets_runs_end_within_its_grace(bench: Bench) -> None:
+    async with bench.worker(grace_s=60.0) as worker:
+        work = await bench.add("blocks", {"gate": "open"})
+        await bench.saw(work, "B", "start")
+        worker.stop()
+        late = await bench.add("echoes")
+        await bench.open_gate("open")
+        assert (await bench.reaches(work, "succeeded", "queued")).state == "succeeded"
+    assert (await bench.item(late)).state == "queued"
+
+
+async def test_a_stopping_worker_hands_back_what_it_cannot_finish_without_burning_an_attempt(bench: Bench) -> None:
+    async with bench.worker("A", grace_s=0.0):
+        work = await bench.add("blocks", {"gate": "open"}, attempts_max=1)
+        await bench.saw(work, "A", "start")
+    handed_back = await bench.item(work)
+    assert (handed_back.state, handed_back.attempts, handed_back.error) == ("queued", 0, None)
+
+    async with bench.worker("B"):
+        await bench.saw(work, "B", "start")
+        await bench.open_gate("open")
+        assert (await bench.reaches(work, "succeeded", "failed")).attempts == 1
+
+
+async def test_what_is_handed_back_wakes_another_worker(bench: Bench) -> None:
+    async with bench.worker("B", poll_s=ASLEEP_S, concurrency=1):
+        await bench.is_past("B")
+        busy = await bench.add("blocks", {"gate": "busy"})
+        await bench.saw(busy, "B", "start")
+        async with bench.worker("A", grace_s=0.0):
+            work = await bench.add("blocks", {"gate": "open"})
+            await bench.saw(work, "A", "start")
+            await bench.open_gate("busy")
+            await bench.is_past("B")
+        await bench.saw(work, "B", "start")
+        await bench.open_gate("open")
+        await bench.reaches(work, "succeeded")
+
+
+async def test_a_stopping_worker_brings_a_once_effect_to_its_end_before_it_hands_back(bench: Bench) -> None:
+    async with bench.worker("A", grace_s=0.0) as worker:
+        work = await bench.add("onces", {"gate_inside": "open"})
+        await bench.saw(work, "A", "effect")
+        worker.stop()
+        await bench.open_gate("open")
+    item = await bench.item(work)
+    assert (item.state, item.attempts) == ("queued", 0)
+    assert (await bench.row(work))["steps"] == ["send"]
+    async with bench.worker("B"):
+        assert (await bench.reaches(work, "succeeded", "unknown")).result == {"by": "B", "outcome": ["A"]}
+    assert await bench.effects(work) == 1
+
+
+@pytest.mark.parametrize(("kind", "state"), [("blocks", "queued"), ("onces", "unknown")])
+async def test_a_worker_that_is_cancelled_leaves_the_truth_behind(bench: Bench, kind: str, state: str) -> None:
+    async with bench.worker("A"):
+        work = await bench.add(kind, {"gate": "never", "gate_inside": "never"})
+        await bench.saw(work, "A", "effect" if kind == "onces" else "start")
+        bench.tasks["A"].cancel()
+        await asyncio.wait({bench.tasks["A"]})
+        item = await bench.item(work)
+    assert (item.state, item.attempts) == (state, 0 if state == "queued" else 1)

@@ -1,0 +1,91 @@
+"""Owns the proof that a worker lives through the loss of its connections and a pool that its handlers use up."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import pytest
+
+from body_broker.calls import Json
+from body_broker.work.run import Run
+from tests.body_broker.work.bench import ASLEEP_S, Bench
+from tests.waiting import wait_until
+
+
+async def test_losing_every_connection_neither_repeats_nor_loses_a_run_and_notices_are_heard_again(
+    bench: Bench,
+) -> None:
+    async with bench.worker(poll_s=ASLEEP_S):
+        work = await bench.add("blocks", {"gate": "open"})
+        await bench.waits(work)
+        await _terminate_workers_connections(bench)
+        await bench.open_gate("open")
+        item = await bench.reaches(work, "succeeded")
+        assert (item.attempts, await bench.phases(work)) == (1, [("B", "start"), ("B", "end")])
+
+        await wait_until(lambda: _is_listening(bench), "the worker listens again")
+        await bench.is_past("B")
+        await bench.is_past("B")
+
+
+@pytest.mark.parametrize("effect", ["step", "once"])
+async def test_an_outcome_is_recorded_although_the_connection_was_lost_in_between(bench: Bench, effect: str) -> None:
+    async def loses(run: Run) -> Json:
+        async def break_off() -> Json:
+            await _terminate_workers_connections(bench)
+            return "done"
+
+        do: Callable[[str, Callable[[], Awaitable[Json]]], Awaitable[Json]] = getattr(run, effect)
+        return await do("effect", break_off)
+
+    async with bench.worker(handlers={"loses": loses}):
+        item = await bench.reaches(await bench.add("loses"), "succeeded", "unknown", "failed")
+    assert (item.state, item.result, item.attempts) == ("succeeded", "done", 1)
+
+
+async def test_a_worker_whose_handlers_hold_the_whole_pool_still_claims_and_renews(bench: Bench) -> None:
+    async def holds(run: Run) -> Json:
+        async with run.fence.pool.acquire():  # of two connections
+            await bench.pool.execute("INSERT INTO trace (work, phase) VALUES ($1, 'holds')", run.id)
+            await wait_until(lambda: _starts(bench, "claimed", 1), "a third run has begun")
+            lease: datetime = await bench.pool.fetchval(_LEASE, run.id)
+            await wait_until(lambda: _is_renewed(bench, run.id, lease), "the lease is renewed")
+
+    async def third(run: Run) -> Json:
+        await bench.pool.execute("INSERT INTO trace (work, phase) VALUES ($1, 'claimed')", run.id)
+
+    async with bench.worker(handlers={"holds": holds, "third": third}, lease_s=0.9):
+        works = [await bench.add("holds"), await bench.add("holds")]
+        await wait_until(lambda: _starts(bench, "holds", 2), "both connections are held")
+        works.append(await bench.add("third"))
+        for work in works:
+            await bench.reaches(work, "succeeded")
+
+
+async def _starts(bench: Bench, phase: str, count: int) -> bool:
+    return await bench.pool.fetchval("SELECT count(*) FROM trace WHERE phase = $1", phase) >= count
+
+
+_LEASE = "SELECT lease_until FROM work WHERE id = $1"
+
+
+async def _is_renewed(bench: Bench, work: str, lease: datetime) -> bool:
+    return await bench.pool.fetchval(_LEASE, work) > lease
+
+
+async def _terminate_workers_connections(bench: Bench) -> None:
+    ended = await bench.pool.fetch(
+        """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name LIKE 'body-broker worker%'"""
+    )
+    assert len(ended) >= 2
+
+
+async def _is_listening(bench: Bench) -> bool:
+    return bool(
+        await bench.pool.fetchval(
+            """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+               AND application_name = 'body-broker worker B' AND state = 'idle'"""
+        )
+    )

@@ -1,0 +1,186 @@
+"""Owns the product as the kills find it: a hub and a worker on embedded stores, its door, its command line, its database."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx2
+
+from body_broker.storage import embedded
+from body_broker.storage.embedded.layout import Layout
+from body_broker.storage.postgres import LOST
+from tests.kill.harness import PATIENCE_S, Program, Victim
+from tests.waiting import wait_until
+
+# One piece of work in each of the two workers, taken over soon; an anchor often enough that kills meet it.
+SETTINGS = {
+    "BODY_BROKER_WORKER_CONCURRENCY": "1",
+    "BODY_BROKER_WORKER_LEASE_S": "2",
+    "BODY_BROKER_AUDIT_ANCHOR_EVERY_S": "0.2",
+}
+_SERVING = re.compile(r"^Serving on (http\S+/mcp)$", re.MULTILINE)
+_VERSION = "2026-07-28"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call was told: an error's code, or None and the structured result."""
+
+    code: str | None
+    result: dict[str, Any]  # a tool's own
+
+
+class Product:
+    """The product on one data directory.
+
+    Args:
+        data_dir: Its own; the programs' output is kept beside it.
+        log_dir: Where the programs' output goes.
+    """
+
+    def __init__(self, data_dir: Path, log_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.database_url = ""
+        self.url = ""
+        self._log_dir = log_dir
+        self._programs: dict[str, Program] = {}
+        self._http = httpx2.AsyncClient(timeout=PATIENCE_S)
+        self._tokens: dict[str, str] = {}
+        self._numbers = itertools.count()
+
+    async def status(self) -> embedded.EmbeddedStatus:
+        """The stores' processes."""
+        return await asyncio.to_thread(embedded.status, self.data_dir)
+
+    async def start_hub(self) -> None:
+        """Serve on a free port."""
+        hub = self._start("hub", "serve", "--http", ":0")
+        self.url = await hub.says(lambda said: (m := _SERVING.search(said)) and m[1], "the hub serves")
+
+    async def start_worker(self) -> None:
+        """Work."""
+        worker = self._start("worker", "worker")
+        await worker.says(lambda said: "Working." in said or None, "the worker works")
+
+    def pid(self, name: str) -> int | None:
+        """The process of hub or worker."""
+        program = self._programs.get(name)
+        return program and program.pid
+
+    def victims(self) -> list[Victim]:
+        """What dies: the two programs, which an operator's supervisor starts again, and the stores, which nobody does."""
+
+        return [
+            Victim("hub", lambda: self.pid("hub"), self.start_hub),
+            Victim("worker", lambda: self.pid("worker"), self.start_worker),
+            Victim("keeper", lambda: embedded.status(self.data_dir).keeper_pid),
+            Victim("postgres", lambda: embedded.status(self.data_dir).postgres_pid),
+            Victim("valkey", lambda: embedded.status(self.data_dir).valkey_pid),
+        ]
+
+    async def ready(self) -> None:
+        """Return once the hub says that it is ready; no program may have died that was not killed."""
+
+        async def is_ready() -> bool:
+            self.require_alive()
+            return await self._is_ready()
+
+        await wait_until(is_ready, "the hub is ready", timeout_s=PATIENCE_S)
+
+    async def serves(self) -> None:
+        """The same for a client, who knows nothing of processes and waits as long as it takes."""
+        await wait_until(self._is_ready, "a client is served again", timeout_s=2 * PATIENCE_S)
+
+    def require_alive(self) -> None:
+        """Fail with what it said where hub or worker is dead."""
+        for name, program in self._programs.items():
+            assert program.pid is not None, f"the {name} died with a store:\n{program.said()[-4000:]}"
+
+    async def run(self, *arguments: str) -> str:
+        """What a command says; fails where its exit status is not 0."""
+        program = self._program(f"command-{next(self._numbers)}", arguments)
+        status = await program.ended()
+        assert status == 0, f"{arguments} ended with {status}:\n{program.said()}"
+        return program.said()
+
+    async def call(self, principal: str, tool: str, arguments: dict[str, Any]) -> Answer | None:
+        """One tools/call over HTTP; None where the connection broke, or nobody was there."""
+        headers = {
+            "authorization": f"Bearer {self._tokens[principal]}",
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": _VERSION,
+            "mcp-method": "tools/call",
+            "mcp-name": tool,
+        }
+        meta = {"io.modelcontextprotocol/protocolVersion": _VERSION, "io.modelcontextprotocol/clientCapabilities": {}}
+        params = {"name": tool, "arguments": arguments, "_meta": meta}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        try:
+            answer = await self._http.post(self.url, headers=headers, json=body)
+        except httpx2.TransportError:
+            return None
+        told = answer.json()
+        content = told["result"]["structuredContent"] if "result" in told else told
+        return Answer(content["error"]["code"] if "error" in content else None, content)
+
+    async def sql(self, query: str, *values: object) -> list[asyncpg.Record]:
+        """Rows, from a connection of its own; a database that is just starting again is waited for."""
+
+        async def rows() -> list[list[asyncpg.Record]]:
+            try:
+                connection = await asyncpg.connect(self.database_url, timeout=PATIENCE_S)
+                try:
+                    return [await connection.fetch(query, *values)]
+                finally:
+                    await connection.close()
+            except LOST:
+                return []
+
+        return (await wait_until(rows, "the database answers", timeout_s=PATIENCE_S))[0]
+
+    @asynccontextmanager
+    async def open(self, *principals: str) -> AsyncGenerator[None]:
+        """Running, with a token for each principal; on the way out both programs are stopped, and nothing is left."""
+        try:
+            self.database_url = (await asyncio.to_thread(Layout, self.data_dir)).urls.database_url
+            await self.start_hub()
+            await self.start_worker()
+            for principal in principals:
+                kind, _, name = principal.partition(":")
+                said = await self.run("token", "issue", f"--{kind}", name)
+                self._tokens[principal] = said.split()[0]
+            yield
+            for program in self._programs.values():
+                await program.stop()
+        finally:
+            await self._http.aclose()
+            for program in self._programs.values():
+                program.kill()
+            await wait_until(self._is_over, "the keeper ends", PATIENCE_S)
+
+    async def _is_over(self) -> bool:
+        return (await self.status()).keeper_pid is None
+
+    async def _is_ready(self) -> bool:
+        try:
+            return (await self._http.get(self.url.removesuffix("mcp") + "readyz")).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def _start(self, name: str, *arguments: str) -> Program:
+        if former := self._programs.get(name):
+            former.kill()  # dead already: its parent takes note
+        self._programs[name] = self._program(name, arguments)
+        return self._programs[name]
+
+    def _program(self, name: str, arguments: tuple[str, ...]) -> Program:
+        command = [*arguments, "--data-dir", str(self.data_dir)]
+        return Program(command, self._log_dir / f"{name}.log", SETTINGS)

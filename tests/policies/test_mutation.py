@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import cedarpy
+import pytest
+
+from policies.catalogue import GROUPS, Catalogue
+from policies.cedar import validate
+from policies.decision import Question
+from policies.engine import Policy
+from policies.probes import with_probes
+from policies.reads import actions_named, read_by
+from policies.rules import Rule
+from policies.schema import emit
+from tests.policies.oracle import IDENTITIES, oracle, outcome, questions
+from tests.policies.rooms import WIDE
+
+CATALOGUE = with_probes(Catalogue(WIDE))
+SCHEMA = cedarpy.Schema.from_str(emit(CATALOGUE))
+RULES = Policy.load(CATALOGUE).rules
+
+# Shuffled, so that a mutant meets the question that tells it apart early; always the same order.
+CASES = [(asked, oracle(asked)) for identity in IDENTITIES for asked in questions((identity,))]
+random.Random(1).shuffle(CASES)
+
+# Mutants that decide as the rule does, each with its reason.
+EQUIVALENT = {
+    **{
+        f"engineer-scans-registered: with {group}": "the rule `engineer` permits it already"
+        for group in ("state_read", "retrieval", "config_read", "security_read", "draft", "queued", "write")
+    },
+    **{
+        f"writers-ask-for-their-kinds: with {group}": "all three roles have it already"
+        for group in ("retrieval", "draft", "write")
+    },
+}
+
+Case = tuple[Question, tuple[str, frozenset[str]]]
+Mutant = tuple[str, dict[str, Any]]
+
+
+def mutants(body: dict[str, Any]) -> Iterator[Mutant]:
+    """Every way this rule could be weakened or mistyped by one place."""
+    yield from conditions(body)
+    yield from scopes(body)
+    for place, node in nodes(body["conditions"], "conditions"):
+        for name, change in changes(node):
+            mutant = copy.deepcopy(body)
+            target, key = find(mutant, place)
+            target[key] = change(target[key])
+            yield f"{name} at {place}", mutant
+
+
+def conditions(body: dict[str, Any]) -> Iterator[Mutant]:
+    for index, condition in enumerate(body["conditions"]):
+        left = [c for i, c in enumerate(body["conditions"]) if i != index]
+        yield f"without {condition['kind']} {index}", {**body, "conditions": left}
+
+
+def scopes(body: dict[str, Any]) -> Iterator[Mutant]:
+    if body["principal"]["op"] != "All":
+        yield "for every principal", {**body, "principal": {"op": "All"}}
+    named = list(actions_named(body))
+    for name in named if len(named) > 1 else []:
+        yield f"without {name}", {**body, "action": action([n for n in named if n != name])}
+    if body["effect"] == "permit":
+        for group in GROUPS:
+            if group not in [*named, "own"]:  # which everyone has
+                yield f"with {group}", {**body, "action": action([*named, group])}
+    elif named:
+        yield "for every action", {**body, "action": {"op": "All"}}
+
+
+def action(names: list[str]) -> dict[str, Any]:
+    return {"op": "in", "entities": [{"type": "Hub::Action", "id": name} for name in names]}
+
+
+def nodes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    yield place, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in cast("list[tuple[Any, Any]]", list(items)):
+        yield from nodes(inner, f"{place}/{key}")
+
+
+def find(body: dict[str, Any], place: str) -> tuple[Any, Any]:
+    *path, last = [int(part) if part.isdigit() else part for part in place.split("/")]
+    target: Any = body
+    for part in path:
+        target = target[part]
+    return target, last
+
+
+def changes(node: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    if not isinstance(node, dict):
+        return
+    for operator in ("&&", "||"):
+        if operator in node:
+            yield "left alone", lambda n, o=operator: n[o]["left"]
+            yield "right alone", lambda n, o=operator: n[o]["right"]
+    if "!" in node:
+        yield "not denied", lambda n: n["!"]["arg"]
+    if "Set" in node:
+        for index in range(len(cast("list[Any]", node["Set"]))):
+            yield f"set without {index}", lambda n, i=index: {"Set": [v for j, v in enumerate(n["Set"]) if j != i]}
+    if isinstance(value := cast("dict[str, Any]", node).get("Value"), int):
+        yield "one more", lambda _, v=value: {"Value": v + 1}
+        yield "one less", lambda _, v=value: {"Value": v - 1}
+
+
+def survives(rules: list[Rule], cases: list[Case]) -> bool:
+    """Whether the validator takes these rules and they decide every case as the oracle does.
+
+    The case that tells them apart moves to the front: it will tell the next mutant of the same rule apart.
+    """
+    policy = Policy(CATALOGUE, rules)
+    for index, (asked, expected) in enumerate(cases):
+        if outcome(policy.decide(asked)) != expected:
+            cases.insert(0, cases.pop(index))
+            return False
+    bodies = {rule.id: rule.body for rule in rules}
+    text = cedarpy.policies_from_json_str(json.dumps({"staticPolicies": bodies, "templates": {}, "templateLinks": []}))
+    return not validate(text, SCHEMA)[1]
+
+
+def test_the_rules_as_they_are_survive() -> None:
+    assert survives(list(RULES.values()), CASES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_dropping_weakening_or_mistyping_a_rule_changes_an_outcome(name: str) -> None:
+    others, cases = [rule for rule in RULES.values() if rule.id != name], list(CASES)
+    assert not survives(others, cases), "dropped"
+    survivors: set[str] = set()
+    for what, body in mutants(RULES[name].body):
+        mutant = replace(RULES[name], body=body, actions=frozenset(actions_named(body)), reads=read_by(body))
+        if survives([*others, mutant], cases):
+            survivors.add(f"{name}: {what}")
+    assert survivors == {mutant for mutant in EQUIVALENT if mutant.startswith(f"{name}: ")}
