@@ -17,6 +17,7 @@ from body_broker.storage import embedded
 from body_broker.storage.migrations import migrate
 from body_broker.storage.postgres import Pool, open_pool
 from body_broker.storage.redis import Redis, open_redis
+from body_broker.telemetry import configure_logging
 from tests.components import data_dir, need, scratch_dir
 from tests.waiting import wait_until_sync
 
@@ -39,6 +40,11 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
             # A bug's traceback is read from the source files when it is logged.
             function.can_block_in("linecache.py", {"checkcache", "updatecache", "getlines"})
         yield found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logging_as_served() -> None:
+    configure_logging("warning")
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ class Citation(_Told):
 
     doc_id: str
     title: str
-    heading: str = Field("", description="Chapter or section it stands under.")
+    heading: str = Field(default="", description="Chapter or section it stands under.")
     start: int
     end: int
     source: Source

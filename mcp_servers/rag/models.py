@@ -168,7 +168,7 @@ class ConfigItem(BaseModel):
     key: str
     version: int
     value: Json = None
-    omitted: bool = Field(False, description="The value is long: get_config has it.")  # noqa: FBT003  # a field's default
+    omitted: bool = Field(default=False, description="The value is long: get_config has it.")
 
 
 class ConfigPage(Result):

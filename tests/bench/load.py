@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def fire(cell: Cell, kind: str, connections: int, seconds: float, *, stream: boo
         script.flush()
         before = cpu_s(cell.pid)
         said = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, cell.url],
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "-s", script.name, cell.url],
             capture_output=True,
             text=True,
             check=True,
@@ -152,5 +153,14 @@ def served(name: str, *args: str) -> Generator[Cell]:
 
 
 def once_ready(cell: Cell) -> None:
-    """The first answered call; a server whose socket is bound but not yet accepting queues it."""
-    once(cell, "read")
+    """The first answered call; a server whose socket is not accepting yet is asked again."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            once(cell, "read")
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+        else:
+            return

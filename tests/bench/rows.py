@@ -56,7 +56,7 @@ class Hit(Result):
     doc_id: str
     rev: int
     title: str
-    text: str
+    content: str
     score: float
     start: int
     end: int
@@ -117,7 +117,7 @@ async def search_lore(_arguments: SearchLore, _call: Call | None, _services: obj
             doc_id=f"lore:{i}",
             rev=3,
             title=f"Ashmere {i}",
-            text=TEXT,
+            content=TEXT,
             score=0.9 - i / 10,
             start=i,
             end=i + 200,

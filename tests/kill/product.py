@@ -128,8 +128,9 @@ class Product:
         except httpx2.TransportError:
             return None
         told = answer.json()
+        refused = "result" not in told or told["result"].get("isError", False)
         content = told["result"]["structuredContent"] if "result" in told else told
-        return Answer(content["error"]["code"] if "error" in content else None, content)
+        return Answer(content["error"]["code"] if refused else None, content)
 
     async def sql(self, query: str, *values: object) -> list[asyncpg.Record]:
         """Rows, from a connection of its own; a database that is just starting again is waited for."""

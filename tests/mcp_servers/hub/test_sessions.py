@@ -18,7 +18,7 @@ from body_broker.errors import Conflict, NotFound, Unavailable
 from body_broker.storage import embedded
 from body_broker.storage.postgres import Pool, open_pool
 from body_broker.storage.redis import Redis, open_redis
-from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, LOGIN_EXPIRY_S
+from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, LOGIN_EXPIRY_S, Found
 from mcp_servers.hub.sessions import REMEMBERED_S, Sessions, SessionState, open_sessions
 from tests.body_broker.audit.wire import wire_to
 from tests.components import scratch_dir
@@ -307,13 +307,25 @@ async def test_taint_is_stored_while_redis_is_away(
     assert await tainted(other, ANNA)
 
 
-async def test_a_reading_that_began_before_a_taint_does_not_wash_it_off(hub: Sessions, clock: Clock) -> None:
+async def test_a_reading_that_was_asked_for_before_a_taint_and_answered_after_it_does_not_wash_it_off(
+    hub: Sessions, clock: Clock
+) -> None:
     await hub.enter(ANNA, fresh=True)
-    reading = asyncio.create_task(hub.enter(ANNA, fresh=True))
-    await asyncio.sleep(0)  # it has asked
+    asked_at = clock.now
     clock.pass_s(0.1)
     await hub.taint(ANNA, "search_lore")
-    await reading
+
+    entry = hub._entries[ANNA.session]  # pyright: ignore[reportPrivateUsage]  # this order of answers cannot be had from outside
+    entry.take(Found(tainted=False, stored=False, did=frozenset()), asked_at)
+
+    assert await tainted(hub, ANNA, fresh=False)
+
+
+async def test_of_two_readings_the_one_asked_for_later_counts(hub: Sessions, clock: Clock) -> None:
+    await hub.enter(ANNA, fresh=True)
+    entry = hub._entries[ANNA.session]  # pyright: ignore[reportPrivateUsage]  # this order of answers cannot be had from outside
+    entry.take(Found(tainted=True, stored=True, did=frozenset()), clock.now + 0.2)
+    entry.take(Found(tainted=False, stored=False, did=frozenset()), clock.now + 0.1)
 
     assert await tainted(hub, ANNA, fresh=False)
 
