@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -22,6 +24,7 @@ from tests.components import data_dir, need, scratch_dir
 from tests.waiting import wait_until_sync
 
 OURS = ["body_broker", "policies", "approvals", "tiers", "mcp_servers"]
+_STORES = "body-broker-tests-"
 _numbers = itertools.count()
 
 
@@ -64,11 +67,22 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def store_urls() -> Iterator[embedded.StoreUrls]:
     """Embedded stores for all tests of this process, gone when they are over."""
-    data = Path(tempfile.mkdtemp(prefix="body-broker-tests-", dir=scratch_dir()))
+    _sweep()
+    data = Path(tempfile.mkdtemp(prefix=_STORES, dir=scratch_dir()))
     yield embedded.start(data)
     embedded.release(data)
     wait_until_sync(lambda: embedded.status(data).keeper_pid is None, "the keeper ends")
     shutil.rmtree(data)
+
+
+def _sweep() -> None:
+    """Remove what sessions left that were killed: stores that had a user once, and have none now."""
+    for left in scratch_dir().glob(f"{_STORES}*"):
+        stores = left / "stores"
+        with suppress(FileNotFoundError, PermissionError, BlockingIOError), (stores / "users.lock").open("rb") as users:
+            if (stores / "servers.lock").exists():
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

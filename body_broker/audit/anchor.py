@@ -16,7 +16,7 @@ from body_broker.audit.checkpoints import Checkpoint, checkpoint
 from body_broker.errors import Conflict, Unavailable
 from body_broker.storage.postgres import Pool
 
-_LINES_AT_ONCE_BYTES = 1 << 20
+_PAGE_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 16
 _MORE = "SELECT number, mac, body FROM audit_checkpoint WHERE number > $1::bigint ORDER BY number LIMIT 200"
 _MAC_AT = "SELECT mac FROM audit_checkpoint WHERE number = $1::bigint"
@@ -58,8 +58,8 @@ async def write_anchor(pool: Pool, key: bytes, file: Path) -> Checkpoint:
     return newest
 
 
-async def lines(file: Path) -> AsyncIterator[tuple[int, Line | None]]:
-    """Every line with its number in the file, counted from 1; None for a line that is not an anchor's.
+async def pages(file: Path) -> AsyncIterator[list[tuple[int, Line | None]]]:
+    """Every line with its place in the file, counted from 1, a megabyte at a time; None for a line that is not an anchor's.
 
     Half a line at the end, left by a power cut, is none; the next append removes it.
 
@@ -69,11 +69,9 @@ async def lines(file: Path) -> AsyncIterator[tuple[int, Line | None]]:
     handle = await asyncio.to_thread(file.open, "rb")
     try:
         place = 0
-        while found := await asyncio.to_thread(handle.readlines, _LINES_AT_ONCE_BYTES):
-            for text in found:
-                place += 1
-                if text.endswith(b"\n"):
-                    yield place, _parse(text)
+        while found := await asyncio.to_thread(handle.readlines, _PAGE_BYTES):
+            yield [(place + i, _parse(text)) for i, text in enumerate(found, 1) if text.endswith(b"\n")]
+            place += len(found)
     finally:
         handle.close()
 

@@ -25,6 +25,7 @@ from body_broker.storage.postgres import Connection, Pool
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 
+_STOPPED = "The audit of this process has stopped."
 _OUTAGE = 2  # failures in a row; a single one is a dropped connection, retried at once and unseen by whoever waits
 # A database that runs without it acknowledges what a power cut then loses; a stronger setting is left alone.
 _COMMIT_FOR_REAL = (
@@ -93,6 +94,10 @@ class Auditor:
         """Records that are not committed yet."""
         return len(self._queue)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._queue) >= self._pace.batch_records or self._queue_bytes >= self._pace.batch_bytes
+
     def check(self) -> None:
         """Return where a record would be taken now; `add` asks this first, and /readyz may.
 
@@ -100,7 +105,7 @@ class Auditor:
             Unavailable: The audit stopped, is too far behind, or the database has not taken a record for too long.
         """
         if self._stopped or self._closing:
-            raise _unavailable("The audit of this process has stopped.")
+            raise _unavailable(_STOPPED)
         if len(self._queue) >= self._pace.backlog_records or self._queue_bytes >= self._pace.backlog_bytes:
             raise _unavailable("The audit is too far behind to take another record.")
         since = self._trying_since
@@ -135,7 +140,7 @@ class Auditor:
         if receipt.sequence <= self._durable:
             return
         if self._stopped:
-            raise _unavailable("The audit of this process has stopped.")
+            raise _unavailable(_STOPPED)
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((receipt.sequence, taken))
         self._hurry.set()
@@ -147,23 +152,25 @@ class Auditor:
         self._queue_bytes += len(row.body) + len(body or b"")
         if len(self._queue) == 1:
             self._some.set()
-        elif len(self._queue) >= self._pace.batch_records or self._queue_bytes >= self._pace.batch_bytes:
+        if self._full:
             self._hurry.set()
         return Receipt(self.writer, row.sequence)
 
     async def run(self) -> None:
-        """Commit until cancelled. However it ends, whoever waits is told, and nothing more is taken."""
+        """Commit until cancelled, or until the chain turns out not to be ours alone."""
         try:
             while True:
                 await self._due()
                 await self._commit()
-        except Conflict as error:
-            _log.critical("audit_stopped", writer=self.writer, backlog=len(self._queue), error=error.message)
-            raise
         finally:
-            self._stopped = True
-            self._fail_waiters("The audit of this process has stopped.")
             await self._disconnect(clean=self._trying_since is None)
+
+    def stopped(self, task: asyncio.Task[None]) -> None:
+        """Called when the appender's task has ended, however it did: whoever waits is told, and nothing more is taken."""
+        self._stopped = True
+        self._fail_waiters(_STOPPED)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("audit_stopped", writer=self.writer, backlog=len(self._queue), error=repr(error))
 
     async def close(self) -> None:
         """Take no more, write the closing record and commit what is queued.
@@ -186,7 +193,7 @@ class Auditor:
             self._some.clear()
             await self._some.wait()
             since = loop.time()
-        if self._waiters or len(self._queue) >= self._pace.batch_records:
+        if self._waiters or self._full:
             return
         self._hurry.clear()
         try:
@@ -297,6 +304,7 @@ async def open_auditor(
     """
     auditor = await _begin(pool, key, clock=clock, monotonic=monotonic, pace=pace or Pace(), details=details or {})
     appender = asyncio.create_task(auditor.run(), name=f"audit {auditor.writer}")
+    appender.add_done_callback(auditor.stopped)
     try:
         yield auditor
     finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from body_broker.audit.anchor import Line, lines
+from body_broker.audit.anchor import Line, pages
 from body_broker.audit.chain import key_id
 from body_broker.audit.checkpoints import CHAIN, Head, read
 from body_broker.audit.ledger import NOT_TAKEN
@@ -22,6 +22,7 @@ from body_broker.storage.postgres import Connection, Pool
 
 NAMED_MAX = 100
 _PAGE = 1000
+_CHECKPOINT_PAGE = 100
 _ANCHOR = "anchor"
 
 _WRITERS = "SELECT writer, number, key_id FROM audit_writer WHERE number > $1::bigint ORDER BY number LIMIT $2::bigint"
@@ -156,27 +157,23 @@ class _Verification:
             return
         self.anchor_lines = 0
         walk = Walk(self.key, CHAIN, 0, shown=_ANCHOR)
-        batch: list[Line] = []
         try:
-            async for place, line in lines(file):
-                if line is None:
-                    self.breach([Breach("edited", _ANCHOR, place, f"Line {place} is not an anchor's.")])
-                    continue
-                self.anchor_lines += 1
-                self._step(walk, line)
-                batch.append(line)
-                if len(batch) == _PAGE:
-                    await self._compare_lines(batch)
-                    batch = []
+            async for page in pages(file):
+                for place, line in page:
+                    if line is None:
+                        self.breach([Breach("edited", _ANCHOR, place, f"Line {place} is not an anchor's.")])
+                    else:
+                        self.anchor_lines += 1
+                        self._step(walk, line)
+                await self._compare_lines([line for _, line in page if line is not None])
         except OSError as error:
             raise Unavailable("The audit's anchor cannot be read.", details={"component": "audit_anchor"}) from error
-        await self._compare_lines(batch)
         self.breach(walk.finish())
         self.anchor_end = walk.last
 
     async def follow_checkpoints(self) -> None:
         walk = Walk(self.key, CHAIN, 0)
-        async for rows in self._pages(_CHECKPOINTS):
+        async for rows in self._pages(_CHECKPOINTS, size=_CHECKPOINT_PAGE):
             found = [Line(*row) for row in rows]
             for line in found:
                 self.checkpoints += 1
@@ -273,10 +270,12 @@ class _Verification:
             text = f"Record {sequence} is not the one that a checkpoint pinned."
             self.breach([Breach("forged", writer, sequence, text)])
 
-    async def _pages(self, query: str, *before: object, at: str = "number") -> AsyncIterator[list[Any]]:
+    async def _pages(
+        self, query: str, *before: object, at: str = "number", size: int | None = None
+    ) -> AsyncIterator[list[Any]]:
         """Pages of rows in the order of the column `at`."""
         after = 0
-        while rows := await self.connection.fetch(query, *before, after, _PAGE):
+        while rows := await self.connection.fetch(query, *before, after, size or _PAGE):
             yield rows
             after = rows[-1][at]
 

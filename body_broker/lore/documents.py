@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -15,6 +15,8 @@ from body_broker.lore.model import Draft, Format
 from body_broker.storage.postgres import Connection, Executor
 from body_broker.text import digest, new_id
 
+PAGE_CHARACTERS = 10_000
+"""As the lore_page table is laid out; another figure needs a migration."""
 _NO_DOCUMENT = "Search again: ids change when a document is deleted and imported anew."
 
 
@@ -97,43 +99,61 @@ async def add_editions(
     )
     ids = {row["source"]: row["id"] for row in rows}
     made = await connection.fetch(
-        "INSERT INTO lore_edition (document_id, title, format, body, content_hash, knowledge, job_id)"
-        " SELECT id, title, format, body, hash, knowledge::jsonb, $1"
-        " FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])"
-        " AS given (id, title, format, body, hash, knowledge) RETURNING document_id, rev",
+        "INSERT INTO lore_edition (document_id, title, format, characters, content_hash, knowledge, job_id)"
+        " SELECT id, title, format, characters, hash, knowledge::jsonb, $1"
+        " FROM unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[])"
+        " AS given (id, title, format, characters, hash, knowledge) RETURNING document_id, rev",
         job_id,
         [ids[origin] for origin in origins],
         [draft.title for _, draft in drafts],
         [draft.form for _, draft in drafts],
-        [draft.body for _, draft in drafts],
+        [len(draft.body) for _, draft in drafts],
         [hashed for hashed, _ in drafts],
         [orjson.dumps(draft.knowledge).decode() for _, draft in drafts],
     )
     revs = {row["document_id"]: row["rev"] for row in made}
+    await connection.copy_records_to_table(
+        "lore_page",
+        columns=("rev", "page", "content"),
+        records=((revs[ids[draft.origin]], *page) for _, draft in drafts for page in _pages(draft.body)),
+    )
     return [(ids[origin], revs[ids[origin]]) for origin in origins]
 
 
 async def copy_editions(connection: Connection, index: int, job_id: str) -> list[int]:
     """New revs with the current text of every document of an index: what indexing it anew works on."""
     rows = await connection.fetch(
-        "INSERT INTO lore_edition (document_id, title, format, body, content_hash, knowledge, job_id)"
-        " SELECT e.document_id, e.title, e.format, e.body, e.content_hash, e.knowledge, $2"
+        "INSERT INTO lore_edition (document_id, title, format, characters, content_hash, knowledge, job_id)"
+        " SELECT e.document_id, e.title, e.format, e.characters, e.content_hash, e.knowledge, $2"
         " FROM lore_document d JOIN lore_edition e ON e.rev = d.rev WHERE d.index_id = $1::integer ORDER BY d.rev"
         " RETURNING rev",
         index,
         job_id,
     )
-    return [row["rev"] for row in rows]
+    revs = [row["rev"] for row in rows]
+    await connection.execute(
+        "INSERT INTO lore_page (rev, page, content) SELECT made.rev, p.page, p.content FROM lore_edition made"
+        " JOIN lore_document d ON d.id = made.document_id JOIN lore_page p ON p.rev = d.rev"
+        " WHERE made.rev = ANY($1::bigint[])",
+        revs,
+    )
+    return revs
 
 
 async def edition(connection: Executor, rev: int) -> Edition | None:
     """A rev's text; None once its document was deleted or a newer rev became current."""
     row = await connection.fetchrow(
-        "SELECT e.rev, d.index_id, e.title, e.format, e.body FROM lore_edition e JOIN lore_document d ON d.id = e.document_id"
-        " WHERE e.rev = $1::bigint",
+        "SELECT e.rev, d.index_id, e.title, e.format,"
+        " (SELECT string_agg(p.content, '' ORDER BY p.page) FROM lore_page p WHERE p.rev = e.rev) AS body"
+        " FROM lore_edition e JOIN lore_document d ON d.id = e.document_id WHERE e.rev = $1::bigint",
         rev,
     )
     return None if row is None else Edition(row["rev"], row["index_id"], row["title"], row["format"], row["body"])
+
+
+def _pages(body: str) -> Iterator[tuple[int, str]]:
+    for page, start in enumerate(range(0, len(body), PAGE_CHARACTERS)):
+        yield page, body[start : start + PAGE_CHARACTERS]
 
 
 async def add_chunks(connection: Connection, rev: int, body: str, chunks: Sequence[Chunk]) -> None:

@@ -68,11 +68,11 @@ class _Told(BaseModel):
 
 
 class Citation(_Told):
-    """Where a text stands: characters start to end of the document, end excluded."""
+    """Where a text stands: characters start to end of the document, end excluded, and its chapter or section."""
 
     doc_id: str
     title: str
-    heading: str = Field(default="", description="Chapter or section it stands under.")
+    heading: str
     start: int
     end: int
     source: Source
@@ -85,10 +85,10 @@ class Citation(_Told):
 
 
 class Passage(Citation):
-    """A text and its citation; content is exactly the document's characters start to end."""
+    """A text and its citation; content is exactly the document's characters start to end. Scores compare within one answer."""
 
     content: str
-    score: float = Field(description="BM25; compare only within one answer.")
+    score: float
 
 
 @dataclass(frozen=True, slots=True)

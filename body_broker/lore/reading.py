@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from body_broker.errors import NotFound
+from body_broker.lore.documents import PAGE_CHARACTERS
 from body_broker.lore.model import DocumentPart, IndexSummary, Passage, shown
 from body_broker.lore.postings import Hit
 from body_broker.storage.postgres import Executor
@@ -17,15 +18,21 @@ JOIN lore_document d ON d.rev = hit.rev JOIN lore_edition e ON e.rev = hit.rev
 JOIN lore_chunk c ON c.rev = hit.rev AND c.ordinal = hit.ordinal
 ORDER BY hit.place
 """
+# A part of a text lies in the pages from the one that holds its first character to the one that holds its last.
 _SPANS = """
-SELECT substr(e.body, span.char_start + 1, span.char_end - span.char_start) AS content
+SELECT substr(string_agg(p.content, '' ORDER BY p.page), min(span.char_start) % $4::integer + 1,
+              min(span.char_end) - min(span.char_start)) AS content
 FROM unnest($1::text[], $2::integer[], $3::integer[]) WITH ORDINALITY AS span (id, char_start, char_end, place)
-LEFT JOIN lore_document d ON d.id = span.id LEFT JOIN lore_edition e ON e.rev = d.rev
-ORDER BY span.place
+LEFT JOIN lore_document d ON d.id = span.id
+LEFT JOIN lore_page p ON p.rev = d.rev
+    AND p.page BETWEEN span.char_start / $4::integer AND (span.char_end - 1) / $4::integer
+GROUP BY span.place ORDER BY span.place
 """
 _PART = """
-SELECT d.id, d.canon, i.name, e.rev, e.title, length(e.body) AS characters,
-       substr(e.body, $2::integer + 1, $3::integer) AS content
+SELECT d.id, d.canon, i.name, e.rev, e.title, e.characters,
+       (SELECT substr(string_agg(p.content, '' ORDER BY p.page), $2::integer % $4::integer + 1, $3::integer) FROM lore_page p
+        WHERE p.rev = e.rev AND p.page BETWEEN $2::integer / $4::integer AND ($2::integer + $3::integer - 1) / $4::integer
+       ) AS content
 FROM lore_document d JOIN lore_index i ON i.id = d.index_id JOIN lore_edition e ON e.rev = d.rev
 WHERE d.id = $1
 """
@@ -59,7 +66,11 @@ async def passages(connection: Executor, hits: Sequence[Hit]) -> list[Passage]:
 async def spans(connection: Executor, places: Sequence[tuple[str, int, int]]) -> list[str | None]:
     """The characters of each (document, start, end) as they are now; None where the document is gone."""
     rows = await connection.fetch(
-        _SPANS, [place[0] for place in places], [place[1] for place in places], [place[2] for place in places]
+        _SPANS,
+        [place[0] for place in places],
+        [place[1] for place in places],
+        [place[2] for place in places],
+        PAGE_CHARACTERS,
     )
     return [row["content"] for row in rows]
 
@@ -70,7 +81,7 @@ async def part(connection: Executor, document_id: str, start: int, characters: i
     Raises:
         NotFound: There is no such document, or no import of it is done yet.
     """
-    row = await connection.fetchrow(_PART, document_id, start, characters)
+    row = await connection.fetchrow(_PART, document_id, start, characters, PAGE_CHARACTERS)
     if row is None:
         raise NotFound(
             "There is no document by that id.",
@@ -84,7 +95,7 @@ async def part(connection: Executor, document_id: str, start: int, characters: i
         rev=row["rev"],
         characters=row["characters"],
         start=min(start, row["characters"]),
-        content=row["content"],
+        content=row["content"] or "",
     )
 
 

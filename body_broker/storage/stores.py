@@ -16,6 +16,7 @@ from body_broker.storage.redis import Redis, open_redis
 from body_broker.telemetry import get_logger
 
 _KEEPER_CHECK_S = 1.0
+_START_S = 120.0  # failures are told at once; only a database that recovers from a crash takes its time
 _log = get_logger(__name__)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +14,8 @@ import orjson
 
 from body_broker.calls import Json, Receipt
 from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
-from body_broker.storage.postgres import Connection, Pool
-from body_broker.text import clean, is_clean
+from body_broker.storage.postgres import Executor, Pool
+from body_broker.text import canonical_json, clean, is_clean
 
 KEY_CHARACTERS_MAX = 200
 VALUE_BYTES_MAX = 64 * 1024
@@ -83,12 +85,12 @@ class Tuning:
         Raises:
             NotFound: Nothing is set under it.
         """
-        row = await self._pool.fetchrow(_READ, key)
-        if row is None:
+        found = await _read(self._pool, key)
+        if found is None:
             raise NotFound(
                 f"Nothing is set under {clean(key, limit=80)}.", next_step="list_config says which keys there are."
             )
-        return _figure(row)
+        return found
 
     async def list(self, prefix: str = "", *, limit: int = 50, after: str | None = None) -> Figures:
         """Figures whose key starts with the prefix.
@@ -128,23 +130,30 @@ class Tuning:
         Raises:
             BadInput: The key, the value or the schema does not fit.
             TooLarge: The value or the schema has too many bytes.
-            Conflict: It has another version than expected.
+            Conflict: It has another version than expected, or its schema was changed at the same time.
         """
         _check_key(key)
         text = _encoded(value, "value")
+        read = await _read(self._pool, key)
+        kept = (read.schema if read else None) if schema is None else schema or None
+        if kept is not None:
+            await asyncio.to_thread(_fit, value, kept, key)
         async with self._pool.acquire() as connection, connection.transaction():
-            present = await _locked(connection, key)
+            # Whoever sets the same key waits here, also where there is none yet.
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('config ' || $1, 0))", key)
+            present = await _read(connection, key)
             version = present.version if present else 0
             if expect_version not in (None, version):
                 raise Conflict(f"{key} has version {version}, not {expect_version}.", details={"version": version})
-            kept = (present.schema if present else None) if schema is None else schema or None
-            _fit(value, kept, key)
-            if present and present.value == value and type(present.value) is type(value) and present.schema == kept:
+            if schema is None and (present.schema if present else None) != kept:
+                raise Conflict(f"Somebody changed the schema of {key} just now.")
+            if present and canonical_json([present.value, present.schema]) == canonical_json([value, kept]):
                 return present
             form = None if kept is None else _encoded(kept, "schema")
             await connection.execute(_WRITE, key, text, form, version + 1)
             given = (receipt and receipt.writer, receipt and receipt.sequence)
-            await connection.execute(_REMEMBER, key, version + 1, text, form, by, clean(why, limit=500).strip(), *given)
+            reason = clean(why, limit=500).strip()
+            await connection.execute(_REMEMBER, key, version + 1, text, form, by, reason, *given)
         return Figure(key, value, version + 1, kept)
 
     async def history(self, key: str, *, limit: int = 50, before: int | None = None) -> list[Revision]:
@@ -159,9 +168,7 @@ class Tuning:
         return [Revision(r["version"], orjson.loads(r["value"]), r["by"], r["why"], r["at"]) for r in rows]
 
 
-async def _locked(connection: Connection, key: str) -> Figure | None:
-    """The figure, which stays as it is until the transaction ends, also where there is none yet."""
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('config ' || $1, 0))", key)
+async def _read(connection: Executor, key: str) -> Figure | None:
     row = await connection.fetchrow(_READ, key)
     return None if row is None else _figure(row)
 
@@ -193,24 +200,23 @@ def _encoded(value: Json, what: str) -> str:
         raise BadInput(f"The {what} is not JSON.") from error
     if len(text) > VALUE_BYTES_MAX:
         raise TooLarge(f"The {what} has {len(text)} bytes; {VALUE_BYTES_MAX} are the limit.")
-    if not _clean_throughout(orjson.loads(text)):
-        raise BadInput(f"The {what} holds invisible characters.")
+    if not _sound(value):
+        raise BadInput(f"The {what} holds invisible characters, or a number that is not finite.")
     return text.decode()
 
 
-def _clean_throughout(value: Json) -> bool:
+def _sound(value: Json) -> bool:
     if isinstance(value, str):
         return is_clean(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
     if isinstance(value, dict):
-        pairs = cast("dict[str, Any]", value)
-        return all(is_clean(name) and _clean_throughout(item) for name, item in pairs.items())
-    return not isinstance(value, list) or all(_clean_throughout(item) for item in cast("list[Any]", value))
+        return all(is_clean(name) and _sound(item) for name, item in cast("dict[str, Any]", value).items())
+    return not isinstance(value, list | tuple) or all(map(_sound, cast("list[Any]", value)))
 
 
-def _fit(value: Json, schema: dict[str, Json] | None, key: str) -> None:
-    if schema is None:
-        return
-    from jsonschema import Draft202012Validator  # noqa: PLC0415  # 80 ms that only operators who set figures should pay
+def _fit(value: Json, schema: dict[str, Json], key: str) -> None:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415  # 80 ms and file reads, for those who set figures only
     from jsonschema.exceptions import SchemaError, ValidationError  # noqa: PLC0415  # the same
 
     if "$ref" in orjson.dumps(schema).decode():

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import asyncpg
 
 from body_broker.calls import Json
-from body_broker.storage.postgres import LOST, Pool
+from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.telemetry import get_logger
 from body_broker.work import queue
 from body_broker.work.ending import Backoff, perform
@@ -114,6 +114,7 @@ class Worker:
         try:
             async with self._link.connection() as connection:
                 await self._planner.plan(connection)
+                await self._renew(connection)  # after a standstill of the whole machine, before its runs are swept
                 await sweep(connection)
                 while len(self._runs) < self._concurrency and not self._stopping:
                     run = await claim(connection, self._pool, self._handlers, self.name, self._lease_s)
@@ -145,13 +146,15 @@ class Worker:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 3)
-            if not self._runs:
-                continue
             try:
                 async with self._link.connection() as connection:
-                    await renew(connection, list(self._runs.values()), self._lease_s)
+                    await self._renew(connection)
             except (*LOST, asyncpg.PostgresError):
                 logger.warning("work_leases_not_renewed", exc_info=True)
+
+    async def _renew(self, connection: Connection) -> None:
+        if self._runs:
+            await renew(connection, list(self._runs.values()), self._lease_s)
 
     async def _leave(self) -> None:
         await self._ended(self._grace_s)

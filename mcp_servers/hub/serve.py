@@ -8,7 +8,7 @@ import gc
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -150,6 +150,18 @@ class HttpServer(uvicorn.Server):
             ),
         )
         self._front = front
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Ours instead of uvicorn's, which raises the signal again once it has drained: a drained hub ends with 0."""
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, self.handle_exit, sig, None)
+        try:
+            yield
+        finally:
+            for sig in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(sig)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: no new call, listening streams end, calls inside go on for `drain_s`."""

@@ -13,9 +13,9 @@ from body_broker.lore.model import Citation, Format, IndexSummary, Passage, Sour
 Words = Annotated[str, Field(min_length=1, max_length=2_000)]
 Persona = Annotated[
     str | None,
-    Field(max_length=64, description="Search this persona's own lore where it has any, else the shared lore."),
+    Field(max_length=64, description="Whose own lore to search; the shared lore where it has none."),
 ]
-Cursor = Annotated[str | None, Field(max_length=1_024, description="next_cursor of the page before.")]
+Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
 DocumentId = Annotated[str, Field(min_length=1, max_length=80)]
 Reason = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
 _WORDS_ONLY = "(Found by words alone: search by meaning is unavailable.)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -44,9 +44,10 @@ class Services:
         """What a worker needs to import and reindex."""
         return self.lore.importing.handlers()
 
-    async def import_path(
+    async def import_paths(
         self,
-        *paths: Path,
+        paths: Sequence[Path],
+        *,
         index: str,
         by: str,
         canon: bool = True,

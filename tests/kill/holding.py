@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -26,7 +27,7 @@ class Hold:
 
     async def waiting(self) -> set[str]:
         """Which programs (hub, worker) wait for what is held: the last word of how they call themselves in the database."""
-        return {row["application_name"].rpartition("-")[2] for row in await self._look(_WAITING)}
+        return {re.split("[ -]", row["application_name"])[-1] for row in await self._look(_WAITING)}
 
     async def has_stopped(self, *programs: str) -> None:
         """Return once each of the programs waits for what is held."""

@@ -45,7 +45,7 @@ _RECORDS = """
 SELECT r.body::jsonb ->> 'kind' AS kind, r.body::jsonb ->> 'verdict' AS verdict, convert_from(b.content, 'UTF8') AS arguments
 FROM audit_record r JOIN audit_body b USING (writer, seq)
 """
-_MARK = re.compile(r"mark\d+x|job_\w+")
+_MARK = re.compile(r"mark\d+x|job_[\w-]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,18 @@ def person(*roles: str) -> Identity:
     return Identity("person:anna", frozenset(roles))
 
 
+def call(
+    action: str,
+    *chain: Identity,
+    tainted: bool = False,
+    depth: int = 0,
+    history: frozenset[str] = frozenset(),
+    **arguments: Any,
+) -> Question:
+    return Question(action, chain, arguments, tainted, depth, history, ALL_FACTS)
+
+
+ALL_FACTS = frozenset({"own_npc", "registered_repository", "within_budget"})
 IDENTITIES = (
     Identity("tier:gold"),
     Identity("tier:silver"),
@@ -182,7 +194,6 @@ def approval(via: str, count: int, *groups: str, own: bool = False) -> Approval:
     return Approval(frozenset({via}), count, frozenset(groups), own)
 
 
-ALL_FACTS = frozenset({"own_npc", "registered_repository", "within_budget"})
 FACTS = (frozenset[str](), ALL_FACTS, *(ALL_FACTS - {fact} for fact in sorted(ALL_FACTS)))
 APPROVALS = (
     None,

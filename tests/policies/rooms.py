@@ -24,10 +24,10 @@ class ReadState(Arguments):
     npc_id: str
     fresh: bool = False
     region: str | None = None
-    fields: list[Literal["mood", "health"]] = []
+    fields: list[Literal["mood", "health"]] = Field(default=[])
     limit: int = 10
     radius: float = 1.0
-    weights: list[float] = []
+    weights: list[float] = Field(default=[])
     mixed: str | int = 0
     deep: Deep | None = None
 
@@ -35,7 +35,7 @@ class ReadState(Arguments):
 class Change(Arguments):
     entity_id: str
     op: Literal["move", "delete"]
-    payload: dict[str, Json] = {}
+    payload: dict[str, Json] = Field(default={})
 
 
 class QueueChange(Arguments):

@@ -4,8 +4,9 @@ import pytest
 
 from body_broker.errors import PolicyError
 from policies.catalogue import Catalogue
-from policies.decision import Ask, Identity, Question
+from policies.decision import Ask, Identity
 from policies.engine import Policy
+from tests.policies.oracle import call
 from tests.policies.rooms import WORLD, room, tool
 
 
@@ -32,9 +33,8 @@ def test_an_unclassified_operation_keeps_the_modifiers_it_has() -> None:
     assert slow.modifiers == {"spend", "destructive", "external"}
 
 
-def test_an_unclassified_operation_of_an_agent_needs_two_people_and_is_nobodys_to_call(policy: Policy) -> None:
-    asked = Question("nobody_said_what_this_is", (Identity("tier:bronze"),), {}, False, 0, frozenset())
-    decision = policy.decide(asked)
+def test_an_unclassified_operation_asks_every_gate_it_might_belong_behind(policy: Policy) -> None:
+    decision = policy.decide(call("nobody_said_what_this_is", Identity("tier:bronze")))
     assert isinstance(decision, Ask)
     assert set(decision.rules) == {
         "destruction-by-agents-needs-two",

@@ -6,44 +6,40 @@ import cedarpy
 import pytest
 
 from body_broker.calls import Caller
-from policies.decision import Allow, Approval, Ask, Deny, Identity, Question, chain_of
+from policies.decision import Allow, Approval, Ask, Deny, Identity, chain_of
 from policies.engine import Policy
 from tests.policies.conftest import Studio
-from tests.policies.oracle import ALL_FACTS, approval, person
+from tests.policies.oracle import approval, call, person
 
 BRONZE, SILVER, GOLD = Identity("tier:bronze"), Identity("tier:silver"), Identity("tier:gold")
 ERROR = Deny(("policy-error",))
 
 
-def ask(action: str, *chain: Identity, tainted: bool = False, depth: int = 0, **arguments: Any) -> Question:
-    return Question(action, chain, arguments, tainted, depth, frozenset(), ALL_FACTS)
-
-
 def test_an_allow_names_the_permit(policy: Policy) -> None:
-    assert policy.decide(ask("page", SILVER)) == Allow(("silver-looks-things-up",))
+    assert policy.decide(call("page", SILVER)) == Allow(("silver-looks-things-up",))
 
 
 def test_a_refusal_where_nothing_permits_names_the_group(policy: Policy) -> None:
-    assert policy.decide(ask("remove_document", SILVER)) == Deny(("default-deny:write",))
+    assert policy.decide(call("remove_document", SILVER)) == Deny(("default-deny:write",))
 
 
 def test_a_refusal_names_every_rule_that_no_approval_lifts(policy: Policy) -> None:
-    assert policy.decide(ask("probe:own+spend", GOLD, depth=9)) == Deny(("depth-cap", "spend-forbidden"))
-    assert policy.decide(ask("page", GOLD, depth=9)) == Deny(("default-deny:retrieval", "depth-cap"))
+    assert policy.decide(call("probe:own+spend", GOLD, depth=9)) == Deny(("depth-cap", "spend-forbidden"))
+    assert policy.decide(call("page", GOLD, depth=9)) == Deny(("default-deny:retrieval", "depth-cap"))
 
 
 def test_a_chain_is_refused_for_the_identity_that_may_not(policy: Policy) -> None:
-    assert policy.decide(ask("remove_document", person("designer"), SILVER)) == Deny(("default-deny:write",))
-    assert policy.decide(ask("remove_document", SILVER, person("designer"))) == Deny(("default-deny:write",))
+    assert policy.decide(call("remove_document", person("designer"), SILVER)) == Deny(("default-deny:write",))
+    assert policy.decide(call("remove_document", SILVER, person("designer"))) == Deny(("default-deny:write",))
 
 
 def test_a_refusal_does_not_name_rules_that_would_only_ask(policy: Policy) -> None:
     chain = (person("designer"), Identity("service:game"))
-    assert policy.decide(ask("probe:queued", *chain, depth=9)) == Deny(("depth-cap",))
+    assert policy.decide(call("probe:queued", *chain, depth=9)) == Deny(("depth-cap",))
 
 
 def test_an_ask_carries_what_the_annotations_say(policy: Policy) -> None:
-    decision = policy.decide(ask("remove_document", BRONZE))
+    decision = policy.decide(call("remove_document", BRONZE))
     assert isinstance(decision, Ask)
     two = next(r for r in decision.requirements if r.rule == "destruction-by-agents-needs-two")
     assert (two.via, two.approvers, two.quorum, two.ttl_s, two.own) == (
@@ -57,13 +53,13 @@ def test_an_ask_carries_what_the_annotations_say(policy: Policy) -> None:
 
 
 def test_an_ask_of_a_chain_joins_the_requirements_of_all(policy: Policy) -> None:
-    decision = policy.decide(ask("queue_change", person("designer"), BRONZE, tainted=True, change={"op": "move"}))
+    decision = policy.decide(call("queue_change", person("designer"), BRONZE, tainted=True, change={"op": "move"}))
     assert isinstance(decision, Ask)
     assert set(decision.rules) == {"people-queue-with-approval", "tainted-needs-approval"}
 
 
 def test_a_persons_own_second_factor_opens_what_says_mfa_and_no_quorum(policy: Policy) -> None:
-    alone = ask("remove_document", person("designer"))
+    alone = call("remove_document", person("designer"))
     decision = policy.decide(alone)
     assert isinstance(decision, Ask)
     assert all(requirement.own for requirement in decision.requirements)
@@ -82,7 +78,7 @@ def test_a_persons_own_second_factor_opens_what_says_mfa_and_no_quorum(policy: P
     ids=repr,
 )
 def test_nobodys_own_yes_opens_the_call_of_a_chain_or_of_a_tier(policy: Policy, chain: tuple[Identity, ...]) -> None:
-    asked = ask("remove_document", *chain)
+    asked = call("remove_document", *chain)
     decision = policy.decide(asked._replace(approval=approval("mfa", 0, own=True)))
     assert isinstance(decision, Ask)
     assert not any(requirement.own for requirement in decision.requirements)
@@ -95,7 +91,7 @@ def test_an_own_yes_never_counts_towards_a_quorum(studio: Studio) -> None:
         'forbid (principal, action == Hub::Action::"page", resource) '
         "unless { context has approval && context.approval.count >= 2 };"
     )
-    asked = ask("page", person("sre"))
+    asked = call("page", person("sre"))
     decision = policy.decide(asked)
     assert isinstance(decision, Ask)
     assert [requirement.own for requirement in decision.requirements] == [False]
@@ -104,7 +100,7 @@ def test_an_own_yes_never_counts_towards_a_quorum(studio: Studio) -> None:
 
 
 def test_the_real_approval_is_decided_on_again(policy: Policy) -> None:
-    asked = ask("remove_document", BRONZE)
+    asked = call("remove_document", BRONZE)
     assert isinstance(policy.decide(asked._replace(approval=approval("slack", 2, "sre"))), Allow)
     short = policy.decide(asked._replace(approval=approval("slack", 1, "sre")))
     assert isinstance(short, Ask)
@@ -119,22 +115,22 @@ def test_nobody_is_bothered_for_what_would_be_refused_anyway(studio: Studio) -> 
         "when { context has approval || !context.tainted } "
         'unless { context has approval && context.approval.groups.contains("sre") && context.tainted };'
     )
-    assert studio(never).decide(ask("page", SILVER)) == Deny(("never-met",))
+    assert studio(never).decide(call("page", SILVER)) == Deny(("never-met",))
 
 
 def test_gold_reads_the_cache_and_nothing_that_does_not_say_so(policy: Policy) -> None:
-    assert policy.decide(ask("read_state", GOLD, fresh=False)) == Allow(("gold-reads-cached-state",))
-    assert policy.decide(ask("read_state", GOLD, fresh=True)) == Deny(("default-deny:state_read",))
-    assert policy.decide(ask("read_state", GOLD)) == ERROR, "the dict is not the normalised one"
+    assert policy.decide(call("read_state", GOLD, fresh=False)) == Allow(("gold-reads-cached-state",))
+    assert policy.decide(call("read_state", GOLD, fresh=True)) == Deny(("default-deny:state_read",))
+    assert policy.decide(call("read_state", GOLD)) == ERROR, "the dict is not the normalised one"
 
 
 def test_an_unknown_action_is_denied(policy: Policy) -> None:
     for action in ("no_such_tool", "", "write", "Hub::Action::page", "page\n"):
-        assert policy.decide(ask(action, BRONZE)) == Deny(("unknown-action",))
+        assert policy.decide(call(action, BRONZE)) == Deny(("unknown-action",))
 
 
 def test_no_identity_is_denied(policy: Policy) -> None:
-    assert policy.decide(ask("probe:own")) == Deny(("no-identity",))
+    assert policy.decide(call("probe:own")) == Deny(("no-identity",))
 
 
 @pytest.mark.parametrize(
@@ -158,15 +154,15 @@ def test_no_identity_is_denied(policy: Policy) -> None:
     ids=repr,
 )
 def test_an_identity_the_schema_does_not_know_may_nothing_and_sees_nothing(policy: Policy, identity: Identity) -> None:
-    assert policy.decide(ask("probe:own", identity)) == ERROR
-    assert policy.decide(ask("probe:own", person("admin"), identity)) == ERROR
+    assert policy.decide(call("probe:own", identity)) == ERROR
+    assert policy.decide(call("probe:own", person("admin"), identity)) == ERROR
     assert policy.visible((identity,)) == frozenset()
     assert policy.visible((person("admin"), identity)) == frozenset()
 
 
 def test_a_person_is_no_tier_by_its_name(policy: Policy) -> None:
     for name in ("bronze", "admin", "*", "Hub::Tier::bronze", "\ud800"):
-        assert policy.decide(ask("page", Identity(f"person:{name}"))) == Deny(("default-deny:retrieval",))
+        assert policy.decide(call("page", Identity(f"person:{name}"))) == Deny(("default-deny:retrieval",))
 
 
 @pytest.mark.parametrize(
@@ -175,8 +171,8 @@ def test_a_person_is_no_tier_by_its_name(policy: Policy) -> None:
     ids=repr,
 )
 def test_a_value_of_the_wrong_type_is_denied(policy: Policy, value: object) -> None:
-    assert policy.decide(ask("probe:state_read", GOLD, fresh=value)) == ERROR
-    assert policy.decide(ask("probe:state_read", SILVER, fresh=value)) == ERROR
+    assert policy.decide(call("probe:state_read", GOLD, fresh=value)) == ERROR
+    assert policy.decide(call("probe:state_read", SILVER, fresh=value)) == ERROR
 
 
 @pytest.mark.parametrize(
@@ -189,9 +185,9 @@ def test_an_integer_that_is_none_is_denied_where_a_policy_reads_it(studio: Studi
         '@id("small-pages") forbid (principal, action == Hub::Action::"read_state", resource) '
         "when { context.arguments.limit > 50 };"
     )
-    assert policy.decide(ask("read_state", SILVER, fresh=False, limit=50)) == Allow(("silver-looks-things-up",))
-    assert policy.decide(ask("read_state", SILVER, fresh=False, limit=51)) == Deny(("small-pages",))
-    assert policy.decide(ask("read_state", SILVER, fresh=False, limit=value)) == ERROR
+    assert policy.decide(call("read_state", SILVER, fresh=False, limit=50)) == Allow(("silver-looks-things-up",))
+    assert policy.decide(call("read_state", SILVER, fresh=False, limit=51)) == Deny(("small-pages",))
+    assert policy.decide(call("read_state", SILVER, fresh=False, limit=value)) == ERROR
 
 
 @pytest.mark.parametrize(
@@ -208,18 +204,18 @@ def test_an_integer_that_is_none_is_denied_where_a_policy_reads_it(studio: Studi
     ids=repr,
 )
 def test_a_smuggled_or_unwritable_value_is_denied(policy: Policy, value: object) -> None:
-    assert policy.decide(ask("approve_change", person("admin"), change_request={"kind": value})) == ERROR
+    assert policy.decide(call("approve_change", person("admin"), change_request={"kind": value})) == ERROR
 
 
 def test_text_that_looks_like_an_escape_is_text(policy: Policy) -> None:
     kind = '{"__entity": {"type": "Hub::Role", "id": "admin"}}'
-    asked = ask("approve_change", person("admin"), change_request={"kind": kind})
+    asked = call("approve_change", person("admin"), change_request={"kind": kind})
     assert policy.decide(asked) == Deny(("unknown-kind-of-change",))
 
 
 def test_arguments_that_no_policy_reads_change_nothing(policy: Policy) -> None:
-    odd = {"limit": 2**70, "radius": 0.5, "npc_id": {"__entity": {}}, "extra": object()}
-    assert policy.decide(ask("read_state", GOLD, fresh=False, **odd)) == Allow(("gold-reads-cached-state",))
+    odd: dict[str, Any] = {"limit": 2**70, "radius": 0.5, "npc_id": {"__entity": {}}, "extra": object()}
+    assert policy.decide(call("read_state", GOLD, fresh=False, **odd)) == Allow(("gold-reads-cached-state",))
 
 
 def test_a_forbid_that_errs_denies_though_cedar_would_skip_it(studio: Studio) -> None:
@@ -228,7 +224,7 @@ def test_a_forbid_that_errs_denies_though_cedar_would_skip_it(studio: Studio) ->
         '@id("overflow") forbid (principal, action == Hub::Action::"read_state", resource) '
         "when { context.arguments.limit + 1 > 100 };"
     )
-    asked = ask("read_state", SILVER, fresh=False, limit=2**63 - 1)
+    asked = call("read_state", SILVER, fresh=False, limit=2**63 - 1)
     assert policy.decide(asked) == ERROR
     raw = cedarpy.is_authorized(  # pyright: ignore[reportUnknownMemberType]  # cedarpy says plain dict
         {"principal": 'U::"a"', "action": 'Action::"w"', "resource": 'R::"r"', "context": {"n": 2**63 - 1}},
@@ -240,7 +236,7 @@ def test_a_forbid_that_errs_denies_though_cedar_would_skip_it(studio: Studio) ->
 
 def test_taint_that_is_not_a_boolean_is_denied(policy: Policy) -> None:
     unsure: Any = "no"
-    assert policy.decide(ask("page", SILVER)._replace(tainted=unsure)) == ERROR
+    assert policy.decide(call("page", SILVER)._replace(tainted=unsure)) == ERROR
 
 
 def test_a_callers_chain_brings_each_persons_own_roles() -> None:

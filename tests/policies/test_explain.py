@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from typing import Any
+
 from inline_snapshot import snapshot
 
-from policies.decision import Identity, Question
+from policies.decision import Identity
 from policies.engine import Policy
-from tests.policies.oracle import person
+from tests.policies.oracle import call, person
 
 
-def render(policy: Policy, action: str, *chain: Identity, tainted: bool = False, **arguments: object) -> str:
-    return policy.explain(Question(action, chain, arguments, tainted, 0, frozenset())).render()
+def render(policy: Policy, action: str, *chain: Identity, tainted: bool = False, **arguments: Any) -> str:
+    return policy.explain(call(action, *chain, tainted=tainted, **arguments)).render()
+
+
+def test_a_fact_that_would_change_it_is_named(policy: Policy) -> None:
+    asked = call("probe:security_scan", person("engineer"))._replace(facts=frozenset())
+    assert policy.explain(asked).changes[0] == snapshot(
+        "were the fact registered_repository established: allow (engineer-scans-registered)"
+    )
 
 
 def test_a_refusal_says_what_is_missing_and_who_may(policy: Policy) -> None:
@@ -84,7 +93,9 @@ tier:gold -> read_state: deny (policy-error)
 
 
 def test_an_unknown_action_is_explained_too(policy: Policy) -> None:
-    assert render(policy, "no_such_tool", Identity("tier:gold")) == snapshot('tier:gold -> no_such_tool: deny (unknown-action)')
+    assert render(policy, "no_such_tool", Identity("tier:gold")) == snapshot(
+        "tier:gold -> no_such_tool: deny (unknown-action)"
+    )
 
 
 def test_an_unknown_identity_is_explained_too(policy: Policy) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 from body_broker.errors import PolicyError
 from policies.catalogue import Catalogue
-from policies.decision import Allow, Ask, Deny, Identity, Question
+from policies.decision import Allow, Ask, Deny, Identity
 from policies.engine import Policy
 from policies.rules import OPTIONAL_DIR, SHIPPED_DIR
 from tests.policies.conftest import Studio
-from tests.policies.oracle import person
+from tests.policies.oracle import call, person
 
 GATE = 'context has approval && (context.approval.own || context.approval.groups.contains("sre"))'
 HEAD = '@approval("mfa") @approvers("sre")'
@@ -170,8 +170,7 @@ def test_a_studios_forbid_is_added_to_ours(studio: Studio) -> None:
         '@id("not-on-mondays") forbid (principal, action == Hub::Action::"page", resource) '
         'when { context.history.contains("security_read") };'
     )
-    silver = (Identity("tier:silver"),)
-    asked = Question("page", silver, {}, False, 0, frozenset())
+    asked = call("page", Identity("tier:silver"))
     assert policy.decide(asked) == Allow(("silver-looks-things-up",))
     assert policy.decide(asked._replace(history=frozenset({"security_read"}))) == Deny(("not-on-mondays",))
 
@@ -181,7 +180,7 @@ def test_a_studios_permit_of_a_group_can_be_narrowed_to_one_tool(studio: Studio)
         '@id("anna-carries-out") permit (principal == Hub::Person::"anna", action in Hub::Action::"draft", resource) '
         'when { action == Hub::Action::"carry_out" };'
     )
-    asked = Question("carry_out", (person(),), {}, False, 0, frozenset())
+    asked = call("carry_out", person())
     assert policy.decide(asked) == Allow(("anna-carries-out",))
     assert policy.decide(asked._replace(action="probe:draft")) == Deny(("default-deny:draft",))
     assert policy.decide(asked._replace(identities=(Identity("person:bob"),))) == Deny(("default-deny:draft",))
@@ -190,7 +189,7 @@ def test_a_studios_permit_of_a_group_can_be_narrowed_to_one_tool(studio: Studio)
 
 
 def test_silver_queues_changes_only_where_the_studio_opts_in(catalogue: Catalogue) -> None:
-    asked = Question("queue_change", (Identity("tier:silver"),), {"change": {"op": "move"}}, False, 0, frozenset())
+    asked = call("queue_change", Identity("tier:silver"), change={"op": "move"})
     assert Policy.load(catalogue).decide(asked) == Deny(("default-deny:queued",))
     opted = Policy.load(catalogue, OPTIONAL_DIR)
     assert opted.decide(asked) == Allow(("silver-queues-changes",))

@@ -12,7 +12,7 @@ from policies.catalogue import Catalogue
 from policies.decision import Allow, Deny, Identity, Question
 from policies.engine import Policy
 from tests.policies.conftest import Studio
-from tests.policies.oracle import ALL_FACTS, IDENTITIES
+from tests.policies.oracle import ALL_FACTS, IDENTITIES, call
 
 STUDIO = """
 @id("small-pages") forbid (principal, action == Hub::Action::"read_state", resource)
@@ -72,7 +72,7 @@ def remembering(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) 
     return Policy.load(catalogue, folder)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(question=questions)
 def test_what_is_remembered_is_what_would_be_decided(remembering: Policy, question: Question) -> None:
     entry = remembering.catalogue.entries[question.action]
@@ -81,9 +81,9 @@ def test_what_is_remembered_is_what_would_be_decided(remembering: Policy, questi
     assert remembering.decide(question) == decided
 
 
-def read(policy: Policy, **more: Any) -> Question:
-    given_: dict[str, Any] = {"fresh": False, "limit": 1, "fields": [], **more}
-    return Question("read_state", (Identity("tier:silver"),), given_, False, 0, frozenset())
+def read(**more: Any) -> Question:
+    usual: dict[str, Any] = {"fresh": False, "limit": 1, "fields": []}
+    return call("read_state", Identity("tier:silver"), **usual | more)
 
 
 def remembered(policy: Policy) -> int:
@@ -92,35 +92,36 @@ def remembered(policy: Policy) -> int:
 
 def test_a_decision_is_made_once_for_what_the_policies_read(studio: Studio) -> None:
     policy = studio(STUDIO)
-    first = policy.decide(read(policy, npc_id="a", radius=1.5))
-    assert policy.decide(read(policy, npc_id="b", radius=2.5)) is first
+    first = policy.decide(read(npc_id="a", radius=1.5))
+    assert policy.decide(read(npc_id="b", radius=2.5)) is first
     assert remembered(policy) == 1
-    assert policy.decide(read(policy, limit=51)) == Deny(("small-pages",))
+    assert policy.decide(read(limit=51)) == Deny(("small-pages",))
 
 
 def test_one_and_true_are_not_the_same_value(studio: Studio) -> None:
     policy = studio(STUDIO)
-    assert isinstance(policy.decide(read(policy, limit=1)), Allow)
-    assert policy.decide(read(policy, limit=True)) == Deny(("policy-error",))
-    assert policy.decide(read(policy, limit=1.0)) == Deny(("policy-error",))
+    assert isinstance(policy.decide(read(limit=1)), Allow)
+    assert policy.decide(read(limit=True)) == Deny(("policy-error",))
+    assert policy.decide(read(limit=1.0)) == Deny(("policy-error",))
 
 
 def test_long_texts_and_real_approvals_are_not_remembered(studio: Studio) -> None:
     policy = studio(STUDIO)
     for long in ({"region": "n" * 257}, {"fields": ["m" * 200, "m" * 100]}, {"region": "north" + "n" * 300}):
-        policy.decide(read(policy, **long))
+        policy.decide(read(**long))
     assert remembered(policy) == 0
-    policy.decide(read(policy, region="n" * 256))
+    policy.decide(read(region="n" * 256))
     assert remembered(policy) == 1
 
 
-def test_the_oldest_unused_decisions_are_forgotten(studio: Studio) -> None:
+def test_the_oldest_unused_decisions_are_forgotten(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MEMO_MAX", 50)
     policy = studio(STUDIO)
-    kept, ages = read(policy, limit=-1), count()
+    kept, ages = read(limit=-1), count()
     first = policy.decide(kept)
     while remembered(policy) < engine.MEMO_MAX:
-        policy.decide(read(policy, region=f"r{next(ages)}"))
+        policy.decide(read(region=f"r{next(ages)}"))
     assert policy.decide(kept) is first
-    policy.decide(read(policy, region="one more"))
+    policy.decide(read(region="one more"))
     assert remembered(policy) == engine.MEMO_MAX
     assert policy.decide(kept) is first, "used lately"

@@ -29,7 +29,7 @@ MARKS = {entry.name: {entry.group, *entry.modifiers} for entry in CATALOGUE.entr
 
 # Shuffled, so that a mutant meets the question that tells it apart early; always the same order.
 CASES = [(asked, oracle(asked)) for identity in IDENTITIES for asked in questions((identity,))]
-random.Random(1).shuffle(CASES)
+random.Random(1).shuffle(CASES)  # noqa: S311 - an order, not a secret
 
 # Mutants that decide as the rule does, each with its reason.
 EQUIVALENT = {
@@ -85,9 +85,12 @@ def action(names: list[str]) -> dict[str, Any]:
 
 def nodes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
     yield place, node
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, inner in cast("list[tuple[Any, Any]]", list(items)):
-        yield from nodes(inner, f"{place}/{key}")
+    if isinstance(node, dict):
+        inner = list(cast("dict[str, Any]", node).items())
+    else:
+        inner = [(str(i), item) for i, item in enumerate(cast("list[Any]", node) if isinstance(node, list) else [])]
+    for key, value in inner:
+        yield from nodes(value, f"{place}/{key}")
 
 
 def find(body: dict[str, Any], place: str) -> tuple[Any, Any]:

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import importlib
-from importlib.util import find_spec
-
 import cedarpy
-import pytest
 
+from mcp_servers.hub.rooms import ROOMS
 from policies.catalogue import GROUPS, MODIFIERS, Catalogue
 from policies.probes import with_probes
 from policies.rules import SHIPPED_DIR
 from policies.schema import emit
 from tests.policies.rooms import WORLD
-
-ROOMS = {"mcp_servers.hub.own": "ROOM", "mcp_servers.rag.server": "ROOM"}
 
 READ_STATE = """\
   action "read_state" in ["state_read"] appliesTo {
@@ -24,13 +19,6 @@ READ_STATE = """\
     },
   };
 """
-
-
-def there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def test_the_schema_is_cedar_and_has_an_action_for_each_group_modifier_and_operation() -> None:
@@ -49,7 +37,7 @@ def test_an_operation_is_in_its_modifiers_too() -> None:
 
 
 def test_the_schema_does_not_hang_on_the_order_of_rooms_and_rows() -> None:
-    turned = Catalogue(reversed(Catalogue.of([WORLD]).entries.values()))
+    turned = Catalogue(reversed(list(Catalogue.of([WORLD]).entries.values())))
     assert emit(turned) == emit(Catalogue.of([WORLD]))
 
 
@@ -60,8 +48,5 @@ def test_a_narrowed_schema_declares_only_the_arguments_that_are_kept() -> None:
 
 
 def test_the_checked_in_schema_is_that_of_our_rooms() -> None:
-    if absent := [module for module in ROOMS if not there(module)]:
-        pytest.skip(f"not built yet: {', '.join(absent)}")
-    rooms = [getattr(importlib.import_module(module), name) for module, name in ROOMS.items()]
     checked_in = (SHIPPED_DIR / "hub.cedarschema").read_text(encoding="utf-8")
-    assert checked_in == emit(Catalogue.of(rooms)), "run `poe regen`"
+    assert checked_in == emit(Catalogue.of(ROOMS)), "run `poe regen`"

@@ -51,8 +51,11 @@ def some_arguments(name: str) -> list[dict[str, Any]]:
             {"npc_id": "a", "fresh": fresh, "fields": [], "limit": 1, "region": region, "deep": below}
             for fresh, region, below in product((False, True), (None, "south", "north"), (None, deep))
         ]
+    kinds = [{"change_request": {"kind": kind}} for kind in [*sorted(KINDS), "other"]]
     if name in {"probe:approve_change", "approve_change"}:
-        return [{"change_request": {"kind": kind}} for kind in [*sorted(KINDS), "other"]]
+        return kinds
+    if name.startswith("wide:"):
+        return [{"fresh": fresh, **kind} for fresh in (False, True, None) for kind in [{}, *kinds]]
     if name == "queue_change":
         return [{"change": {"op": "move", "entity_id": "a"}}]
     return [{}]

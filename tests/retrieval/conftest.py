@@ -23,7 +23,7 @@ async def imported(pool: Pool, database_url: str) -> AsyncIterator[Import]:
     task = asyncio.create_task(worker.run())
 
     async def bring(*paths: Path) -> Services:
-        await services.import_path(*paths, index="shared", by="operator:test")
+        await services.import_paths(paths, index="shared", by="operator:test")
         await pool.execute("ANALYZE lore_posting")
         return services
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from body_broker.errors import StoreStartError
 from body_broker.storage.embedded.binaries import postgres_programs, valkey_program
-from body_broker.storage.embedded.layout import Layout, StoreUrls
+from body_broker.storage.embedded.layout import POSTGRES, VALKEY, Layout, StoreUrls
 from body_broker.storage.embedded.probes import postgres_answers, valkey_answers
 from body_broker.storage.embedded.processes import read_status
 
@@ -96,8 +96,16 @@ def _lock(path: Path, kind: int, deadline: Deadline, waiting_for: str) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         undo.callback(os.close, lock)
         while True:
-            with suppress(BlockingIOError):
+            try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise StoreStartError(
+                    "The file system of the data directory has no locks.",
+                    next_step="Name one on a local disk: --data-dir.",
+                ) from error
+            else:
                 undo.pop_all()
                 return lock
             time.sleep(min(_POLL_S, deadline.left_s(waiting_for)))
@@ -111,7 +119,7 @@ def _ensure(layout: Layout, deadline: Deadline, *, postgres: bool, valkey: bool)
             program = str(valkey_program()) if valkey else ""
             if _launch(layout, programs, program, deadline):
                 return
-        elif (postgres and "postgres" not in found.serves) or (valkey and "valkey" not in found.serves):
+        elif (postgres and POSTGRES not in found.serves) or (valkey and VALKEY not in found.serves):
             raise StoreStartError(
                 "The embedded stores of this data directory were started for a hub that has one of them elsewhere.",
                 next_step="Give every process of a data directory the same BODY_BROKER_DATABASE_URL and BODY_BROKER_REDIS_URL.",

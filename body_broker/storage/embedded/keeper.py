@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 from body_broker.errors import StoreStartError
-from body_broker.storage.embedded.layout import Layout
+from body_broker.storage.embedded.layout import POSTGRES, VALKEY, Layout
 from body_broker.storage.embedded.processes import read_status, write_status
-from body_broker.storage.embedded.servers import ENDINGS, POSTGRES, VALKEY, Server, prepare_postgres, prepare_valkey
+from body_broker.storage.embedded.servers import ENDINGS, Server, prepare_postgres, prepare_valkey
 
 _LAST_USER_GONE = signal.SIGUSR1
 _STOP = {_LAST_USER_GONE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -137,9 +137,8 @@ def main() -> None:
 
 def _keep(layout: Layout, programs: str, program: str) -> None:
     lock = _own_servers(layout)
-    write_status(
-        layout, {"keeper": os.getpid(), **({POSTGRES: None} if programs else {}), **({VALKEY: None} if program else {})}
-    )
+    wanted = {name: None for name, given in ((POSTGRES, programs), (VALKEY, program)) if given}
+    write_status(layout, {"keeper": os.getpid(), **wanted})
     servers: list[Server] = []
     if program:
         servers.append(prepare_valkey(layout, Path(program), lock))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from body_broker.errors import StoreStartError
 
+POSTGRES, VALKEY = "postgres", "valkey"
 PORT = 5432  # part of the socket's name; nothing listens on it
 POSTGRES_SOCKET = f".s.PGSQL.{PORT}"
 VALKEY_SOCKET = "valkey.sock"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from body_broker.storage.embedded.layout import Layout
+from body_broker.storage.embedded.layout import POSTGRES, VALKEY, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def read_status(layout: Layout) -> EmbeddedStatus:
         return EmbeddedStatus()
     living = {name: entry[0] for name, entry in written.items() if entry and birth(entry[0]) == entry[1]}
     return EmbeddedStatus(
-        living.get("keeper"), living.get("postgres"), living.get("valkey"), frozenset(written) - {"keeper"}
+        living.get("keeper"), living.get(POSTGRES), living.get(VALKEY), frozenset(written) - {"keeper"}
     )
 
 

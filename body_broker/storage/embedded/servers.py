@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,10 +12,9 @@ from pathlib import Path
 from body_broker.errors import StoreStartError
 from body_broker.storage.embedded.binaries import POSTGRES_MAJOR
 from body_broker.storage.embedded.children import before_exec
-from body_broker.storage.embedded.layout import PORT, POSTGRES_SOCKET, VALKEY_SOCKET, Layout
+from body_broker.storage.embedded.layout import PORT, POSTGRES, POSTGRES_SOCKET, VALKEY, VALKEY_SOCKET, Layout
 from body_broker.storage.embedded.probes import postgres_answers, valkey_answers
 
-POSTGRES, VALKEY = "postgres", "valkey"
 # What ends a server: politely, now, at any price. PostgreSQL's "fast" and "immediate" shutdown.
 ENDINGS = {
     POSTGRES: (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL),
@@ -145,15 +143,10 @@ def _spawn(name: str, command: Sequence[str | Path], log: int, lock: int) -> sub
             pass_fds=(lock,),
             preexec_fn=before_exec(ending, leave_root=name != VALKEY),  # noqa: PLW1509  # imports nothing, takes no lock
         )
-    except subprocess.SubprocessError as error:
+    except subprocess.SubprocessError as error:  # what before_exec raised
         raise StoreStartError(
-            f"The system does not let {name} be started apart from its keeper"
-            + (
-                ": PostgreSQL refuses to run as root, and user namespaces are refused here."
-                if os.geteuid() == 0
-                else "."
-            ),
-            next_step="Start body-broker as an ordinary user, or set BODY_BROKER_DATABASE_URL and BODY_BROKER_REDIS_URL.",
+            "PostgreSQL refuses to run as root, and this system refuses the user namespace that would hide it.",
+            next_step="Start body-broker as an ordinary user, or set BODY_BROKER_DATABASE_URL.",
         ) from error
     except OSError as error:
         raise _see(f"{name} cannot be started", "keeper") from error

@@ -24,7 +24,7 @@ CREATE TABLE lore_edition (
     document_id text NOT NULL REFERENCES lore_document ON DELETE CASCADE,
     title text NOT NULL,
     format text NOT NULL CHECK (format IN ('text', 'markdown')),
-    body text NOT NULL,
+    characters integer NOT NULL,
     content_hash text NOT NULL,
     knowledge jsonb NOT NULL DEFAULT '{}',  -- spoiler and knowledge limits: kept, not yet read
     job_id text,
@@ -33,13 +33,21 @@ CREATE TABLE lore_edition (
 CREATE INDEX lore_edition_document ON lore_edition (document_id);
 CREATE INDEX lore_edition_hash ON lore_edition (content_hash);
 
+-- The text in pages of 10,000 characters (the last one shorter): a part of a long text is read without the whole.
+CREATE TABLE lore_page (
+    rev bigint NOT NULL REFERENCES lore_edition ON DELETE CASCADE,
+    page integer NOT NULL,
+    content text NOT NULL,
+    PRIMARY KEY (rev, page)
+);
+
 CREATE TABLE lore_chunk (
     rev bigint NOT NULL REFERENCES lore_edition ON DELETE CASCADE,
     ordinal integer NOT NULL,
     char_start integer NOT NULL,
     char_end integer NOT NULL,
     heading text NOT NULL,
-    content text NOT NULL,  -- body from char_start to char_end, exactly
+    content text NOT NULL,  -- the text from char_start to char_end, exactly
     PRIMARY KEY (rev, ordinal),
     CHECK (0 <= char_start AND char_start < char_end)
 );

@@ -9,6 +9,7 @@ from importlib import metadata
 import click
 
 from body_broker.errors import BodyBrokerError, on_the_wire
+from body_broker.telemetry import get_logger
 
 # Command -> module of this package that holds it under the same name (dashes as underscores).
 _COMMANDS = {
@@ -63,3 +64,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:
+        # A fault of ours: its text may hold anything, so a person gets one line and the log the traceback.
+        get_logger(__name__).debug("command_failed", exc_info=True)
+        click.echo("The command failed inside.\nRun it again with BODY_BROKER_LOG_LEVEL=debug and report what it says.", err=True)
+        sys.exit(1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from body_broker.audit.anchor import write_anchor
+from body_broker.audit.trail import Entry
 from body_broker.audit.trail import tail as read_tail
 from body_broker.audit.verify import Report
 from body_broker.audit.verify import verify as verify_chains
@@ -69,7 +71,15 @@ def tail(lines: int, data_dir: Path | None) -> None:
 
 async def _tail(settings: Settings, lines: int) -> list[str]:
     async with open_stores(settings, name="cli") as stores:
-        return [entry.render() for entry in await read_tail(stores.pool, lines)]
+        return [_line(entry) for entry in await read_tail(stores.pool, lines)]
+
+
+def _line(entry: Entry) -> str:
+    record = entry.record
+    at = datetime.fromtimestamp(record.at or 0, UTC)
+    rules = f" by {', '.join(record.rules)}" if record.rules else ""
+    who = f"{record.requester or '':30} {record.kind:9}"
+    return f"{at:%Y-%m-%d %H:%M:%S}  {who} {record.action or ''} {record.verdict or ''}{rules}".rstrip()
 
 
 @audit.command()

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,10 +23,10 @@ CLIENTS = ("claude-code", "cursor", "vscode", "json")
 
 def stdio_server(who: str, data_dir: Path | None = None) -> dict[str, object]:
     """The `command` and `args` of a client's configuration for this installation of the hub over stdio."""
-    found = shutil.which(NAME)
-    command, first = (found, []) if found else ("uv", ["run", NAME])
-    where = ["--data-dir", str(data_dir)] if data_dir else []
-    return {"command": command, "args": [*first, "serve", "--stdio", "--as", who, *where]}
+    beside = Path(sys.executable).with_name(NAME)  # the console script of the environment that runs this
+    found = str(beside) if beside.is_file() else shutil.which(NAME) or NAME
+    where = ["--data-dir", str(data_dir.resolve())] if data_dir else []
+    return {"command": found, "args": ["serve", "--stdio", "--as", who, *where]}
 
 
 def http_server(url: str, token: str) -> dict[str, object]:

@@ -117,9 +117,12 @@ async def _verified(runtime: Runtime) -> None:
 
 
 async def _stay(runtime: Runtime, url: str) -> None:
+    await record(runtime, "roles set", {"principal": me(), "roles": ["designer"]})
+    await runtime.tokens.set_roles(me(), ["designer"], by=operator())
     issued = await runtime.tokens.issue("tier:silver", ttl_s=TOKEN_TTL_S, by=operator())
-    click.echo("\nThe hub stays up. Connect an agent (more: body-broker connect cursor | vscode | json):")
-    click.echo("  " + claude_command(stdio_server(me(), runtime.settings.data_dir.resolve())))
+    click.echo(f"\nThe hub stays up. Connect Claude Code as {me()}, a designer here (others: body-broker connect cursor | vscode | json):")
+    click.echo("  " + claude_command(stdio_server(me(), runtime.settings.data_dir)))
+    click.echo("or over HTTP as the silver tier, for 12 hours:")
     click.echo("  " + claude_command(http_server(url, issued.token)))
     click.echo("\nCtrl-C stops it.")
     stop = asyncio.Event()

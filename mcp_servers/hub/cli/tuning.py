@@ -22,7 +22,7 @@ def config() -> None:
 @config.command(name="set")
 @click.argument("key")
 @click.argument("value", metavar="JSON")
-@click.option("--why", required=True, help="A reason, for whoever reads the history.")
+@click.option("--why", default="", help="A reason, for whoever reads the history.")
 @data_dir_option
 def set_value(key: str, value: str, why: str, data_dir: Path | None) -> None:
     """Set KEY to a JSON value; the old one stays in the history."""
@@ -38,7 +38,7 @@ def set_value(key: str, value: str, why: str, data_dir: Path | None) -> None:
 async def _set(settings: Settings, key: str, value: Json, why: str) -> int:
     async with open_runtime(settings, name="cli") as runtime:
         receipt = await record(runtime, "config set", {"key": key})
-        return (await runtime.rag.tuning.set(key, value, who=operator(), why=why, receipt=receipt)).version
+        return (await runtime.rag.tuning.set(key, value, by=operator(), why=why, receipt=receipt)).version
 
 
 @config.command()
@@ -66,4 +66,4 @@ def history(key: str, data_dir: Path | None) -> None:
 async def _history(settings: Settings, key: str) -> list[str]:
     async with open_runtime(settings, name="cli") as runtime:
         past = await runtime.rag.tuning.history(key)
-    return [f"{p.version:>4}  {p.at:%Y-%m-%d %H:%M}  {p.who:20}  {json.dumps(p.value)}  {p.why}" for p in past]
+    return [f"{p.version:>4}  {p.at:%Y-%m-%d %H:%M}  {p.by:20}  {json.dumps(p.value)}  {p.why}" for p in past]

@@ -120,6 +120,18 @@ async def test_a_write_is_refused_while_the_database_is_away_and_its_record_come
     assert await actions(pool, auditor.writer) == ["read_1"]
 
 
+async def test_a_database_that_hangs_is_given_up_on_and_taken_up_again(pool: Pool, wired: tuple[Wire, Pool]) -> None:
+    wire, weak = wired
+    async with open_auditor(weak, KEY, pace=Pace(linger_s=0.001, retry_s=0.01, attempt_s=0.5)) as auditor:
+        wire.hang()
+        receipt = auditor.add(read_of(1))
+        with pytest.raises(Unavailable):
+            await auditor.durable(receipt)
+        wire.flow()
+        await wait_until(lambda: auditor.backlog == 0, "the record is committed after all")
+    assert await actions(pool, auditor.writer) == ["read_1"]
+
+
 async def test_a_full_backlog_takes_nothing_until_the_database_is_back(pool: Pool, wired: tuple[Wire, Pool]) -> None:
     wire, weak = wired
     async with open_auditor(weak, KEY, pace=Pace(linger_s=0.001, retry_s=0.01, backlog_records=50)) as auditor:

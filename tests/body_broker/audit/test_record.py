@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +36,6 @@ def test_a_record_comes_back_as_it_was_written() -> None:
 def test_a_record_with_nothing_but_a_kind_comes_back_too() -> None:
     body = encode(Record(kind="refusal"), 1, 0.0, None)
     assert decode(body.decode()) == Record(kind="refusal", at=0.0)
-    assert orjson.loads(body) == {"seq": 1, "at": 0.0, "kind": "refusal"}
 
 
 @given(st.text(max_size=2000), st.text(max_size=2000))

@@ -22,6 +22,8 @@ class Wire:
         self._connected = True
         self.replies_lost = 0
         self._lose_replies = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._connected:
@@ -44,6 +46,7 @@ class Wire:
                 self._lose_replies = False
                 self.cut_streams()
                 return
+            await self._flowing.wait()
             writer.write(data)
             await writer.drain()
         writer.close()
@@ -61,6 +64,14 @@ class Wire:
     def mend(self) -> None:
         """The database is back."""
         self._connected = True
+
+    def hang(self) -> None:
+        """Nothing breaks and nothing arrives."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """What hung goes on."""
+        self._flowing.set()
 
     def lose_next_reply(self) -> None:
         """The next request reaches the database, and its connection breaks instead of the answer arriving."""

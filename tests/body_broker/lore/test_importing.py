@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("worker_process.py")
 
 
 async def rows(pool: Pool) -> dict[str, int]:
-    tables = ("lore_document", "lore_edition", "lore_chunk", "lore_posting", "lore_posting_total")
+    tables = ("lore_document", "lore_edition", "lore_page", "lore_chunk", "lore_posting", "lore_posting_total")
     return {table: await pool.fetchval(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608  # names above
 
 

@@ -24,10 +24,11 @@ from tests.waiting import wait_until_sync
 
 ORDINARY_UID = 65534
 _USE = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from body_broker.errors import StoreStartError
 from body_broker.storage import embedded
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
 try:
     urls = embedded.start(Path(sys.argv[1]), **json.loads(sys.argv[2]))
     print(json.dumps({"urls": [urls.database_url, urls.redis_url], "keeper": embedded.status(Path(sys.argv[1])).keeper_pid}), flush=True)

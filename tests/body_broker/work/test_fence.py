@@ -143,6 +143,13 @@ async def test_a_replaced_run_renews_nothing_and_is_interrupted(replaced: Replac
     assert await replaced.connection.fetchval(lease, replaced.work_id) == before
 
 
+async def test_work_that_has_expired_is_not_claimed_even_before_anybody_swept_it(bench: Bench) -> None:
+    work = await bench.add("kind", expires_in_s=0.0)
+    async with bench.pool.acquire() as connection:
+        assert await claim(connection, bench.pool, ["kind"], "worker", 60.0) is None
+    assert (await bench.row(work))["state"] == "queued"
+
+
 async def test_two_claims_at_once_cannot_both_take_the_last_place_under_a_limit(bench: Bench) -> None:
     for _ in range(2):
         await bench.add("kind", limit_key="gpu", limit_max=1)

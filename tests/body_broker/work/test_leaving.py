@@ -14,10 +14,16 @@ async def test_a_stopping_worker_lets_runs_end_within_its_grace(bench: Bench) ->
         work = await bench.add("blocks", {"gate": "open"})
         await bench.saw(work, "B", "start")
         worker.stop()
-        late = await bench.add("echoes")
         await bench.open_gate("open")
         assert (await bench.reaches(work, "succeeded", "queued")).state == "succeeded"
-    assert (await bench.item(late)).state == "queued"
+
+
+async def test_a_stopped_worker_claims_nothing(bench: Bench) -> None:
+    async with bench.worker() as worker:
+        worker.stop()
+        work = await bench.add("echoes")
+        await bench.tasks["B"]
+    assert (await bench.item(work)).state == "queued"
 
 
 async def test_a_stopping_worker_hands_back_what_it_cannot_finish_without_burning_an_attempt(bench: Bench) -> None:
@@ -38,7 +44,7 @@ async def test_what_is_handed_back_wakes_another_worker(bench: Bench) -> None:
         await bench.is_past("B")
         busy = await bench.add("blocks", {"gate": "busy"})
         await bench.saw(busy, "B", "start")
-        async with bench.worker("A", grace_s=0.0):
+        async with bench.worker("A", grace_s=0.0, lease_s=ASLEEP_S):
             work = await bench.add("blocks", {"gate": "open"})
             await bench.saw(work, "A", "start")
             await bench.open_gate("busy")
