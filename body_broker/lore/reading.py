@@ -20,13 +20,10 @@ ORDER BY hit.place
 """
 # A part of a text lies in the pages from the one that holds its first character to the one that holds its last.
 _SPANS = """
-SELECT substr(string_agg(p.content, '' ORDER BY p.page), min(span.char_start) % $4::integer + 1,
-              min(span.char_end) - min(span.char_start)) AS content
+SELECT (SELECT substr(string_agg(p.content, '' ORDER BY p.page), char_start % $4::integer + 1, char_end - char_start) FROM lore_page p
+        WHERE p.rev = d.rev AND p.page BETWEEN char_start / $4::integer AND (char_end - 1) / $4::integer) AS content
 FROM unnest($1::text[], $2::integer[], $3::integer[]) WITH ORDINALITY AS span (id, char_start, char_end, place)
-LEFT JOIN lore_document d ON d.id = span.id
-LEFT JOIN lore_page p ON p.rev = d.rev
-    AND p.page BETWEEN span.char_start / $4::integer AND (span.char_end - 1) / $4::integer
-GROUP BY span.place ORDER BY span.place
+LEFT JOIN lore_document d ON d.id = span.id ORDER BY span.place
 """
 _PART = """
 SELECT d.id, d.canon, i.name, e.rev, e.title, e.characters,

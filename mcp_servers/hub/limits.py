@@ -65,6 +65,7 @@ class _Lease:
     """What this hub holds for one principal; times are monotonic seconds."""
 
     __slots__ = (
+        "begun",
         "busy",
         "empty_until",
         "freed",
@@ -86,6 +87,7 @@ class _Lease:
         self.roomy = True  # plenty of slots are free over all hubs, so that unused ones may wait here for the next call
         self.until = self.used_at = self.settled_at = self.empty_until = float("-inf")
         self.settling: asyncio.Task[None] | None = None
+        self.begun = 0  # how often it was settled, the one under way included
         self.freed = asyncio.Event()
 
     def unused(self) -> bool:
@@ -188,7 +190,7 @@ class Limits:
         return True
 
     async def _wait(self, principal: str, lease: _Lease) -> None:
-        patience = _PATIENCE
+        patience, answered = _PATIENCE, lease.begun
         while not self._take(lease, now := self._monotonic()):
             if now < lease.until and lease.left < 1 and now < lease.empty_until:
                 raise RateLimited(
@@ -196,10 +198,12 @@ class Limits:
                     retry_after_s=lease.empty_until - now,
                     details={"limit_per_s": self._rate_per_s},
                 )
-            earlier = lease.settling
-            await asyncio.shield(earlier or self._begin(principal, lease))
-            if earlier is not None or lease.left < 1 or lease.busy < lease.held:
-                continue  # it was asked for before we came, or there is something to take, or the reason is at the top
+            settling = lease.settling or self._begin(principal, lease)
+            question = lease.begun
+            await asyncio.shield(settling)
+            if question <= answered or lease.left < 1 or lease.busy < lease.held:
+                continue  # it was asked before we came, or there is something to take, or the reason is at the top
+            answered = question
             patience -= 1
             if not patience:
                 raise TooBusy(f"{self._slots_max} calls are open already.", details={"limit": self._slots_max})
@@ -209,19 +213,22 @@ class Limits:
                     await lease.freed.wait()
 
     def _begin(self, principal: str, lease: _Lease, *, give_back: bool = False) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._settle(principal, lease, give_back=give_back))
-        lease.settling = task
-
-        def ended(task: asyncio.Task[None]) -> None:
-            lease.settling = None
-            failed = not task.cancelled() and task.exception() is not None  # asking marks it as seen
-            if not failed and not give_back and not lease.roomy and lease.unused():
-                self._begin(principal, lease)
-
-        task.add_done_callback(ended)
+        lease.begun += 1
+        lease.settling = task = asyncio.create_task(self._settle(principal, lease, give_back=give_back))
+        task.add_done_callback(
+            lambda t: t.cancelled() or t.exception()
+        )  # nobody may be waiting: it is logged where it is raised
         return task
 
     async def _settle(self, principal: str, lease: _Lease, *, give_back: bool) -> None:
+        try:
+            await self._ask(principal, lease, give_back=give_back)
+        finally:
+            lease.settling = None  # here, not in a callback: who finds it must be able to wait for it
+        if not give_back and not lease.roomy and lease.unused():
+            self._begin(principal, lease)
+
+    async def _ask(self, principal: str, lease: _Lease, *, give_back: bool) -> None:
         """Tell Redis what is kept and needed, and take what it grants."""
         began = self._monotonic()
         if began >= lease.until or give_back:

@@ -6,29 +6,40 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import decisions, door, starting
 
 
+class Wanted(argparse.Namespace):
+    """The command line."""
+
+    tables: list[str]
+    rounds: int
+    seconds: float
+
+
+TABLES: dict[str, Callable[[Path, Wanted], str]] = {
+    "door": lambda folder, wanted: door.measure(folder / "door", wanted.rounds, wanted.seconds),
+    "decisions": lambda _folder, _wanted: decisions.measure(),
+    "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
+}
+
+
 def main() -> int:
     """Run the named tables, or all."""
-    tables = {
-        "door": lambda folder, args: door.measure(folder / "door", args.rounds, args.seconds),
-        "decisions": lambda _folder, _args: decisions.measure(),
-        "starting": lambda folder, args: starting.measure(folder / "start", args.rounds),
-    }
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=[*tables, []], help="default: all")
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
-    args = parser.parse_args()
+    args = parser.parse_args(namespace=Wanted())
     if shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.tables or tables:
-            print(f"\n## {name}\n\n{tables[name](Path(folder), args)}", flush=True)
+        for name in args.tables or TABLES:
+            print(f"\n## {name}\n\n{TABLES[name](Path(folder), args)}", flush=True)
     return 0
 
 

@@ -39,7 +39,12 @@ class Package:
 PACKAGES = (
     Package("mcp", "mcp", "dependency", "our server side", ("mcp_servers/hub/protocol.py", "mcp_servers/hub/front.py")),
     Package(
-        "fastmcp", "fastmcp", "dependency", "our client side: tests, the baseline of the benchmarks, tiers", issue=7
+        "fastmcp",
+        "fastmcp",
+        "dependency",
+        "our client side: tests, the baseline of the benchmarks, tiers",
+        ("tests/bench/served.py",),
+        issue=7,
     ),
     Package("opensearch-py", "opensearchpy", "dependency", "lore search where a studio has OpenSearch", issue=4),
     Package("asyncpg", "asyncpg", "dependency", "PostgreSQL", ("body_broker/storage/postgres.py",)),

@@ -64,8 +64,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the top of the process
         # A fault of ours: its text may hold anything, so a person gets one line and the log the traceback.
         get_logger(__name__).debug("command_failed", exc_info=True)
-        click.echo("The command failed inside.\nRun it again with BODY_BROKER_LOG_LEVEL=debug and report what it says.", err=True)
+        click.echo(
+            "The command failed inside.\nRun it again with BODY_BROKER_LOG_LEVEL=debug and report what it says.",
+            err=True,
+        )
         sys.exit(1)

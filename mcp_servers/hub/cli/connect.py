@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -21,7 +22,10 @@ NAME = "body-broker"
 CLIENTS = ("claude-code", "cursor", "vscode", "json")
 
 
-def stdio_server(who: str, data_dir: Path | None = None) -> dict[str, object]:
+Server = dict[str, Any]  # one server's entry of a client's configuration, as JSON
+
+
+def stdio_server(who: str, data_dir: Path | None = None) -> Server:
     """The `command` and `args` of a client's configuration for this installation of the hub over stdio."""
     beside = Path(sys.executable).with_name(NAME)  # the console script of the environment that runs this
     found = str(beside) if beside.is_file() else shutil.which(NAME) or NAME
@@ -29,7 +33,7 @@ def stdio_server(who: str, data_dir: Path | None = None) -> dict[str, object]:
     return {"command": found, "args": ["serve", "--stdio", "--as", who, *where]}
 
 
-def http_server(url: str, token: str) -> dict[str, object]:
+def http_server(url: str, token: str) -> Server:
     """The same over HTTP with a token."""
     return {"type": "http", "url": url, "headers": {"Authorization": f"Bearer {token}"}}
 
@@ -39,19 +43,15 @@ def me() -> str:
     return "person:" + (re.sub(r"[^a-z0-9._-]", "-", getpass.getuser().lower()).strip("-._") or "me")
 
 
-def claude_command(server: dict[str, object]) -> str:
+def claude_command(server: Server) -> str:
     """The `claude mcp add` line for a server's configuration."""
     if "url" in server:
-        headers = server["headers"]
-        assert isinstance(headers, dict)
-        header = shlex.quote(f"Authorization: {headers['Authorization']}")
+        header = shlex.quote(f"Authorization: {server['headers']['Authorization']}")
         return f"claude mcp add --transport http {NAME} {server['url']} --header {header}"
-    args = server["args"]
-    assert isinstance(args, list)
-    return f"claude mcp add {NAME} -- {shlex.join([str(server['command']), *map(str, args)])}"
+    return f"claude mcp add {NAME} -- {shlex.join([server['command'], *server['args']])}"
 
 
-def rendered(client: str, server: dict[str, object]) -> str:
+def rendered(client: str, server: Server) -> str:
     """What to paste into a client: a command, or the JSON file and a link that installs it."""
     compact = json.dumps(server, separators=(",", ":"))
     if client == "claude-code":
@@ -65,7 +65,7 @@ def rendered(client: str, server: dict[str, object]) -> str:
     return _file_text("mcpServers", server)
 
 
-def _file_text(key: str, server: dict[str, object]) -> str:
+def _file_text(key: str, server: Server) -> str:
     return json.dumps({key: {NAME: server}}, indent=2)
 
 
@@ -76,7 +76,7 @@ _FILES = {
 }
 
 
-def write(client: str, server: dict[str, object], folder: Path) -> Path:
+def write(client: str, server: Server, folder: Path) -> Path:
     """Add the server to the client's file in a project folder, leaving whatever else stands there; returns the file.
 
     Raises:
@@ -84,7 +84,7 @@ def write(client: str, server: dict[str, object], folder: Path) -> Path:
     """
     name, key = _FILES.get(client, (".mcp.json", "mcpServers"))
     file = folder / name
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Server]] = {}
     if file.exists():
         try:
             found = json.loads(file.read_text("utf-8"))

@@ -66,7 +66,10 @@ async def _import_lore(runtime: Runtime) -> None:
     with resources.as_file(resources.files("mcp_servers.hub").joinpath("demo_lore")) as folder:
         receipt = await record(runtime, "lore import", {"index": "shared", "paths": 1, "canon": True})
         done = await runtime.rag.import_paths([folder], index="shared", by=operator(), receipt=receipt)
-    _say("lore", f"{done.documents} documents of our own imported ({done.unchanged} were there already), searchable by words")
+    _say(
+        "lore",
+        f"{done.documents} documents of our own imported ({done.unchanged} were there already), searchable by words",
+    )
 
 
 async def _as_silver(url: str, token: str) -> None:
@@ -98,8 +101,8 @@ def _tell_passage(result: CallToolResult) -> None:
 
 
 def _tell_refusal(result: CallToolResult) -> None:
-    content: Any = result.structured_content
-    error: dict[str, Any] = (content or {}).get("error", {})
+    content: Any = result.structured_content or {}
+    error: dict[str, Any] = content.get("error", {})
     if not result.is_error or error.get("code") != "denied" or not error.get("rules"):
         raise DemoFailed(f"silver was not refused ingest_documents: {_text(result)}")
     _say("tries", "ingest_documents: to write what it concluded into the canon")
@@ -120,7 +123,9 @@ async def _stay(runtime: Runtime, url: str) -> None:
     await record(runtime, "roles set", {"principal": me(), "roles": ["designer"]})
     await runtime.tokens.set_roles(me(), ["designer"], by=operator())
     issued = await runtime.tokens.issue("tier:silver", ttl_s=TOKEN_TTL_S, by=operator())
-    click.echo(f"\nThe hub stays up. Connect Claude Code as {me()}, a designer here (others: body-broker connect cursor | vscode | json):")
+    click.echo(
+        f"\nThe hub stays up. Connect Claude Code as {me()}, a designer here (others: body-broker connect cursor | vscode | json):"
+    )
     click.echo("  " + claude_command(stdio_server(me(), runtime.settings.data_dir)))
     click.echo("or over HTTP as the silver tier, for 12 hours:")
     click.echo("  " + claude_command(http_server(url, issued.token)))

@@ -23,7 +23,9 @@ def lore() -> None:
 
 @lore.command(name="import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--index", default="shared", show_default=True, help="shared, or persona:NAME for one persona's own lore.")
+@click.option(
+    "--index", default="shared", show_default=True, help="shared, or persona:NAME for one persona's own lore."
+)
 @click.option("--title", default=None, help="The title, where exactly one document is imported.")
 @click.option("--outside", is_flag=True, help="Not canon: whoever reads it is tainted.")
 @data_dir_option
@@ -34,7 +36,9 @@ def import_(paths: tuple[Path, ...], index: str, title: str | None, data_dir: Pa
     click.echo(f"{done.documents} documents imported, {done.passages} passages{again}.")
 
 
-async def _import(settings: Settings, paths: tuple[Path, ...], index: str, title: str | None, *, canon: bool) -> Imported:
+async def _import(
+    settings: Settings, paths: tuple[Path, ...], index: str, title: str | None, *, canon: bool
+) -> Imported:
     async with open_runtime(settings, name="cli") as runtime, working(runtime):
         receipt = await record(runtime, "lore import", {"index": index, "paths": len(paths), "canon": canon})
         done = await runtime.rag.import_paths(

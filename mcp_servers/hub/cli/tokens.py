@@ -19,7 +19,7 @@ T = TypeVar("T")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A duration such as 45m or 12h, in seconds."""
 
     name = "duration"

@@ -21,8 +21,8 @@ async def sequences(pool: Pool, writer: str) -> list[int]:
 
 
 async def actions(pool: Pool, writer: str) -> list[str]:
-    query = "SELECT body::jsonb ->> 'action' FROM audit_record WHERE writer = $1 AND body LIKE '%action%' ORDER BY seq"
-    return [row[0] for row in await pool.fetch(query, writer)]
+    rows = await pool.fetch("SELECT body::jsonb ->> 'action' FROM audit_record WHERE writer = $1 ORDER BY seq", writer)
+    return [row[0] for row in rows if row[0] is not None]
 
 
 def named(report: Report) -> set[tuple[str, str, int | None]]:

@@ -236,7 +236,7 @@ def test_filling_never_exceeds_its_budget_or_says_a_character_twice(
     places: list[tuple[str, int, int]], limit: int, budget: int
 ) -> None:
     ranked = [
-        Passage(doc_id=d, title="T", start=s * 100, end=s * 100 + n * 100, source="canon", score=1.0,
+        Passage(doc_id=d, title="T", heading="", start=s * 100, end=s * 100 + n * 100, source="canon", score=1.0,
                 content=f"{d}{BODY}"[s * 100 : s * 100 + n * 100])
         for d, s, n in places
     ]  # fmt: skip

@@ -14,14 +14,15 @@ from tests.body_broker.storage.users import ORDINARY_UID, Account, Use, User, be
 from tests.components import scratch_dir
 
 
-@pytest.fixture(params=["root", "ordinary"])
+@pytest.fixture
 def account(request: pytest.FixtureRequest) -> Iterator[Account]:
-    """Root, and an ordinary user; where the tests do not run as root, only the latter."""
+    """Who we are; `as_root_and_as_ordinary` asks for both, of which only root can be the two."""
     root = os.geteuid() == 0
-    if request.param == "root" and not root:
+    wanted: str = getattr(request, "param", "root" if root else "ordinary")
+    if wanted == "root" and not root:
         pytest.skip("only root can be root")
     home = Path(tempfile.mkdtemp(prefix="body-broker-home-", dir=scratch_dir()))
-    if request.param == "ordinary" and root:
+    if wanted == "ordinary" and root:
         os.chown(home, ORDINARY_UID, ORDINARY_UID)
         found = Account(ORDINARY_UID, home, become_ordinary())
     else:

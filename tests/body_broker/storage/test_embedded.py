@@ -14,11 +14,12 @@ from body_broker.errors import StoreStartError
 from body_broker.storage import embedded
 from body_broker.storage.embedded.binaries import valkey_program
 from body_broker.storage.embedded.layout import Layout
-from tests.body_broker.storage.users import Account, Use, end, redis, sql, wait_gone
+from tests.body_broker.storage.users import Account, Use, as_root_and_as_ordinary, end, redis, sql, wait_gone
 from tests.components import PROJECT
 from tests.waiting import wait_until_sync
 
 
+@as_root_and_as_ordinary
 def test_both_servers_answer_in_a_closed_home_with_a_space_in_the_path(
     use: Use, data_dir: Path, account: Account
 ) -> None:
@@ -77,6 +78,7 @@ def test_data_survives_the_last_user(use: Use, data_dir: Path) -> None:
     assert embedded.status(data_dir).keeper_pid != before.keeper_pid
 
 
+@as_root_and_as_ordinary
 def test_six_starters_at_once_get_one_keeper(use: Use, data_dir: Path) -> None:
     starters = [use() for _ in range(6)]
 
@@ -214,6 +216,18 @@ def test_a_redis_server_on_the_path_stands_in_for_the_wheel(own_dir: Path, tmp_p
     assert "valkey_pid=None" not in said
 
 
+def test_a_server_that_never_answers_is_given_up_with_whoever_waited_for_it(own_dir: Path, tmp_path: Path) -> None:
+    stuck = tmp_path / "redis-server"
+    stuck.write_text(f"#!{sys.executable}\nimport signal\nsignal.pause()\n")
+    stuck.chmod(0o755)
+
+    said = _without_wheels(own_dir, "valkey", path=str(tmp_path), timeout_s=1)
+
+    assert "the servers do not answer" in said
+    wait_until_sync(lambda: embedded.status(own_dir).valkey_pid is None, "the stuck server is ended")
+    wait_until_sync(lambda: embedded.status(own_dir).keeper_pid is None, "and its keeper ends")
+
+
 def test_the_status_of_a_place_never_used_is_empty(tmp_path: Path) -> None:
     assert embedded.status(tmp_path / "nothing") == embedded.EmbeddedStatus()
     assert list(tmp_path.iterdir()) == []
@@ -229,7 +243,7 @@ def test_a_recycled_pid_is_not_taken_for_a_server(own_dir: Path) -> None:
     assert (found.keeper_pid, found.postgres_pid) == (None, None)
 
 
-def _without_wheels(place: Path, wanted: str, path: str) -> str:
+def _without_wheels(place: Path, wanted: str, path: str, timeout_s: float = 30) -> str:
     """What a process says that sees the standard library and this project, and none of the installed packages."""
     program = """
 import sys
@@ -238,10 +252,10 @@ from pathlib import Path
 from body_broker.errors import StoreStartError
 from body_broker.storage import embedded
 try:
-    embedded.start(Path(sys.argv[2]), postgres=sys.argv[3] == "postgres", valkey=sys.argv[3] == "valkey")
+    embedded.start(Path(sys.argv[2]), float(sys.argv[4]), postgres=sys.argv[3] == "postgres", valkey=sys.argv[3] == "valkey")
     print(embedded.status(Path(sys.argv[2])))
 except StoreStartError as error:
-    print(error.next_step)
+    print(error.message, error.next_step)
 """
-    command = [sys.executable, "-S", "-c", program, PROJECT, place, wanted]
+    command = [sys.executable, "-S", "-c", program, PROJECT, place, wanted, str(timeout_s)]
     return subprocess.run(command, env={"PATH": path}, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -14,7 +14,7 @@ import pytest
 from body_broker.storage import embedded
 from body_broker.storage.embedded.layout import POSTGRES_SOCKET, Layout
 from body_broker.storage.embedded.processes import EmbeddedStatus
-from tests.body_broker.storage.users import Use, end, redis, sql, wait_gone
+from tests.body_broker.storage.users import Use, as_root_and_as_ordinary, end, redis, sql, wait_gone
 from tests.components import PROJECT
 from tests.waiting import wait_until_sync
 
@@ -46,6 +46,7 @@ def test_a_user_that_is_killed_while_it_starts_the_stores_leaves_nothing(use: Us
     assert sql(use().urls(), "SELECT 1") == 1
 
 
+@as_root_and_as_ordinary
 def test_the_servers_die_with_a_killed_keeper_and_the_next_start_has_the_data(use: Use, data_dir: Path) -> None:
     urls = use().urls()
     sql(urls, "CREATE TABLE kept AS SELECT 42 AS n")
@@ -68,12 +69,15 @@ def test_a_keeper_that_is_told_to_stop_ends_its_servers_in_order(use: Use, data_
     before = alive(data_dir)
 
     os.kill(before.keeper_pid or 0, signal.SIGTERM)
-    wait_gone(before)
+    wait_gone(EmbeddedStatus(before.keeper_pid))
 
+    after = embedded.status(data_dir)
+    assert (after.postgres_pid, after.valkey_pid) == (None, None)  # it is the last to go
     assert "database system is shut down" in (data_dir / "stores" / "postgres.log").read_text()
     assert "ready to exit" in (data_dir / "stores" / "valkey.log").read_text()
 
 
+@as_root_and_as_ordinary
 def test_a_server_that_is_killed_comes_back_with_what_it_had(use: Use, data_dir: Path) -> None:
     urls = use().urls()
     sql(urls, "CREATE TABLE kept AS SELECT 42 AS n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from body_broker.storage import embedded
 from body_broker.storage.embedded.processes import birth
@@ -82,6 +83,7 @@ class User:
 
 
 Use = Callable[..., User]
+as_root_and_as_ordinary = pytest.mark.parametrize("account", ["root", "ordinary"], indirect=True)
 
 
 def sql(urls: embedded.StoreUrls, statement: str) -> Any:  # whatever the first column holds

@@ -29,6 +29,17 @@ async def test_losing_every_connection_neither_repeats_nor_loses_a_run_and_notic
         await bench.is_past("B")
 
 
+async def test_a_worker_that_stood_still_goes_on_with_what_nobody_took_from_it(bench: Bench) -> None:
+    async with bench.worker(lease_s=ASLEEP_S):
+        work = await bench.add("blocks", {"gate": "open"})
+        await bench.waits(work)
+        await bench.pool.execute("UPDATE work SET lease_until = now() - interval '1 s' WHERE id = $1", work)
+        await bench.is_past("B")
+        await bench.open_gate("open")
+        item = await bench.reaches(work, "succeeded")
+    assert (item.attempts, await bench.phases(work)) == (1, [("B", "start"), ("B", "end")])
+
+
 @pytest.mark.parametrize("effect", ["step", "once"])
 async def test_an_outcome_is_recorded_although_the_connection_was_lost_in_between(bench: Bench, effect: str) -> None:
     async def loses(run: Run) -> Json:

@@ -56,8 +56,8 @@ async def test_instructions_cost_a_model_little(hub: Hub) -> None:
 async def test_progress_reaches_the_client_that_asks_for_it(hub: Hub, mode: str) -> None:
     heard: list[tuple[float, float | None, str | None]] = []
 
-    async def listen(done: float, total: float | None, message: str | None) -> None:
-        heard.append((done, total, message))
+    async def listen(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
         hub.seen.release.set()
 
     async with hub.client("tier:silver", mode=mode) as client:

@@ -53,15 +53,15 @@ WORK = {"lore_import", "lore_reindex", "work.purge"}
 
 
 def methods_of(protocol: Protocol) -> set[str]:
-    return set(protocol.server._request_handlers)
+    return set(protocol.server._request_handlers)  # pyright: ignore[reportPrivateUsage] - found in the code, not declared
 
 
 async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
     assert methods_of(hub.front.protocol) == set(METHODS)
-    assert not hub.front.protocol.server._notification_handlers
+    assert not hub.front.protocol.server._notification_handlers  # pyright: ignore[reportPrivateUsage]
     assert {path: route.needs_identity for path, route in hub.front.routes.items()} | {"/mcp": True} == ROUTES
     assert set(body_broker.list_commands(None)) == COMMANDS  # type: ignore[arg-type]
-    assert set(make_worker(hub.runtime)._handlers) == WORK
+    assert set(make_worker(hub.runtime)._handlers) == WORK  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_no_method_answers_over_http_without_identity(hub: Hub) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
@@ -20,7 +20,12 @@ async def test_an_evil_host_is_refused_on_every_route_and_the_setting_is_named(h
     token = await hub.token("person:anna", "sre")
     async with httpx2.AsyncClient() as http:
         for path in ROUTES:
-            for host in ("evil.example.com", "127.0.0.1.evil.example.com", "localhost@evil.example.com", "localhost:8x"):
+            for host in (
+                "evil.example.com",
+                "127.0.0.1.evil.example.com",
+                "localhost@evil.example.com",
+                "localhost:8x",
+            ):
                 headers = {"host": host, "authorization": f"Bearer {token}"}
                 answer = await http.get(hub.base + path, headers=headers)
                 assert answer.status_code == 421, (path, host)
@@ -84,7 +89,7 @@ async def test_probes_need_no_token_and_tell_only_up_or_down(hub: Hub) -> None:
 
 async def test_metrics_are_decided_by_policy(hub: Hub) -> None:
     async with httpx2.AsyncClient() as http:
-        seen = {}
+        seen: dict[str, httpx2.Response] = {}
         for principal, roles in (("tier:silver", ()), ("person:anna", ("sre",))):
             headers = {"authorization": f"Bearer {await hub.token(principal, *roles)}"}
             seen[principal] = await http.get(f"{hub.base}/metrics", headers=headers)
@@ -133,7 +138,7 @@ async def test_a_body_over_the_limit_is_refused_whether_it_says_its_length_or_no
     assert (told.status_code, chunked.status_code) == (413, 413)
 
 
-async def in_parts(body: bytes) -> Any:
+async def in_parts(body: bytes) -> AsyncGenerator[bytes]:
     for start in range(0, len(body), 500):
         yield body[start : start + 500]
 

@@ -164,7 +164,7 @@ async def test_a_cursor_opens_for_who_got_it_and_nobody_else(hub: Hub) -> None:
     async with hub.client("tier:silver") as silver, hub.client("tier:bronze") as bronze:
         got = (await silver.call_tool("fx_page", {"count": 7})).structured_content
         assert got is not None
-        assert (await silver.call_tool("fx_page", {"text": got["said"]})).structured_content["count"] == 7  # type: ignore[index]
+        assert (await silver.call_tool("fx_page", {"text": got["said"]})).structured_content["count"] == 7
         assert error_of(await bronze.call_tool("fx_page", {"text": got["said"]}))["code"] == "bad_input"
         assert error_of(await silver.call_tool("fx_page", {"text": got["said"][:-2] + "AA"}))["code"] == "bad_input"
 
@@ -221,7 +221,10 @@ async def leave_during(hub: Hub, principal: str, tool: str) -> None:
 
 
 def request(method: str, params: dict[str, object]) -> dict[str, object]:
-    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+    meta: dict[str, object] = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
     return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params | {"_meta": meta}}
 
 

@@ -26,12 +26,12 @@ def key_file(data_dir: Path) -> Path:
 def test_hubs_that_start_at_once_agree_on_one_root_key(tmp_path: Path) -> None:
     together = Barrier(8)
 
-    def load() -> bytes:
+    def load(_: int) -> bytes:
         together.wait()
         return Secrets.load(settings(tmp_path / "new")).derive("audit")
 
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: load(), range(8)))
+        found = list(threads.map(load, range(8)))
 
     assert len(set(found)) == 1
     assert [f.name for f in key_file(tmp_path / "new").parent.iterdir()] == ["root.key"]
