@@ -304,6 +304,7 @@ async def open_auditor(
     """
     auditor = await _begin(pool, key, clock=clock, monotonic=monotonic, pace=pace or Pace(), details=details or {})
     appender = asyncio.create_task(auditor.run(), name=f"audit {auditor.writer}")
+    appender.add_done_callback(auditor.stopped)
     try:
         yield auditor
     finally:

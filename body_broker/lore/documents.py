@@ -82,19 +82,14 @@ async def add_editions(
         job_id: The job that will cut and index them.
     """
     origins = [draft.origin for _, draft in drafts]
-    await connection.execute(
+    # Updating what is there to what it is locks it, so that nobody deletes it before it has its new edition.
+    rows = await connection.fetch(
         "INSERT INTO lore_document (id, index_id, source, canon)"
-        " SELECT id, $1::integer, source, $2::boolean FROM unnest($3::text[], $4::text[]) AS made (id, source)"
-        " ON CONFLICT (index_id, source, canon) DO NOTHING",
+        " SELECT id, $1::integer, source, $2::boolean FROM unnest($3::text[], $4::text[]) AS made (id, source) ORDER BY source"
+        " ON CONFLICT (index_id, source, canon) DO UPDATE SET source = excluded.source RETURNING id, source",
         index,
         canon,
         [new_id("doc") for _ in drafts],
-        origins,
-    )
-    rows = await connection.fetch(
-        "SELECT id, source FROM lore_document WHERE index_id = $1::integer AND canon = $2::boolean AND source = ANY($3::text[])",
-        index,
-        canon,
         origins,
     )
     ids = {row["source"]: row["id"] for row in rows}
@@ -167,11 +162,13 @@ async def add_chunks(connection: Connection, rev: int, body: str, chunks: Sequen
 
 async def lock_editions(connection: Connection, revs: Collection[int]) -> set[int]:
     """Those of the revs that still are there; their documents stay as they are until the transaction ends."""
-    rows = await connection.fetch(
-        "SELECT e.rev FROM lore_document d JOIN lore_edition e ON e.document_id = d.id"
-        " WHERE e.rev = ANY($1::bigint[]) ORDER BY d.id FOR UPDATE OF d",
+    await connection.execute(
+        "SELECT FROM lore_document WHERE id IN (SELECT document_id FROM lore_edition WHERE rev = ANY($1::bigint[]))"
+        " ORDER BY id FOR UPDATE",
         list(revs),
     )
+    # A second statement: the first one may have waited for whoever deleted them, and would still see them.
+    rows = await connection.fetch("SELECT rev FROM lore_edition WHERE rev = ANY($1::bigint[])", list(revs))
     return {row["rev"] for row in rows}
 
 
@@ -190,13 +187,12 @@ async def clear_chunks(connection: Connection, revs: Collection[int]) -> list[in
 async def make_current(connection: Connection, revs: Sequence[int], effect: Effect) -> tuple[list[str], list[int]]:
     """The documents whose readers see these revs from now on, and the older revs that are gone with it.
 
-    A rev that is older than the current one changes nothing and is gone too. An outside document with the same text as one that
-    becomes canon goes with it.
+    Their documents are locked, so that a rev which is there is newer than the current one: whichever became current took all older
+    ones with it. An outside document with the same text as one that becomes canon goes too.
     """
     changed = await connection.fetch(
         "UPDATE lore_document d SET rev = e.rev FROM lore_edition e"
-        " WHERE e.rev = ANY($1::bigint[]) AND d.id = e.document_id AND (d.rev IS NULL OR d.rev < e.rev)"
-        " RETURNING d.id, d.rev",
+        " WHERE e.rev = ANY($1::bigint[]) AND d.id = e.document_id RETURNING d.id, d.rev",
         revs,
     )
     ids = [row["id"] for row in changed]

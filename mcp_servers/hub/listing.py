@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import mcp_types as types
@@ -100,7 +100,7 @@ def tool_definition(tool: Tool) -> types.Tool:
         title=tool.title,
         description=tool.description,
         input_schema=lean_schema(tool.arguments.model_json_schema()),
-        output_schema=lean_schema(tool.result.model_json_schema(mode="serialization")),
+        output_schema=lean_schema(tool.result.model_json_schema(mode="serialization"), output=True),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.effect == "none",
             destructive_hint="destructive" in tool.modifiers or tool.group is None,
@@ -124,18 +124,35 @@ def _prompt_definition(prompt: Prompt) -> types.Prompt:
     )
 
 
-def lean_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON Schema without the titles that pydantic derives from names: a third of the tokens, none of the meaning."""
-    return {
-        key: {name: _lean(field) for name, field in value.items()} if key in {"properties", "$defs"} else _lean(value)
-        for key, value in schema.items()
-        if key != "title" and not (key == "description" and "properties" in schema)
-    }
+def lean_schema(schema: dict[str, Any], *, output: bool = False) -> dict[str, Any]:
+    """A JSON Schema that means the same in fewer tokens, which every model that is shown it pays for.
+
+    Titles that pydantic derives from names go, `default: null` goes, `X or null` becomes a pair of types. What a result holds is
+    told by its field names: output schemas keep no descriptions and stay open.
+    """
+    dropped = {"title", *(("description", "default", "additionalProperties") if output else ())}
+    found: dict[str, Any] = {}
+    for key, value in _flat_optional(schema).items():
+        if key in {"properties", "$defs"}:
+            found[key] = {name: lean_schema(field, output=output) for name, field in value.items()}
+        elif key not in dropped and not (key == "default" and value is None):
+            found[key] = _lean(value, output=output)
+    if "properties" in schema:
+        found.pop("description", None)  # the model's docstring; the tool's own description stands beside the schema
+    return found
 
 
-def _lean(value: Any) -> Any:  # any part of a JSON Schema
+def _flat_optional(schema: dict[str, Any]) -> dict[str, Any]:
+    match schema.get("anyOf"):
+        case [{"type": str(kind), **rest}, {"type": "null"}] if "enum" not in rest and "const" not in rest:
+            return {**rest, "type": [kind, "null"], **{k: v for k, v in schema.items() if k != "anyOf"}}
+        case _:
+            return schema
+
+
+def _lean(value: Any, *, output: bool) -> Any:  # any part of a JSON Schema
     if isinstance(value, dict):
-        return lean_schema(value)  # pyright: ignore[reportUnknownArgumentType] - a JSON Schema
+        return lean_schema(cast("dict[str, Any]", value), output=output)
     if isinstance(value, list):
-        return [_lean(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - a JSON Schema
+        return [_lean(item, output=output) for item in cast("list[Any]", value)]
     return value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import orjson
 
 from body_broker.calls import Call, Prompt, PromptText, Resource, ResourceText, Room, Tool
 from body_broker.lore.documents import Effect
 from body_broker.lore.intake import make_draft
-from body_broker.lore.model import SHARED, Citation, index_named, persona_index
+from body_broker.lore.model import SHARED, Citation, Draft, index_named, persona_index
 from body_broker.work.model import Origin
 from mcp_servers.rag.models import (
     BriefOn,
@@ -28,6 +31,7 @@ from mcp_servers.rag.models import (
     ListConfig,
     ListIndices,
     LorePage,
+    NewDocument,
     Reindex,
     RetrieveContext,
     SearchLore,
@@ -116,10 +120,14 @@ async def list_config(arguments: ListConfig, call: Call, services: Services) -> 
 
 async def ingest_documents(arguments: IngestDocuments, call: Call, services: Services) -> Ingested:
     """Take documents in as outside text; whatever an agent brings is no canon until a person says so (DESIGN.md §2)."""
-    drafts = [make_draft(new.title, new.title, new.text, new.format) for new in arguments.documents]
+    drafts = await asyncio.to_thread(_drafts, arguments.documents)
     index = SHARED if arguments.persona is None else persona_index(arguments.persona)
     taken = await services.lore.importing.take(drafts, index=index, canon=False, origin=Origin.of(call))
     return Ingested(job_id=taken.job_id, documents=taken.documents)
+
+
+def _drafts(documents: Sequence[NewDocument]) -> list[Draft]:
+    return [make_draft(new.title, new.title, new.text, new.format) for new in documents]
 
 
 async def delete_document(arguments: DeleteDocument, call: Call, services: Services) -> Deleted:

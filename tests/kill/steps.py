@@ -15,6 +15,7 @@ from tests.kill.promises import READER, WRITER, Promises
 from tests.kill.traffic import Traffic
 from tests.waiting import wait_until
 
+_READS = 10
 _WORKERS = ("hub", "worker")
 _PASSAGES = "LOCK TABLE lore_chunk IN SHARE MODE"
 _EFFECTS = "LOCK TABLE lore_effect IN SHARE MODE"
@@ -46,6 +47,7 @@ class Steps:
         return [
             Step("idle", self._idle),
             Step("calls: in full traffic", self._in_traffic),
+            Step("calls: reads answered, their records not yet committed", self._before_recorded),
             Step("call: a read in flight", self._read_in_flight),
             Step("call: before its decision is durable", self._before_durable),
             Step("call: between decision and effect", self._before_effect),
@@ -65,6 +67,17 @@ class Steps:
         before, wanted = self._traffic.answered, self._chance.randint(10, 60)
         await wait_until(lambda: self._traffic.answered >= before + wanted, "calls are answered", timeout_s=PATIENCE_S)
         yield f"{self._traffic.answered - before} calls answered meanwhile"
+
+    @asynccontextmanager
+    async def _before_recorded(self, _victim: Victim) -> AsyncGenerator[str]:
+        async with self._traffic.still():
+            await self._promises.all_recorded()
+            async with holding(self._product.database_url, _RECORDS), self._promises.audit_is_held():
+                for _ in range(_READS):
+                    answer = await self._traffic.read()
+                    assert answer is not None
+                    assert answer.code in {None, "denied"}, answer
+                yield f"{_READS} reads answered, the audit has none of them"
 
     @asynccontextmanager
     async def _read_in_flight(self, victim: Victim) -> AsyncGenerator[str]:

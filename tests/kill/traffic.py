@@ -32,7 +32,7 @@ class Traffic:
         """The clients call until the way out; a fault of theirs is raised there."""
         clients = [
             asyncio.create_task(self._client(turn, call))
-            for turn, call in zip(self._turns, (self._read, self._cancel), strict=True)
+            for turn, call in zip(self._turns, (self.read, self._cancel), strict=True)
         ]
         try:
             yield
@@ -46,7 +46,7 @@ class Traffic:
 
     @asynccontextmanager
     async def still(self) -> AsyncGenerator[None]:
-        """No client has a call open, and what they read is recorded."""
+        """No client has a call open."""
         async with contextlib.AsyncExitStack() as stack:
             for turn in self._turns:
                 await stack.enter_async_context(turn)
@@ -62,7 +62,8 @@ class Traffic:
                 await self._product.serves()
             await asyncio.sleep(0)  # so that whoever wants it still has a turn
 
-    async def _read(self) -> Answer | None:
+    async def read(self) -> Answer | None:
+        """One read of the reader's, every fifth of which is refused; noted if it is answered."""
         mark, hub = self._promises.mark(), self._product.pid("hub")
         self._reads += 1
         if self._reads % _EVERY_REFUSAL:

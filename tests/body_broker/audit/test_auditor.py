@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+import anyio
 import pytest
 
-from body_broker.audit.auditor import Auditor, Pace, open_auditor
+from body_broker.audit.auditor import Pace, open_auditor
 from body_broker.audit.chain import key_id
 from body_broker.audit.ledger import BODY_BYTES_MAX
 from body_broker.audit.operators import record_operator
@@ -85,6 +86,7 @@ async def test_a_full_batch_is_committed_though_nobody_waits(pool: Pool) -> None
     async with open_auditor(pool, KEY, pace=FOREVER) as auditor:
         for number in range(256):
             auditor.add(read_of(number))
+            await asyncio.sleep(0)  # so that the appender waits for more when the last one comes
         await wait_until(lambda: auditor.backlog == 0, "256 records are committed")
         assert auditor.commits == 1
 
@@ -162,20 +164,15 @@ async def test_a_closed_auditor_takes_nothing(pool: Pool) -> None:
         await auditor.durable(Receipt(auditor.writer, 99))
 
 
-async def test_a_cancelled_process_closes_its_chain(pool: Pool) -> None:
-    begun: asyncio.Future[Auditor] = asyncio.get_running_loop().create_future()
-
-    async def serve() -> None:
+async def test_a_process_that_is_being_cancelled_closes_its_chain_first(pool: Pool) -> None:
+    # A cancelled anyio scope cancels every await inside it again.
+    with anyio.CancelScope() as scope:
         async with open_auditor(pool, KEY, pace=FOREVER) as auditor:
             auditor.add(read_of(1))
-            begun.set_result(auditor)
-            await asyncio.get_running_loop().create_future()
-
-    serving = asyncio.create_task(serve())
-    auditor = await begun
-    serving.cancel()
-    await asyncio.wait({serving})
-    assert serving.cancelled()
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert auditor.backlog == 0  # pyright: ignore[reportPossiblyUnbound] - the scope was entered
     assert [record.kind for record in await records_of(pool, auditor.writer)] == ["opened", "decision", "closed"]
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from body_broker.errors import BadInput, NotFound, TooLarge
-from body_broker.lore import Effect
+from body_broker.lore import Effect, documents
 from body_broker.lore.chunks import CUTTER, cut
-from body_broker.lore.importing import IMPORT
+from body_broker.lore.importing import IMPORT, _Texts  # pyright: ignore[reportPrivateUsage] - the exact place
 from body_broker.storage.postgres import Pool
 from body_broker.work import queue
 from tests.body_broker.lore.conftest import OPERATOR, RECEIPT, Bench, long_text, text, texts
 from tests.components import PROJECT
+from tests.waiting import wait_until
 
 WORKER = Path(__file__).with_name("worker_process.py")
 
@@ -191,6 +192,32 @@ async def test_a_document_deleted_while_it_is_imported_stays_deleted(bench: Benc
 
     assert await bench.found("lantern") == []
     assert sum((await rows(bench.pool)).values()) == 0
+
+
+async def test_a_batch_whose_document_is_deleted_before_it_gets_the_lock_writes_nothing(bench: Bench) -> None:
+    taken = await bench.take(text("A", "The lantern."))
+    (rev,) = (await bench.job(taken.job_id)).input["revs"]
+    edition, chunks = await _Texts(bench.pool).cut(rev)
+    effect = Effect("operator:ann", None)
+
+    async def write() -> list[str]:
+        async with bench.pool.acquire() as connection, connection.transaction():
+            return await bench.lore.importing._write(connection, [((rev, 0, 1, True), edition, chunks)], effect)  # pyright: ignore[reportPrivateUsage] - the exact place
+
+    async with bench.pool.acquire() as deleting, deleting.transaction():
+        await documents.delete(deleting, taken.documents[0].doc_id, effect)
+        writing = asyncio.create_task(write())
+        await wait_until(lambda: _waits_for_a_lock(bench.pool), "the batch waits for the document")
+
+    assert await writing == []
+    assert sum((await rows(bench.pool)).values()) == 0
+
+
+async def _waits_for_a_lock(pool: Pool) -> bool:
+    found = await pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(found)
 
 
 async def test_of_two_imports_of_one_document_the_later_one_stays_whichever_is_done_first(bench: Bench) -> None:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from body_broker.errors import BadInput, NotFound
+from body_broker.lore import Lore
 from body_broker.lore.context import fill, tokens
 from body_broker.lore.model import Passage, index_named, persona_index, shown
-from body_broker.lore.postings import Entry
+from body_broker.lore.postings import Entry, Hit, PostgresIndex
 from tests.body_broker.lore.conftest import Bench, long_text, text, texts
 
 
@@ -108,6 +110,28 @@ async def test_an_import_that_is_not_committed_changes_no_score(bench: Bench) ->
 
     assert taken.job_id is not None
     assert (await bench.lore.search("shared", "lantern", limit=1)).passages == before
+
+
+class StaleIndex(PostgresIndex):
+    """An index that lags behind, as one outside the database does: its best hit is a copy of a rev that is gone."""
+
+    gone: ClassVar[list[Hit]] = []
+
+    async def lexical(
+        self, index_id: int, query: str, *, limit: int, offset: int = 0, per_document: bool = False
+    ) -> list[Hit] | None:
+        found = await super().lexical(index_id, query, limit=limit, offset=offset, per_document=per_document)
+        return [*self.gone, *(found or [])][:limit]
+
+
+async def test_a_hit_in_a_rev_that_is_not_current_is_dropped(bench: Bench) -> None:
+    (doc_id,) = await bench.bring(text("A", "The lantern is red."))
+    StaleIndex.gone = [Hit(await bench.pool.fetchval("SELECT rev FROM lore_document"), 0, 99.0)]
+    await bench.bring(text("A", "The lantern is blue."))
+
+    page = await Lore(bench.pool, StaleIndex(bench.pool)).search("shared", "lantern", limit=5)
+
+    assert [(p.doc_id, p.content) for p in page.passages] == [(doc_id, "The lantern is blue.")]
 
 
 async def test_a_persona_has_its_own_lore_and_else_the_shared(bench: Bench) -> None:

@@ -340,7 +340,7 @@ async def test_history_is_seen_at_once_here_and_soon_everywhere(hub: Sessions, o
     assert (await hub.enter(ANNA, fresh=True)).history == {"retrieval", "draft"}
 
     async def arrived() -> bool:
-        return (await other.enter(ANNA, fresh=True)).history == {"retrieval", "draft"}
+        return (await other.enter(ANNA, fresh=True)).history == frozenset({"retrieval", "draft"})
 
     await wait_until(arrived, "the other hub sees it")
     assert (await other.enter(SILVER_FOR_ANNA, fresh=True)).history == {"retrieval", "draft"}

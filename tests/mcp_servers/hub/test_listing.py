@@ -1,0 +1,64 @@
+"""What callers are shown: few tokens, every name said, schemas that mean what the models mean."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+from body_broker.calls import Caller
+from body_broker.settings import load_settings
+from mcp_servers.hub.listing import Listings, lean_schema, uri_pattern
+from mcp_servers.hub.rooms import ROOMS
+from mcp_servers.hub.runtime import load_policy, profiled
+from mcp_servers.rag.models import GetDocument, SearchLore
+
+CHARACTERS_A_TOKEN = 4  # of JSON and English, roughly; no tokenizer is shipped
+
+
+@pytest.fixture
+def listings() -> Listings:
+    return Listings(profiled(ROOMS, "core"), load_policy(load_settings({})), frozenset())
+
+
+def seen_by(principal: str, *roles: str) -> Caller:
+    return Caller(chain=(principal,), roles={principal: frozenset(roles)}, session="s")
+
+
+def test_tools_list_costs_silver_3k_tokens_and_nobody_more_than_8k(listings: Listings) -> None:
+    assert len(listings.of(seen_by("tier:silver")).tools_json) / CHARACTERS_A_TOKEN <= 3000
+    for caller in (seen_by("tier:bronze"), seen_by("person:a", "designer", "engineer", "sre", "security", "admin")):
+        assert len(listings.of(caller).tools_json) / CHARACTERS_A_TOKEN <= 8000
+
+
+def test_every_tool_says_when_to_use_it_and_carries_all_four_annotations(listings: Listings) -> None:
+    for tool in listings.of(seen_by("person:a", "admin", "engineer")).tools:
+        assert tool.title, tool.name
+        assert tool.description, tool.name
+        assert tool.output_schema, tool.name
+        assert tool.annotations is not None
+        assert None not in tool.annotations.model_dump(exclude={"title"}).values(), tool.name
+
+
+@pytest.mark.parametrize("model", [SearchLore, GetDocument])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"query": "x"}, {"query": 5}, {"query": "x", "persona": None}, {"query": "x", "k": 0}, {"id": "x"}, {"no": 1}],
+)
+def test_a_lean_schema_accepts_exactly_what_the_full_one_does(
+    model: type[SearchLore], arguments: dict[str, object]
+) -> None:
+    full = model.model_json_schema()
+    lean = lean_schema(full)
+    judge = jsonschema.Draft202012Validator
+    assert judge(lean).is_valid(arguments) is judge(full).is_valid(arguments)
+    assert len(str(lean)) < len(str(full))
+
+
+def test_a_uri_s_field_is_one_segment() -> None:
+    pattern = uri_pattern("lore://doc/{id}")
+    found = pattern.fullmatch("lore://doc/doc_1")
+    assert found is not None
+    assert found["id"] == "doc_1"
+    assert not pattern.fullmatch("lore://doc/a/b")
+    assert not pattern.fullmatch("lore://doc/")
+    assert not pattern.fullmatch("lore://docs/a")
