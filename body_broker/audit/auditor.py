@@ -158,6 +158,7 @@ class Auditor:
 
     async def run(self) -> None:
         """Commit until cancelled, or until the chain turns out not to be ours alone."""
+        self._began = asyncio.get_running_loop().time()
         try:
             while True:
                 await self._due()

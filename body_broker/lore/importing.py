@@ -100,7 +100,8 @@ class Importing:
         effect = Effect(">".join(run.origin.chain), run.origin.receipt)
         sizes: list[list[int]] = await run.step(f"sizes@{CUTTER}", lambda: self._sizes(run, revs))
         pending: list[int] = await run.commit(f"clear@{CUTTER}", lambda connection: self._clear(connection, revs))
-        batches = _batches([(rev, chunks) for rev, chunks in sizes if rev in set(pending)])
+        to_do = frozenset(pending)
+        batches = _batches([(rev, chunks) for rev, chunks in sizes if rev in to_do])
         total = sum(stop - start for batch in batches for _, start, stop, _ in batch)
         texts = _Texts(self._pool)
         done = documents_done = 0

@@ -99,7 +99,7 @@ async def open_runtime(
     policy = await asyncio.to_thread(load_policy, settings, rooms)
     rooms = profiled(rooms, settings.tools)
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(settings, name=f"body-broker-{name}"))
+        stores = await stack.enter_async_context(open_stores(settings, name=name))
         secrets = await asyncio.to_thread(Secrets.load, settings)
         auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
         tokens = Tokens(stores.pool, settings, secrets)

@@ -119,9 +119,12 @@ class Product:
             "mcp-method": "tools/call",
             "mcp-name": tool,
         }
-        meta = {"io.modelcontextprotocol/protocolVersion": _VERSION, "io.modelcontextprotocol/clientCapabilities": {}}
-        params = {"name": tool, "arguments": arguments, "_meta": meta}
-        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        meta: dict[str, Any] = {
+            "io.modelcontextprotocol/protocolVersion": _VERSION,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        params: dict[str, Any] = {"name": tool, "arguments": arguments, "_meta": meta}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         try:
             answer = await self._http.post(self.url, headers=headers, json=body)
         except httpx2.TransportError:
@@ -134,17 +137,21 @@ class Product:
     async def sql(self, query: str, *values: object) -> list[asyncpg.Record]:
         """Rows, from a connection of its own; a database that is just starting again is waited for."""
 
-        async def rows() -> list[list[asyncpg.Record]]:
+        found: list[asyncpg.Record] = []
+
+        async def answers() -> bool:
             try:
                 connection = await asyncpg.connect(self.database_url, timeout=PATIENCE_S)
                 try:
-                    return [await connection.fetch(query, *values)]
+                    found[:] = await connection.fetch(query, *values)
                 finally:
                     await connection.close()
             except LOST:
-                return []
+                return False
+            return True
 
-        return (await wait_until(rows, "the database answers", timeout_s=PATIENCE_S))[0]
+        await wait_until(answers, "the database answers", timeout_s=PATIENCE_S)
+        return found
 
     async def stop(self) -> None:
         """SIGTERM for both programs, which end by themselves and well."""

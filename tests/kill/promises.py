@@ -32,7 +32,7 @@ _ON_ITS_WAY_S = 1.0
 """How long a commit that had begun may take on a loaded machine."""
 _BATCH_CHUNKS = 400
 
-_WORDS = "harbour lantern drowned ferry tide bell keeper salt rope gull ember ash winter crown oath river stone".split()
+_WORDS = ("harbour", "lantern", "drowned", "ferry", "tide", "bell", "keeper", "salt", "rope", "gull", "ember", "crown")
 _STORED = """
 SELECT d.source, count(*) OVER (PARTITION BY d.source) AS documents, d.rev,
   (SELECT array_agg(e.rev) FROM lore_edition e WHERE e.document_id = d.id) AS editions,
@@ -218,8 +218,9 @@ class Promises:
     async def all_recorded(self) -> None:
         """Return once the last read that the living hub answered stands on the audit, and so all before it."""
         hub = self.product.pid("hub")
-        for mark in [told.mark for told in self.reads if told.hub == hub][-1:]:
-            await wait_until(lambda: self.recorded(mark), "the living hub's last read is recorded", PATIENCE_S)
+        marks = [told.mark for told in self.reads if told.hub == hub]
+        if marks:
+            await wait_until(lambda: self.recorded(marks[-1]), "the living hub's last read is recorded", PATIENCE_S)
 
     async def recorded(self, mark: str) -> bool:
         """Whether a call's record stands on the audit."""

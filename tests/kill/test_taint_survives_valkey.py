@@ -26,7 +26,9 @@ async def hub(tmp_path: Path) -> AsyncGenerator[Hub]:
     """A hub with the fixture room on embedded stores of its own, which may be killed."""
     seen = Seen()
     async with (
-        open_runtime(Settings(data_dir=tmp_path / "data"), (*ROOMS, ROOM), extra_services={"fixture": seen}) as runtime,
+        open_runtime(
+            Settings.model_validate({"data_dir": tmp_path / "data"}), (*ROOMS, ROOM), extra_services={"fixture": seen}
+        ) as runtime,
         listening(runtime, Address("127.0.0.1", 0)) as served,
     ):
         yield Hub(served.url, runtime, seen, served.front)

@@ -52,7 +52,7 @@ CREATE TABLE lore_chunk (
     CHECK (0 <= char_start AND char_start < char_end)
 );
 
--- What changed the lore, under which decision of the audit (null for an operator's own commands, audited by themselves).
+-- What changed the lore, and the record of the audit under which it did.
 CREATE TABLE lore_effect (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     effect text NOT NULL CHECK (effect IN ('imported', 'deleted', 'approved')),

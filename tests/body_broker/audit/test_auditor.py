@@ -8,7 +8,7 @@ import hashlib
 import anyio
 import pytest
 
-from body_broker.audit.auditor import Pace, open_auditor
+from body_broker.audit.auditor import Auditor, Pace, open_auditor
 from body_broker.audit.chain import key_id
 from body_broker.audit.ledger import BODY_BYTES_MAX
 from body_broker.audit.operators import record_operator
@@ -166,13 +166,16 @@ async def test_a_closed_auditor_takes_nothing(pool: Pool) -> None:
 
 async def test_a_process_that_is_being_cancelled_closes_its_chain_first(pool: Pool) -> None:
     # A cancelled anyio scope cancels every await inside it again.
+    opened: list[Auditor] = []
     with anyio.CancelScope() as scope:
         async with open_auditor(pool, KEY, pace=FOREVER) as auditor:
+            opened.append(auditor)
             auditor.add(read_of(1))
             scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
-    assert auditor.backlog == 0  # pyright: ignore[reportPossiblyUnbound] - the scope was entered
+    (auditor,) = opened
+    assert auditor.backlog == 0
     assert [record.kind for record in await records_of(pool, auditor.writer)] == ["opened", "decision", "closed"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from body_broker.calls import Json
 from body_broker.work.run import Run
-from tests.body_broker.work.bench import ASLEEP_S, Bench
+from tests.body_broker.work.bench import ASLEEP_S, WORKERS, Bench
 from tests.waiting import wait_until
 
 
@@ -41,18 +41,27 @@ async def test_a_worker_that_stood_still_goes_on_with_what_nobody_took_from_it(b
 
 
 @pytest.mark.parametrize("effect", ["step", "once"])
-async def test_an_outcome_is_recorded_although_the_connection_was_lost_in_between(bench: Bench, effect: str) -> None:
-    async def loses(run: Run) -> Json:
-        async def break_off() -> Json:
-            await _terminate_workers_connections(bench)
+async def test_an_outcome_whose_recording_was_cut_off_is_recorded_again(bench: Bench, effect: str) -> None:
+    begun: list[Run] = []
+    held: list[str] = []
+
+    async def records(run: Run) -> Json:
+        async def happen() -> Json:
+            begun.append(run)
+            await wait_until(lambda: held, "the test holds the row")
             return "done"
 
         do: Callable[[str, Callable[[], Awaitable[Json]]], Awaitable[Json]] = getattr(run, effect)
-        return await do("effect", break_off)
+        return await do("effect", happen)
 
-    async with bench.worker(handlers={"loses": loses}):
-        item = await bench.reaches(await bench.add("loses"), "succeeded", "unknown", "failed")
-    assert (item.state, item.result, item.attempts) == ("succeeded", "done", 1)
+    async with bench.worker(handlers={"records": records}):
+        work = await bench.add("records")
+        await wait_until(lambda: begun, "the effect happens")
+        async with bench.pool.acquire() as holding, holding.transaction():
+            held.append(await holding.fetchval("SELECT id FROM work WHERE id = $1 FOR UPDATE", work))
+            await wait_until(lambda: _cut_off_who_waits(bench), "the recording waits for the row, and is cut off")
+        item = await bench.reaches(work, "succeeded", "unknown", "failed")
+    assert (item.state, item.result, item.attempts, len(begun)) == ("succeeded", "done", 1, 1)
 
 
 async def test_a_worker_whose_handlers_hold_the_whole_pool_still_claims_and_renews(bench: Bench) -> None:
@@ -91,6 +100,15 @@ async def _terminate_workers_connections(bench: Bench) -> None:
            WHERE datname = current_database() AND application_name LIKE 'body-broker worker%'"""
     )
     assert len(ended) >= 2
+
+
+async def _cut_off_who_waits(bench: Bench) -> bool:
+    ended = await bench.pool.fetch(
+        """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name = $1 AND wait_event_type = 'Lock'""",
+        WORKERS,
+    )
+    return len(ended) > 0
 
 
 async def _is_listening(bench: Bench) -> bool:
