@@ -27,6 +27,8 @@ async def survive(data_dir: Path, log_dir: Path, *, seed: int, rounds: int) -> H
 
     harness = Harness(product.victims(), Steps(product, traffic, promises, chance).all(), ready, seed)
     async with product.open(READER, WRITER):
+        await promises.bring()  # so that there is something to search
+        await promises.imports_end()
         async with traffic.flowing():
             for number in range(1, rounds + 1):
                 await harness.round()

@@ -24,7 +24,6 @@ async def imported(pool: Pool, database_url: str) -> AsyncIterator[Import]:
 
     async def bring(*paths: Path) -> Services:
         await services.import_paths(paths, index="shared", by="operator:test")
-        await pool.execute("ANALYZE lore_posting")
         return services
 
     yield bring

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from body_broker.lore.documents import Effect
 from body_broker.lore.model import Imported
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
@@ -47,6 +48,21 @@ async def _import(
     if sys.stderr.isatty():
         click.echo(file=sys.stderr)
     return done
+
+
+@lore.command()
+@click.argument("document")
+@data_dir_option
+def approve(document: str, data_dir: Path | None) -> None:
+    """Take DOCUMENT, which came from outside, into the canon: reading it taints nobody from then on."""
+    run(_approve(settings_of(data_dir), document))
+    click.echo(f"{document} is canon.")
+
+
+async def _approve(settings: Settings, document: str) -> None:
+    async with open_runtime(settings, name="cli") as runtime:
+        receipt = await record(runtime, "lore approve", {"document": document})
+        await runtime.rag.lore.approve(document, Effect(operator(), receipt))
 
 
 async def _show(done: float, total: float | None = None, message: str | None = None) -> None:

@@ -94,6 +94,12 @@ async def test_outside_lore_taints_who_reads_it(tmp_path: Path) -> None:
     assert read.startswith("[Text from outside the hub follows")
     assert "tainted" in await ok("call", "whoami", "--as", "person:anna", data_dir=data)
     assert "clean" in await ok("call", "whoami", "--as", "person:bob", data_dir=data)
+    document = json.loads(
+        await ok("call", "search_lore", '{"query": "lighthouse"}', "--as", "silver", "--json", data_dir=data)
+    )["items"][0]["doc_id"]
+    await ok("lore", "approve", document, data_dir=data)
+    read = await ok("call", "search_lore", '{"query": "lighthouse"}', "--as", "bronze", data_dir=data)
+    assert "outside" not in read
 
 
 async def test_configuration_is_set_read_and_remembered(tmp_path: Path) -> None:
