@@ -9,7 +9,7 @@ from body_broker.audit.record import Kind, Record, decode
 from body_broker.calls import Receipt
 from body_broker.storage.postgres import Pool
 
-TAIL_MAX = 1000
+TAIL_MAX = 10_000
 _FORGOTTEN_AT_ONCE = 10_000
 
 _TAIL = """

@@ -28,6 +28,9 @@ class Breach:
     sequence: int | None
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.chain}: {self.text}"
+
 
 class Walk:
     """Follows one chain from its genesis. Records come in the order of their sequence numbers.

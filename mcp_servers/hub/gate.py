@@ -21,7 +21,6 @@ from body_broker.calls import (
     Issuer,
     Json,
     Operation,
-    Progress,
     Receipt,
     Result,
     Room,
@@ -32,50 +31,31 @@ from body_broker.errors import (
     BodyBrokerError,
     DeadlineExceeded,
     Denied,
+    InternalError,
     NotConfigured,
     Unauthenticated,
+    Unavailable,
     UnknownTool,
 )
+from body_broker.storage.postgres import LOST as POSTGRES_LOST
+from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 from mcp_servers.hub.guard import clean_arguments
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.requests import Answer, Request, kind_of
 from mcp_servers.hub.sessions import Sessions, SessionState
 from policies.decision import Allow, Ask, Deny, Question, chain_of
 from policies.engine import Policy
 
 log = get_logger(__name__)
 
+_STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
+
 # Groups and modifiers whose rules read taint: there the session is read from the store, not from memory (DESIGN.md §4).
 _TAINT_GATED_GROUPS = frozenset({"queued", "security_scan", "write", "admin_change"})
 _TAINT_GATED_MODIFIERS = frozenset({"external", "destructive"})
-
-
-async def no_progress(done: float, total: float | None = None, message: str | None = None) -> None:
-    """Progress for a client that did not ask for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What somebody wants done: a name, raw arguments, and who wants it."""
-
-    name: str
-    kind: Literal["tool", "resource", "prompt"]
-    arguments: Json
-    caller: Caller | None
-    progress: Progress = no_progress
-    depth: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What came of it: the result and whether text from outside is in it."""
-
-    call_id: str
-    operation: Operation
-    result: Result
-    outside: bool
 
 
 class _Row(NamedTuple):
@@ -173,12 +153,15 @@ class Gate:
         outcome = "ok"
         try:
             return await self._pass(passage)
-        except BodyBrokerError as error:
-            outcome = error.code
-            raise
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
+        except Exception as error:
+            told = self._mapped(error, passage)
+            outcome = told.code
+            if told is error:
+                raise
+            raise told from error
         finally:
             self.metrics.open_calls.dec()
             self._limits.leave(passage.caller)
@@ -286,24 +269,36 @@ class Gate:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await passage.operation.run(passage.arguments, call, self._services.get(passage.row.server))
-        except TimeoutError as error:
-            outcome = "deadline_exceeded"
-            raise DeadlineExceeded(f"{passage.operation.name} took longer than {self._timeout_s:g} s.") from error
-        except BodyBrokerError as error:
-            outcome = error.code
-            raise
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
         except Exception as error:
-            outcome = "internal"
-            log.exception("operation_failed", operation=passage.operation.name, call=passage.id)
-            raise BodyBrokerError(
-                f"{passage.operation.name} failed inside the hub.", details={"call_id": passage.id}
-            ) from error
+            told = self._mapped(error, passage)
+            outcome = told.code
+            raise told from error
         finally:
             if outcome != "ok" or passage.operation.effect != "none":
-                self._add(passage, "outcome", outcome, (), None)
+                self._record_outcome(passage, outcome)
+
+    def _mapped(self, error: Exception, passage: _Passage) -> BodyBrokerError:
+        """What is told of an exception; the one place where something unexpected is caught."""
+        name = passage.operation.name
+        if isinstance(error, BodyBrokerError):
+            return error
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(f"{name} took longer than {self._timeout_s:g} s.")
+        if isinstance(error, _STORES_LOST):
+            log.warning("store_lost", operation=name, call=passage.id, error=type(error).__name__)
+            return Unavailable("A store that this call needs is away.", details={"component": "stores"})
+        log.error("operation_failed", operation=name, call=passage.id, exc_info=error)
+        return InternalError(f"{name} failed inside the hub.", details={"call_id": passage.id})
+
+    def _record_outcome(self, passage: _Passage, outcome: str) -> None:
+        """The second record. An effect that happened is not told as a failure because its outcome could not be queued."""
+        try:
+            self._add(passage, "outcome", outcome, (), None)
+        except Unavailable:
+            log.exception("outcome_not_recorded", operation=passage.operation.name, call=passage.id)
 
     async def _tell(self, passage: _Passage, result: Result) -> Answer:
         """Step 8: what the session now has read is stored before the answer leaves."""
@@ -364,12 +359,6 @@ class Gate:
             raise UnknownTool(f"There is no {request.kind} of that name here.")
         finally:
             self._limits.leave(caller)
-
-
-def kind_of(caller: Caller) -> str:
-    """A caller as a metric's label: `tier:silver` stays, people and services are `person` and `service`."""
-    last = caller.chain[-1]
-    return last if last.startswith("tier:") else last.partition(":")[0]
 
 
 def _not_configured(setting: str) -> NotConfigured:

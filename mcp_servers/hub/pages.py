@@ -15,8 +15,8 @@ from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.storage.redis import Redis
 from mcp_servers.hub.front import Page, Route
-from mcp_servers.hub.gate import Request
 from mcp_servers.hub.protocol import Protocol
+from mcp_servers.hub.requests import Request
 
 _PROBE_S = 2.0
 

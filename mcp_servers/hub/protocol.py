@@ -18,9 +18,10 @@ from body_broker.calls import Caller, Json, Progress, PromptText, ResourceText
 from body_broker.errors import BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
 from body_broker.telemetry import get_logger
 from mcp_servers.hub.events import EventBus
-from mcp_servers.hub.gate import Gate, Request, no_progress
+from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import TTL_MS, Listing, Listings
+from mcp_servers.hub.requests import Request, no_progress
 from mcp_servers.hub.wire import OUTSIDE_META, protocol_error, tool_error, tool_result
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy

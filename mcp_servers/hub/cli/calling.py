@@ -12,7 +12,7 @@ import click
 from body_broker.errors import BadInput, BodyBrokerError
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import as_option, data_dir_option, principal_of, run, settings_of
-from mcp_servers.hub.gate import Request
+from mcp_servers.hub.requests import Request
 from mcp_servers.hub.runtime import open_runtime
 from mcp_servers.hub.wire import tool_error, tool_result
 

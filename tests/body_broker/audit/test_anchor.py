@@ -12,11 +12,13 @@ import pytest
 from body_broker.audit.anchor import write_anchor
 from body_broker.audit.auditor import open_auditor
 from body_broker.audit.checkpoints import checkpoint
+from body_broker.audit.ledger import LOCK
 from body_broker.audit.operators import record_operator
 from body_broker.audit.verify import verify
 from body_broker.errors import Conflict, Unavailable
 from body_broker.storage.postgres import Pool
 from tests.body_broker.audit.stored import KEY, named, read_of
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -93,6 +95,17 @@ async def test_checkpoints_made_at_once_are_numbered_without_a_hole(pool: Pool) 
 
     await asyncio.gather(*(work() for _ in range(4)))
     assert (await verify(pool, KEY)).intact
+
+
+async def test_a_checkpoint_waits_for_whoever_makes_another(pool: Pool) -> None:
+    await happen(pool)
+    async with pool.acquire() as other:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock($1::bigint)", LOCK)
+            making = asyncio.create_task(checkpoint(pool, KEY))
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await wait_until(lambda: other.fetchval(waiting), "the checkpoint waits")
+        assert (await making).number == 1
 
 
 async def test_the_anchor_is_private_and_holds_every_checkpoint_once(pool: Pool, anchor: Path) -> None:

@@ -82,11 +82,13 @@ async def test_a_wait_takes_the_reads_before_it_along(pool: Pool) -> None:
         assert (auditor.commits, auditor.backlog) == (1, 0)
 
 
-async def test_a_full_batch_is_committed_though_nobody_waits(pool: Pool) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_full_batch_is_committed_though_nobody_waits(pool: Pool, *, at_once: bool) -> None:
     async with open_auditor(pool, KEY, pace=FOREVER) as auditor:
         for number in range(256):
             auditor.add(read_of(number))
-            await asyncio.sleep(0)  # so that the appender waits for more when the last one comes
+            if not at_once:
+                await asyncio.sleep(0)  # so that the appender waits for more when the last one comes
         await wait_until(lambda: auditor.backlog == 0, "256 records are committed")
         assert auditor.commits == 1
 

@@ -82,6 +82,7 @@ async def test_an_edit_is_named(pool: Pool, writer: str) -> None:
     )
     report = await verify(pool, KEY)
     assert named(report) == {("edited", writer, 4)}
+    assert str(report.breaches[0]) == f"edited: {writer}: Record 4 is not what was written."
     assert not report.intact
 
 
@@ -124,6 +125,36 @@ async def test_a_chain_cut_short_is_named_by_a_checkpoint(pool: Pool, writer: st
     assert named(report) == {("truncated", writer, 9)}
     assert "had 12" in report.breaches[0].text
     assert any(writer in note for note in report.notes)  # no closing record any more
+
+
+async def test_a_hole_where_a_checkpoint_stood_is_named_once_and_rightly(pool: Pool) -> None:
+    async with open_auditor(pool, KEY) as auditor:
+        pinned = auditor.add(read_of(1))
+        await auditor.durable(pinned)
+        await checkpoint(pool, KEY)
+        auditor.add(read_of(2))
+    await pool.execute(
+        "DELETE FROM audit_record WHERE writer = $1 AND seq = $2::bigint", pinned.writer, pinned.sequence
+    )
+    assert named(await verify(pool, KEY)) == {("deleted", pinned.writer, pinned.sequence)}
+
+
+async def test_a_record_rewritten_with_the_key_is_named_by_a_checkpoint(pool: Pool) -> None:
+    async with open_auditor(pool, KEY) as auditor:
+        pass
+    await checkpoint(pool, KEY)
+    chain = Chain(KEY, auditor.writer, 1)
+    for kind in ("opened", "closed"):
+        body = encode(Record(kind=kind), chain.sequence + 1, 1.0, None)
+        mac = chain.extend(body)
+        await pool.execute(
+            "UPDATE audit_record SET mac = $2, body = $3 WHERE writer = $1 AND seq = $4::bigint",
+            auditor.writer,
+            mac,
+            body.decode(),
+            chain.sequence,
+        )
+    assert named(await verify(pool, KEY)) == {("forged", auditor.writer, 2)}
 
 
 async def test_checkpoints_and_chain_cut_short_together_are_named_by_the_anchor(

@@ -93,19 +93,24 @@ class Bench:
         await self.reaches(await self.add(f"probe {worker}"), "succeeded")
 
     @asynccontextmanager
-    async def worker(
+    async def worker_at_rest(
         self,
         name: str = "B",
         handlers: Mapping[str, Handler] | None = None,
         **options: Any,  # Worker's own
     ) -> AsyncGenerator[Worker]:
+        """A worker that does nothing by itself."""
         async with (
             open_pool(self.database_url, connections_max=2, name=WORKERS) as pool,
             open_pool(self.database_url, name=WORKERS) as outside,
         ):
             known = Handlers(name, outside).all() | dict(handlers or {})
             chosen: dict[str, Any] = {"lease_s": 30.0, "poll_s": 0.3, "grace_s": 0.0, **options}
-            worker = Worker(pool, known, database_url=self.database_url, name=name, **chosen)
+            yield Worker(pool, known, database_url=self.database_url, name=name, **chosen)
+
+    @asynccontextmanager
+    async def worker(self, name: str = "B", **options: Any) -> AsyncGenerator[Worker]:  # those of worker_at_rest
+        async with self.worker_at_rest(name, **options) as worker:
             self.tasks[name] = task = asyncio.create_task(worker.run())
             try:
                 yield worker
@@ -113,6 +118,14 @@ class Bench:
                 worker.stop()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+    async def falls_asleep(self, worker: Worker, running: int = 0) -> None:
+        """Wait until only a notice or a due moment makes the worker look again."""
+        # Nothing public tells a worker that looks from one that waits.
+        runs, awake, looking = worker._runs, worker._awake, worker._link._lock  # pyright: ignore[reportPrivateUsage]  # see above
+        await wait_until(
+            lambda: len(runs) == running and not awake.is_set() and not looking.locked(), f"{worker.name} sleeps"
+        )
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.body_broker.work.worker_process"]

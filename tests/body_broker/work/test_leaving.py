@@ -43,7 +43,7 @@ async def test_a_stopping_worker_hands_back_what_it_cannot_finish_without_burnin
 
 
 async def test_what_is_handed_back_wakes_another_worker(bench: Bench) -> None:
-    async with bench.worker("B", poll_s=ASLEEP_S, concurrency=1):
+    async with bench.worker("B", poll_s=ASLEEP_S, concurrency=1) as other:
         await bench.is_past("B")
         busy = await bench.add("blocks", {"gate": "busy"})
         await bench.saw(busy, "B", "start")
@@ -52,6 +52,7 @@ async def test_what_is_handed_back_wakes_another_worker(bench: Bench) -> None:
             await bench.saw(work, "A", "start")
             await bench.open_gate("busy")
             await bench.is_past("B")
+            await bench.falls_asleep(other)
         await bench.saw(work, "B", "start")
         await bench.open_gate("open")
         await bench.reaches(work, "succeeded")

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 async def test_losing_every_connection_neither_repeats_nor_loses_a_run_and_notices_are_heard_again(
     bench: Bench,
 ) -> None:
-    async with bench.worker(poll_s=ASLEEP_S):
+    async with bench.worker(poll_s=ASLEEP_S) as worker:
         work = await bench.add("blocks", {"gate": "open"})
         await bench.waits(work)
         await _terminate_workers_connections(bench)
@@ -26,17 +26,21 @@ async def test_losing_every_connection_neither_repeats_nor_loses_a_run_and_notic
 
         await wait_until(lambda: _is_listening(bench), "the worker listens again")
         await bench.is_past("B")
+        await bench.falls_asleep(worker)
         await bench.is_past("B")
 
 
 async def test_a_worker_that_stood_still_goes_on_with_what_nobody_took_from_it(bench: Bench) -> None:
-    async with bench.worker(lease_s=ASLEEP_S):
+    async with bench.worker_at_rest() as worker:
         work = await bench.add("blocks", {"gate": "open"})
+        await worker._look()  # pyright: ignore[reportPrivateUsage]  # between two looks, and nowhere else
         await bench.waits(work)
         await bench.pool.execute("UPDATE work SET lease_until = now() - interval '1 s' WHERE id = $1", work)
-        await bench.is_past("B")
+        await worker._look()  # pyright: ignore[reportPrivateUsage]
         await bench.open_gate("open")
         item = await bench.reaches(work, "succeeded")
+        worker.stop()
+        await worker.run()
     assert (item.attempts, await bench.phases(work)) == (1, [("B", "start"), ("B", "end")])
 
 

@@ -16,8 +16,9 @@ from tests.waiting import wait_until
 
 
 async def test_work_is_run_as_soon_as_it_is_committed_and_its_progress_and_result_are_kept(bench: Bench) -> None:
-    async with bench.worker(poll_s=ASLEEP_S):
+    async with bench.worker(poll_s=ASLEEP_S) as worker:
         await bench.is_past("B")
+        await bench.falls_asleep(worker)
         work = await bench.add("blocks", {"gate": "open"})
         await bench.waits(work)
         running = await bench.item(work)
@@ -34,9 +35,10 @@ async def test_work_is_run_as_soon_as_it_is_committed_and_its_progress_and_resul
 
 async def test_released_work_runs_once_and_waiting_work_does_not(bench: Bench) -> None:
     released, waiting = await bench.add("echoes", waiting=True), await bench.add("echoes", waiting=True)
-    async with bench.worker(poll_s=ASLEEP_S):
+    async with bench.worker(poll_s=ASLEEP_S) as worker:
         await bench.is_past("B")
         assert await bench.phases(released) == []
+        await bench.falls_asleep(worker)
         await queue.release(bench.pool, released)
         await bench.reaches(released, "succeeded")
         await bench.is_past("B")
@@ -136,9 +138,10 @@ async def test_a_result_that_is_no_json_fails_the_work(bench: Bench) -> None:
 
 
 async def test_running_work_is_interrupted_when_its_owner_cancels_it(bench: Bench) -> None:
-    async with bench.worker(poll_s=ASLEEP_S):
+    async with bench.worker(poll_s=ASLEEP_S, lease_s=ASLEEP_S) as worker:
         work = await bench.add("blocks", {"gate": "never"})
-        await bench.saw(work, "B", "start")
+        await bench.waits(work)
+        await bench.falls_asleep(worker, running=1)
         assert await queue.cancel(bench.pool, work, owner="person:anna") == "running"
         item = await bench.reaches(work, "cancelled")
     assert await bench.phases(work) == [("B", "start"), ("B", "interrupted")]

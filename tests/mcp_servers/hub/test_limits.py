@@ -296,6 +296,24 @@ async def test_open_calls_keep_their_slots_for_as_long_as_the_hub_renews_them(
         await two_.enter(ANNA)
 
 
+async def test_slots_on_their_way_back_are_not_used_meanwhile(
+    open_hub: OpenHub, stack: AsyncExitStack, clock: Clock
+) -> None:
+    one, two_ = await two(stack, open_hub, concurrency_max=16)
+    await one.enter(ANNA)  # holds two slots to spare
+    let_in = 1 + (await admitted(*[(two_, ANNA)] * 13)).count(None)
+    clock.pass_s(2)
+    renewing = asyncio.create_task(one.tidy())  # there is no room to spare any more: it asks for one slot
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    let_in += (await admitted(*[(one, ANNA)] * 2)).count(None)
+    await renewing
+    let_in += (await admitted(*[(two_, ANNA)] * 5)).count(None)
+
+    assert let_in == 16
+
+
 async def test_an_idle_principal_s_leases_go_back_and_it_is_forgotten(
     open_hub: OpenHub, stack: AsyncExitStack, clock: Clock
 ) -> None:

@@ -437,6 +437,7 @@ async def test_a_text_read_while_a_taint_is_being_cleared_wins(
 
     await wait_until(marked, "clearing has begun")
     clock.pass_s(REMEMBERED_S + 0.001)
+    assert await tainted(other, ANNA)
     await other.taint(ANNA, "get_document")
 
     with pytest.raises(Conflict):

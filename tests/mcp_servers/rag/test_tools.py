@@ -15,7 +15,7 @@ from body_broker.lore import make_draft
 from body_broker.lore.model import Draft, Intake
 from body_broker.settings import Settings
 from body_broker.work.model import Origin
-from mcp_servers.hub.gate import Answer, Request
+from mcp_servers.hub.requests import Answer, Request
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.wire import tool_result
