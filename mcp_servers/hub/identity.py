@@ -9,20 +9,21 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from body_broker.calls import Caller
 from body_broker.errors import Unauthenticated
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
+from mcp_servers.hub.claims import Claims
 from mcp_servers.hub.directory import OLD_AFTER_S, Directory, Known, open_directory
-from mcp_servers.hub.principals import check_principal, is_principal, is_session, is_tier
+from mcp_servers.hub.principals import check_principal
 from mcp_servers.hub.signing import ALGORITHM
-from mcp_servers.hub.tokens import ACTORS_MAX, LOCAL_PREFIX
+from mcp_servers.hub.tokens import LOCAL_PREFIX
 
 TOKEN_CHARACTERS_MAX = 8192
 REMEMBERED_MAX = 4096
@@ -30,69 +31,6 @@ REMEMBERED_MAX = 4096
 ISSUED_AHEAD_S = 5.0
 
 _JWS = jwt.PyJWS()
-Seconds = Annotated[float, Field(ge=0, le=1e11)]
-
-
-class _Claims(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class _Act(_Claims):
-    sub: str
-    sid: str
-    act: _Act | None = None
-
-
-class _Asker(_Claims):
-    sid: str
-    jti: str | None
-    above: list[str] = Field(max_length=ACTORS_MAX)
-
-
-class _Token(_Claims):
-    """The claims of our tokens; others are ignored, as RFC 7519 asks."""
-
-    iss: str
-    aud: str
-    sub: str
-    jti: str
-    sid: str
-    iat: Seconds
-    exp: Seconds
-    nbf: Seconds | None = None
-    act: _Act | None = None
-    asker: _Asker | None = None
-
-    def actors(self) -> list[_Act]:
-        """Who acts, the first one first."""
-        found, act = list[_Act](), self.act
-        while act is not None:
-            found.insert(0, act)
-            act = act.act
-        return found
-
-    def well_formed(self) -> bool:
-        """Whether every id is spelled as we spell it, and a chain has its asker's session."""
-        actors, asker = self.actors(), self.asker
-        sessions = [self.sid, self.jti, *[a.sid for a in actors]]
-        if asker is not None:
-            sessions += [asker.sid, *asker.above]
-        return (
-            is_principal(self.sub)
-            and all(map(is_session, sessions))
-            and all(is_tier(a.sub) for a in actors)
-            and len(actors) <= ACTORS_MAX
-            and (asker is not None) == bool(actors)
-        )
-
-    def ids(self) -> set[str]:
-        """Everything whose revocation ends this token."""
-        found = {self.jti, self.sid, *[a.sid for a in self.actors()]}
-        if self.asker is not None:
-            found |= {self.asker.sid, *self.asker.above}
-            if self.asker.jti is not None:
-                found.add(self.asker.jti)
-        return found
 
 
 class Identities:
@@ -182,7 +120,7 @@ class Identities:
         key = await self._key(token)
         try:
             payload = _JWS.decode(token, key, algorithms=[ALGORITHM])
-            claims = _Token.model_validate_json(payload)
+            claims = Claims.model_validate_json(payload)
         except jwt.InvalidSignatureError as error:
             raise _not_ours() from error
         except jwt.PyJWTError as error:
@@ -224,7 +162,7 @@ class Identities:
             raise _not_ours()
         return key
 
-    def _check_holds(self, claims: _Token) -> None:
+    def _check_holds(self, claims: Claims) -> None:
         now = self._clock()
         if claims.iss != self._settings.token_issuer:
             raise Unauthenticated("The token was issued by another issuer.")
