@@ -39,9 +39,11 @@ _CLEAN = SessionState(tainted=False, history=frozenset())
 class _Entry:
     """One session as this hub last saw it; times are monotonic seconds at which the asking began."""
 
-    __slots__ = ("read_at", "state", "stored_at", "tainted_at")
+    __slots__ = ("answered", "asked", "one_reader", "read_at", "state", "stored_at", "tainted_at")
 
     def __init__(self) -> None:
+        self.one_reader = asyncio.Lock()
+        self.asked = self.answered = 0  # numbers of the last question and the last answer
         self.state = _CLEAN
         self.read_at = float("-inf")
         self.stored_at = float("-inf")  # when its taint was last known to be in the stores
@@ -185,8 +187,18 @@ class Sessions:
         else:
             self._entries.move_to_end(session)
         if fresh or began - entry.read_at > REMEMBERED_S:
-            entry.take(await self._store.read(_session(caller, session)), began)
+            await self._ask(entry, _session(caller, session))
         return entry.state
+
+    async def _ask(self, entry: _Entry, session: Session) -> None:
+        """Ask the stores once; who comes while somebody asks shares an answer whose asking began after they came."""
+        came = entry.asked
+        async with entry.one_reader:
+            if entry.answered <= came:
+                entry.asked = number = entry.asked + 1
+                began = self._monotonic()
+                entry.take(await self._store.read(session), began)
+                entry.answered = number
 
     def _entry(self, session: str) -> _Entry:
         entry = self._entries.get(session)
