@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from body_broker.storage.embedded.children import before_exec
 from body_broker.storage.embedded.processes import birth
 from tests.components import PROJECT
 from tests.waiting import wait_until
@@ -156,7 +157,12 @@ class Program:
         with log.open("ab") as out:
             self._start = out.tell()
             self.process = subprocess.Popen(
-                [PROGRAM, *arguments], cwd=PROJECT, env={**environ, **settings}, stdout=out, stderr=out
+                [PROGRAM, *arguments],
+                cwd=PROJECT,
+                env={**environ, **settings},
+                stdout=out,
+                stderr=out,
+                preexec_fn=before_exec(signal.SIGKILL, leave_root=False),  # noqa: PLW1509  # nothing outlives a killed test run
             )
 
     @property

@@ -11,8 +11,13 @@ from policies.arguments import Attribute
 from policies.catalogue import GROUPS, Entry
 
 
+class Below(Arguments):
+    too_deep: str
+
+
 class Deepest(Arguments):
     bottom: str
+    below: Below
 
 
 class Deep(Arguments):
@@ -28,7 +33,9 @@ class ReadState(Arguments):
     limit: int = 10
     radius: float = 1.0
     weights: list[float] = Field(default=[])
+    tags: list[str] = Field(default_factory=list)
     mixed: str | int = 0
+    either: str | Below = ""
     deep: Deep | None = None
 
 

@@ -68,6 +68,7 @@ def test_policies_see_scalars_and_lists_of_strings_and_nothing_else() -> None:
         "region": ("String", False),
         "fields": ("Set<String>", True),
         "limit": ("Long", True),
+        "tags": ("Set<String>", False),  # its default is not in the schema
         "deep.level": ("Long", False),
         "deep.deepest.bottom": ("String", False),
     }

@@ -14,7 +14,7 @@ READ_STATE = """\
     principal: [Tier, Person, Service],
     resource: [Server],
     context: {
-      arguments: { "deep.deepest.bottom"?: String, "deep.level"?: Long, "fields": Set<String>, "fresh": Bool, "limit": Long, "npc_id": String, "region"?: String },
+      arguments: { "deep.deepest.bottom"?: String, "deep.level"?: Long, "fields": Set<String>, "fresh": Bool, "limit": Long, "npc_id": String, "region"?: String, "tags"?: Set<String> },
       approval?: Approval, facts: Facts, tainted: Bool, depth: Long, history: Set<String>,
     },
   };

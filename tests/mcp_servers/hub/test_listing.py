@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jsonschema
 import pytest
 
@@ -45,13 +47,20 @@ def test_every_tool_says_when_to_use_it_and_carries_all_four_annotations(listing
     [{}, {"query": "x"}, {"query": 5}, {"query": "x", "persona": None}, {"query": "x", "k": 0}, {"id": "x"}, {"no": 1}],
 )
 def test_a_lean_schema_accepts_exactly_what_the_full_one_does(
-    model: type[SearchLore], arguments: dict[str, object]
+    model: type[SearchLore], arguments: dict[str, Any]
 ) -> None:
     full = model.model_json_schema()
     lean = lean_schema(full)
-    judge = jsonschema.Draft202012Validator
-    assert judge(lean).is_valid(arguments) is judge(full).is_valid(arguments)
+    assert accepts(lean, arguments) is accepts(full, arguments)
     assert len(str(lean)) < len(str(full))
+
+
+def accepts(schema: dict[str, Any], arguments: dict[str, Any]) -> bool:
+    try:
+        jsonschema.validate(arguments, schema)
+    except jsonschema.ValidationError:
+        return False
+    return True
 
 
 def test_a_uri_s_field_is_one_segment() -> None:
