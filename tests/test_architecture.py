@@ -174,7 +174,7 @@ def test_the_path_that_serves_loads_no_client_of_something_else() -> None:
 
 
 # Libraries that are imported and come with a declared one, which is pinned with them.
-BROUGHT = {"starlette": "mcp", "mcp_types": "mcp", "httpx2": "mcp", "jsonschema": "mcp", "cryptography": "pyjwt"}
+BROUGHT = {"starlette": "mcp", "mcp_types": "mcp", "httpx2": "mcp", "cryptography": "pyjwt"}
 
 
 def test_every_library_that_is_imported_is_declared_or_known_to_come_along() -> None:
