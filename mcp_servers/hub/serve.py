@@ -142,6 +142,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="on",  # "auto" swallows a failing start and serves (facts/mcp.md §0)
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # whoever is believed about addresses could lie about them; nothing here reads them
                 server_header=False,
                 date_header=False,
                 timeout_graceful_shutdown=int(settings.drain_s) or 1,

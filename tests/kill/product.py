@@ -20,8 +20,11 @@ from body_broker.storage.postgres import LOST
 from tests.kill.harness import PATIENCE_S, Program, Victim
 from tests.waiting import wait_until
 
-# One piece of work in each of the two workers; an anchor often enough that kills meet it.
-SETTINGS = {"BODY_BROKER_WORKER_CONCURRENCY": "1", "BODY_BROKER_AUDIT_ANCHOR_EVERY_S": "0.2"}
+SETTINGS = {
+    "BODY_BROKER_WORKER_CONCURRENCY": "1",  # so that of two imports each worker has one
+    "BODY_BROKER_AUDIT_ANCHOR_EVERY_S": "0.2",  # so that kills meet it
+    "BODY_BROKER_RATE_PER_S": "100000",  # the clients call as fast as they can
+}
 _SERVING = re.compile(r"^Serving on (http\S+/mcp)$", re.MULTILINE)
 _LET_LAPSE = (
     "UPDATE work SET lease_until = clock_timestamp() WHERE state = 'running' AND split_part(worker, ':', 2) = $1"

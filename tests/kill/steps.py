@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.kill.harness import PATIENCE_S, Step, Victim
-from tests.kill.holding import Hold, holding
+from tests.kill.holding import holding
 from tests.kill.product import Answer, Product
 from tests.kill.promises import READER, WRITER, Promises
 from tests.kill.traffic import Traffic
@@ -21,6 +21,7 @@ _PASSAGES = "LOCK TABLE lore_chunk IN SHARE MODE"
 _EFFECTS = "LOCK TABLE lore_effect IN SHARE MODE"
 _POSTINGS = "LOCK TABLE lore_posting IN ACCESS EXCLUSIVE MODE"
 _RECORDS = "LOCK TABLE audit_record IN SHARE MODE"
+_JOBS = "LOCK TABLE work IN SHARE MODE"
 _WORK = "SELECT FROM work WHERE id = $1 FOR UPDATE"
 _IMPORT = """
 SELECT (SELECT count(*) FROM lore_chunk c JOIN lore_edition e USING (rev) WHERE e.job_id = ANY ($1)) AS passages,
@@ -71,7 +72,7 @@ class Steps:
     @asynccontextmanager
     async def _before_recorded(self, _victim: Victim) -> AsyncGenerator[str]:
         async with self._traffic.still():
-            await self._promises.all_recorded()
+            await self._record_all()
             async with holding(self._product.database_url, _RECORDS), self._promises.audit_is_held():
                 for _ in range(_READS):
                     answer = await self._traffic.read()
@@ -94,7 +95,7 @@ class Steps:
     async def _before_durable(self, victim: Victim) -> AsyncGenerator[str]:
         job = await self._promises.something_to_cancel()
         async with self._traffic.still(), AsyncExitStack() as stack:
-            await self._promises.all_recorded()  # so that what waits for the table is this call's decision
+            await self._record_all()  # so that what waits for the table is this call's decision
             held = await stack.enter_async_context(holding(self._product.database_url, _RECORDS))
             call = self._calling(stack, victim, WRITER, "cancel_job", {"id": job})
             await held.has_stopped("hub")
@@ -142,21 +143,26 @@ class Steps:
 
     @asynccontextmanager
     async def _after_first_commit(self, *, large: bool) -> AsyncGenerator[list[str]]:
-        """Two imports whose first batch is committed and whose next word about it, in their rows of work, has to wait."""
+        """Two imports whose first batch is committed, and whose next word about it has to wait.
+
+        The clients are still: cancelling would wait too.
+        """
         url = self._product.database_url
-        async with AsyncExitStack() as stack:
+        async with self._traffic.still(), AsyncExitStack() as stack:
             batch = await stack.enter_async_context(holding(url, _EFFECTS))
             jobs = [await self._promises.bring(large=large) for _ in _WORKERS]
             await batch.has_stopped(*_WORKERS)
-            rows = [await stack.enter_async_context(holding(url)) for _ in jobs]
-            async with asyncio.TaskGroup() as queued:
-                for row, job in zip(rows, jobs, strict=True):
-                    queued.create_task(row.lock(_WORK, job))
-                for row in rows:
-                    await row.is_queued()
-                batch.let_go()  # the batch commits, and its row of work is ours
-            await _have_stopped(rows)
+            # A batch's transaction locks rows of this table and changes none, so it is not in the way of this lock.
+            told = await stack.enter_async_context(holding(url, _JOBS))
+            batch.let_go()
+            await told.has_stopped(*_WORKERS)
             yield jobs
+
+    async def _record_all(self) -> None:
+        """Return once a read of now stands on the audit, and so everything before it, outcomes of effects too."""
+        answer = await self._traffic.read()
+        assert answer is not None
+        await self._promises.all_recorded()
 
     async def _imports(self, jobs: list[str], *, documents: int, passages: bool) -> str:
         """What the tables say of two imports under way; fails where that is not the step."""
@@ -190,12 +196,3 @@ class Steps:
 
         stack.push_async_callback(told)
         return call
-
-
-async def _have_stopped(rows: list[Hold]) -> None:
-    """Return once hub and worker each wait for one of the rows."""
-
-    async def stopped() -> bool:
-        return {name for row in rows for name in await row.waiting()} >= set(_WORKERS)
-
-    await wait_until(stopped, "hub and worker stand still", timeout_s=PATIENCE_S)
