@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 import time
 from importlib import resources
@@ -22,7 +20,7 @@ from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
 from mcp_servers.hub.runtime import Runtime, open_runtime
-from mcp_servers.hub.serve import Address, listening
+from mcp_servers.hub.serve import Address, Listening, listening
 
 QUESTION = "Which ferryman keeps a lantern for each of his passengers who drowned?"
 TOKEN_TTL_S = 12 * 3600
@@ -59,7 +57,7 @@ async def _demo(settings: Settings, *, once: bool) -> None:
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")
         if not once:
-            await _stay(runtime, hub.url)
+            await _stay(runtime, hub)
 
 
 async def _import_lore(runtime: Runtime) -> None:
@@ -119,7 +117,7 @@ async def _verified(runtime: Runtime) -> None:
     )
 
 
-async def _stay(runtime: Runtime, url: str) -> None:
+async def _stay(runtime: Runtime, hub: Listening) -> None:
     await record(runtime, "roles set", {"principal": me(), "roles": ["designer"]})
     await runtime.tokens.set_roles(me(), ["designer"], by=operator())
     issued = await runtime.tokens.issue("tier:silver", ttl_s=TOKEN_TTL_S, by=operator())
@@ -128,13 +126,9 @@ async def _stay(runtime: Runtime, url: str) -> None:
     )
     click.echo("  " + claude_command(stdio_server(me(), runtime.settings.data_dir)))
     click.echo("or over HTTP as the silver tier, for 12 hours:")
-    click.echo("  " + claude_command(http_server(url, issued.token)))
+    click.echo("  " + claude_command(http_server(hub.url, issued.token)))
     click.echo("\nCtrl-C stops it.")
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sig, stop.set)
-    await stop.wait()
+    await hub.serving  # the server hears SIGINT and SIGTERM
 
 
 def _say(what: str, text: str, colour: str = "green") -> None:
