@@ -19,6 +19,7 @@ import asyncpg
 from body_broker.audit.chain import Chain, key_id
 from body_broker.audit.ledger import NOT_TAKEN, Row, append, chained, register
 from body_broker.audit.record import Record
+from body_broker.background import end
 from body_broker.calls import Receipt
 from body_broker.errors import Conflict, Detail, Unavailable
 from body_broker.storage.postgres import Connection, Pool
@@ -316,8 +317,7 @@ async def _end(auditor: Auditor, appender: asyncio.Task[None]) -> None:
     try:
         await auditor.close()
     finally:
-        appender.cancel()
-        await asyncio.gather(appender, return_exceptions=True)  # how it failed is in the log
+        await end(appender)
 
 
 async def _outlast(task: asyncio.Task[None]) -> None:

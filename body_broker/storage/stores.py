@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from body_broker.background import running
 from body_broker.errors import StoreStartError
 from body_broker.settings import Settings
 from body_broker.storage import embedded
@@ -59,11 +60,10 @@ async def open_stores(settings: Settings, *, name: str) -> AsyncGenerator[Stores
 @asynccontextmanager
 async def _embedded(settings: Settings) -> AsyncGenerator[embedded.StoreUrls]:
     urls = await asyncio.to_thread(_start, settings)
-    watch = asyncio.create_task(_revive_killed_keepers(settings))
     try:
-        yield urls
+        async with running(_revive_killed_keepers(settings), name="keeper-watch"):
+            yield urls
     finally:
-        watch.cancel()
         await asyncio.to_thread(embedded.release, settings.data_dir)
 
 

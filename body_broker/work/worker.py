@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 import asyncpg
 
+from body_broker.background import end
 from body_broker.calls import Json
 from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.telemetry import get_logger
@@ -86,6 +87,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._awake = asyncio.Event()
         self._stopping = False
+        self._due = self._poll_at = 0.0  # by the event loop's clock
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when the running work has ended or was handed back."""
@@ -105,17 +107,19 @@ class Worker:
                 for run in self._runs.values():
                     run.abandon()
                 await self._ended(self._lease_s)
-                keeping.cancel()
-                await asyncio.wait({keeping})  # it uses the link
+                await end(keeping)  # it uses the link
                 await self._link.close()
 
     async def _look(self) -> float:
-        """Plan, sweep and start what is ready; seconds until something more can become ready."""
+        """Start what is ready; seconds until something more can become ready. What is due by the clock is done when it is."""
+        clock = asyncio.get_running_loop()
         try:
             async with self._link.connection() as connection:
-                await self._planner.plan(connection)
-                await self._renew(connection)  # after a standstill of the whole machine, before its runs are swept
-                await sweep(connection)
+                if clock.time() >= self._due:
+                    self._poll_at = clock.time() + self._poll_s
+                    await self._planner.plan(connection)
+                    await self._renew(connection)  # after a standstill of the whole machine, before its runs are swept
+                    await sweep(connection)
                 while len(self._runs) < self._concurrency and not self._stopping:
                     run = await claim(connection, self._pool, self._handlers, self.name, self._lease_s)
                     if run is None:
@@ -124,8 +128,13 @@ class Worker:
                 moment = await next_moment_s(connection, self._handlers)
         except (*LOST, asyncpg.PostgresError):
             logger.warning("work_database_unreachable", exc_info=True)
+            self._due = 0.0
             return min(_AFTER_LOSS_S, self._poll_s)
-        return self._poll_s if moment is None else min(self._poll_s, max(moment, _PAUSE_MIN_S))
+        pause = max(self._poll_at - clock.time(), 0.0)
+        if moment is not None:
+            pause = min(pause, max(moment, _PAUSE_MIN_S))
+        self._due = clock.time() + pause
+        return pause
 
     def _start(self, run: Run) -> None:
         if former := self._runs.get(run.id):  # it lapsed here, and came back here

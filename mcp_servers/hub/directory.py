@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from body_broker.background import running
 from body_broker.errors import Unavailable
 from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.telemetry import get_logger
@@ -131,13 +132,8 @@ async def open_directory(pool: Pool, monotonic: Callable[[], float] = time.monot
     """
     directory = Directory(pool, monotonic)
     await directory.refresh()
-    follower = asyncio.create_task(directory.follow(), name="identity-follower")
-    try:
+    async with running(directory.follow(), name="identity-follower"):
         yield directory
-    finally:
-        follower.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await follower
 
 
 async def _read(connection: Connection) -> Known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -17,6 +16,7 @@ from mcp.server.subscriptions import (
     ToolsListChanged,
 )
 
+from body_broker.background import running
 from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
 
@@ -60,13 +60,8 @@ class EventBus(InMemorySubscriptionBus):
     @asynccontextmanager
     async def tailing(self) -> AsyncGenerator[None]:
         """Deliver events while open; resumes from the last one after a lost connection."""
-        task = asyncio.create_task(self._tail())
-        try:
+        async with running(self._tail(), name="events"):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _tail(self) -> None:
         last = "$"

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from body_broker.background import running
 from body_broker.calls import Caller
 from body_broker.errors import RateLimited, TooBusy, Unavailable
 from body_broker.storage.redis import LOST, Redis
@@ -273,11 +274,8 @@ async def open_limits(
         monotonic: Seconds.
     """
     limits = Limits(redis, rate_per_s=rate_per_s, concurrency_max=concurrency_max, monotonic=monotonic)
-    keeper = asyncio.create_task(limits.keep(), name="limits-keeper")
     try:
-        yield limits
+        async with running(limits.keep(), name="limits-keeper"):
+            yield limits
     finally:
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
         await limits.give_all_back()

@@ -17,6 +17,7 @@ import uvicorn
 from mcp.server.stdio import stdio_server
 
 from body_broker.audit.anchor import write_anchor
+from body_broker.background import running
 from body_broker.calls import Caller
 from body_broker.errors import SettingsError, StartError
 from body_broker.settings import Settings
@@ -108,13 +109,8 @@ async def _anchoring(runtime: Runtime) -> AsyncGenerator[None]:
             except Exception:
                 log.exception("audit_not_anchored")
 
-    task = asyncio.create_task(anchor_for_ever())
-    try:
+    async with running(anchor_for_ever(), name="audit-anchor"):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def make_front(runtime: Runtime, bind_host: str = "127.0.0.1") -> Front:

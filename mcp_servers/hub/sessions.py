@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from body_broker.background import running
 from body_broker.calls import Caller
 from body_broker.errors import Conflict, Unavailable
 from body_broker.storage.postgres import Pool
@@ -215,13 +216,10 @@ async def open_sessions(
 ) -> AsyncGenerator[Sessions]:
     """Sessions whose history is being stored until the way out."""
     sessions = Sessions(SessionStore(redis, pool), monotonic)
-    writer = asyncio.create_task(sessions.write_history(), name="session-history")
     try:
-        yield sessions
+        async with running(sessions.write_history(), name="session-history"):
+            yield sessions
     finally:
-        writer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await writer
         await sessions.settle()
 
 
