@@ -69,7 +69,7 @@ class Load:
     async def where_is(self, work: str, name: str, place: str) -> str | None:
         if (name, f"hit {place}") in await self.bench.phases(work):
             return "held"
-        return "ended" if (await self.bench.item(work)).state == "succeeded" else None
+        return None if (await self.bench.item(work)).state in ("queued", "running") else "ended"
 
 
 @pytest.fixture

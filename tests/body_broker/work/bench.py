@@ -129,7 +129,9 @@ class Bench:
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.body_broker.work.worker_process"]
-        process = subprocess.Popen([*command, self.database_url, name, str(LEASE_S)], cwd=PROJECT)
+        process = subprocess.Popen(
+            [*command, self.database_url, name, str(LEASE_S)], cwd=PROJECT, stdin=subprocess.PIPE
+        )
         self._processes.append(process)
         return process
 
@@ -137,4 +139,4 @@ class Bench:
         for process in self._processes:
             process.send_signal(signal.SIGCONT)
             process.kill()
-            process.wait()
+            process.communicate()

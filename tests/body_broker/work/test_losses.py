@@ -31,7 +31,7 @@ async def test_losing_every_connection_neither_repeats_nor_loses_a_run_and_notic
 
 
 async def test_a_worker_that_stood_still_goes_on_with_what_nobody_took_from_it(bench: Bench) -> None:
-    async with bench.worker_at_rest() as worker:
+    async with bench.worker_at_rest(poll_s=0.0) as worker:
         work = await bench.add("blocks", {"gate": "open"})
         await worker._look()  # pyright: ignore[reportPrivateUsage]  # between two looks, and nowhere else
         await bench.waits(work)

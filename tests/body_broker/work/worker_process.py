@@ -164,7 +164,9 @@ async def _main(database_url: str, name: str, lease_s: float) -> None:
         worker = Worker(
             pool, handlers, database_url=database_url, concurrency=1, lease_s=lease_s, poll_s=0.3, name=name
         )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, worker.stop)
+        loop.add_reader(sys.stdin, os._exit, 1)  # its other end closes with the test process, however that died
         await worker.run()
 
 
