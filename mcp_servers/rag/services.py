@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Self
 
 from body_broker.calls import Progress, Receipt
-from body_broker.errors import Conflict, InternalError
+from body_broker.errors import Conflict, InternalError, Unavailable
 from body_broker.lore import Lore, read_paths
 from body_broker.lore.importing import Announce, announce_nothing
 from body_broker.lore.model import Imported, Intake, index_named
-from body_broker.storage.postgres import Pool
+from body_broker.storage.postgres import LOST, Pool
 from body_broker.tuning import Tuning
 from body_broker.work import queue
-from body_broker.work.model import FINAL, Origin
+from body_broker.work.model import FINAL, Origin, WorkItem
 from body_broker.work.run import Handler
 
 _LOOK_EVERY_S = 0.1
+_AWAY_MAX_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Services:
         if intake.job_id is None:
             return Imported(None, 0, len(intake.documents), 0)
         while True:
-            job = await queue.get(self.pool, intake.job_id, owner=None)
+            job = await self._look(intake.job_id)
             if progress is not None and job.progress:
                 await progress(job.progress["done"], job.progress["total"], job.progress["message"])
             if job.state in FINAL:
@@ -103,3 +104,18 @@ class Services:
         raise Conflict(
             f"The import {job.id} was {job.state}.", next_step="Import again; what is there is left as it is."
         )
+
+    async def _look(self, job_id: str) -> WorkItem:
+        """The job as it is; a database that is away for a moment is waited for, as the job itself does."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _AWAY_MAX_S
+        while True:
+            try:
+                return await queue.get(self.pool, job_id, owner=None)
+            except LOST as error:
+                if loop.time() > until:
+                    raise Unavailable(
+                        f"The database went away while {job_id} was being followed.",
+                        next_step="The job goes on once it is back; import again to see what it did.",
+                    ) from error
+                await asyncio.sleep(_LOOK_EVERY_S)

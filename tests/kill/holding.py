@@ -14,17 +14,13 @@ _WAITING = "SELECT application_name FROM pg_stat_activity WHERE $1 = ANY (pg_blo
 
 
 class Hold:
-    """A transaction of ours that holds what a statement locked; made by `holding`.
-
-    Attributes:
-        pid: The server's process behind it.
-    """
+    """A transaction of ours that holds what a statement locked; made by `holding`."""
 
     def __init__(self, database_url: str, connection: asyncpg.Connection[asyncpg.Record], pid: int) -> None:
         self._database_url, self._connection, self._pid = database_url, connection, pid
 
     async def waiting(self) -> set[str]:
-        """Which programs (hub, worker) wait for what is held: the last word of how they call themselves in the database."""
+        """Which programs (hub, worker, cli) wait for what is held: the last word of how they call themselves in the database."""
         connection = await asyncpg.connect(self._database_url, timeout=PATIENCE_S)
         try:
             rows = await connection.fetch(_WAITING, self._pid)
@@ -39,6 +35,17 @@ class Hold:
             return set(programs) <= await self.waiting()
 
         await wait_until(stopped, f"{' and '.join(programs)} stand still", timeout_s=PATIENCE_S)
+
+    async def has_stopped_one(self) -> str:
+        """Which program it is that waits for what is held, once one does."""
+        found: set[str] = set()
+
+        async def stopped() -> bool:
+            found.update(await self.waiting())
+            return bool(found)
+
+        await wait_until(stopped, "a program stands still", timeout_s=PATIENCE_S)
+        return found.pop()
 
     def let_go(self) -> None:
         """End it however the server is; the lock goes with the connection."""

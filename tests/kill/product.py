@@ -44,16 +44,17 @@ class Product:
     """The product on one data directory.
 
     Args:
-        data_dir: Its own; the programs' output is kept beside it.
-        log_dir: Where the programs' output goes.
+        data_dir: Its own.
+        log_dir: Where the programs' output goes, and what they are to import.
     """
 
     def __init__(self, data_dir: Path, log_dir: Path) -> None:
         self.data_dir = data_dir
         self.database_url = ""
         self.url = ""
-        self._log_dir = log_dir
+        self.log_dir = log_dir
         self._programs: dict[str, Program] = {}
+        self._commands: list[Program] = []
         self._http = httpx2.AsyncClient(timeout=PATIENCE_S)
         self._tokens: dict[str, str] = {}
         self._numbers = itertools.count()
@@ -106,9 +107,15 @@ class Product:
         for name, program in self._programs.items():
             assert program.pid is not None, f"the {name} died with a store:\n{program.said()[-4000:]}"
 
+    def begin(self, *arguments: str) -> Program:
+        """A command, running."""
+        number = next(self._numbers)
+        self._commands.append(self._program(f"command-{number}", arguments))
+        return self._commands[-1]
+
     async def run(self, *arguments: str) -> str:
         """What a command says; fails where its exit status is not 0."""
-        program = self._program(f"command-{next(self._numbers)}", arguments)
+        program = self.begin(*arguments)
         status = await program.ended()
         assert status == 0, f"{arguments} ended with {status}:\n{program.said()}"
         return program.said()
@@ -175,7 +182,7 @@ class Product:
             yield
         finally:
             await self._http.aclose()
-            for program in self._programs.values():
+            for program in (*self._programs.values(), *self._commands):
                 program.kill()
             await wait_until(self._is_over, "the keeper ends", PATIENCE_S)
 
@@ -201,4 +208,4 @@ class Product:
 
     def _program(self, name: str, arguments: tuple[str, ...]) -> Program:
         command = [*arguments, "--data-dir", str(self.data_dir)]
-        return Program(command, self._log_dir / f"{name}.log", SETTINGS)
+        return Program(command, self.log_dir / f"{name}.log", SETTINGS)

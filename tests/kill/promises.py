@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import re
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from body_broker.errors import StoreStartError
 from body_broker.lore.chunks import cut
 from body_broker.lore.importing import Importing
-from body_broker.lore.intake import make_draft
+from body_broker.lore.intake import make_draft, read_paths
 from body_broker.lore.model import Draft
 from body_broker.lore.postings import PostgresIndex
 from body_broker.storage.postgres import LOST, open_pool
 from body_broker.work import queue
 from body_broker.work.model import Origin
-from tests.kill.harness import PATIENCE_S, Round
+from tests.kill.harness import PATIENCE_S, Program, Round
 from tests.kill.product import Answer, Product
 from tests.waiting import wait_until
 
@@ -84,25 +86,27 @@ class Promises:
     cancelled: list[str] = field(default_factory=list[str])
     codes: set[str] = field(default_factory=set[str])
     _audit_held: bool = False
+    _commands: dict[Program, list[Draft]] = field(default_factory=dict[Program, list[Draft]])
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def mark(self) -> str:
-        """A word that stands nowhere else."""
-        return f"mark{next(self._numbers)}x"
+        """A word that stands nowhere else; later ones sort later."""
+        return f"mark{next(self._numbers):06}x"
 
     async def bring(self, *, large: bool = False) -> str:
         """The job of an import of two documents; two batches if large, the first of which completes the first document."""
-        sizes = (390, 15) if large else (4, 3)
-        drafts = [self._draft(size) for size in sizes]
-        if large:
-            first, both = len(cut(drafts[0].body)), sum(len(cut(draft.body)) for draft in drafts)
-            assert first <= _BATCH_CHUNKS < both, "the second document goes on in a second batch"
+        drafts = self._drafts(large=large)
         origin = Origin(chain=(IMPORTER,), session="tests")
         async with open_pool(self.product.database_url, connections_max=2) as pool:
             taken = await Importing(pool, PostgresIndex(pool)).take(drafts, index="shared", canon=True, origin=origin)
         assert taken.job_id is not None
         self.imports[taken.job_id] = drafts
         return taken.job_id
+
+    async def bring_by_command(self) -> None:
+        """`lore import` of a folder with two documents in two batches, running; what it has said it did is promised."""
+        folder, drafts = await asyncio.to_thread(self._folder)
+        self._commands[self.product.begin("lore", "import", str(folder))] = drafts
 
     async def something_to_cancel(self) -> str:
         """Work of the writer's that waits; a database that is just starting again is waited for."""
@@ -144,7 +148,14 @@ class Promises:
             self.codes.add(answer.code)
 
     async def imports_end(self) -> None:
-        """Return once every acknowledged import has ended; each ends well."""
+        """Return once every import has ended; each ends well, and whoever waited for it is told so."""
+        for command, drafts in self._commands.items():
+            assert await command.ended() == 0, command.said()
+            assert command.said().endswith(
+                f"{len(drafts)} documents imported, {sum(len(cut(d.body)) for d in drafts)} passages.\n"
+            )
+            self.imports[f"command {command.process.pid}"] = drafts
+        self._commands.clear()
 
         async def ended() -> bool:
             rows = await self.product.sql(
@@ -232,6 +243,21 @@ class Promises:
     async def _records(self) -> dict[str, tuple[str, str]]:
         rows = await self.product.sql(_RECORDS)
         return {m[0]: (row["kind"], row["verdict"]) for row in rows if (m := _MARK.search(row["arguments"]))}
+
+    def _drafts(self, *, large: bool) -> list[Draft]:
+        drafts = [self._draft(chapters) for chapters in ((390, 15) if large else (4, 3))]
+        if large:
+            first, both = len(cut(drafts[0].body)), sum(len(cut(draft.body)) for draft in drafts)
+            assert first <= _BATCH_CHUNKS < both, "the second document goes on in a second batch"
+        return drafts
+
+    def _folder(self) -> tuple[Path, list[Draft]]:
+        """A folder with two documents in it, and the documents as the product reads them."""
+        folder = self.product.log_dir / self.mark()
+        folder.mkdir()
+        for draft in self._drafts(large=True):
+            (folder / f"{draft.title}.txt").write_text(draft.body, "utf-8")
+        return folder, read_paths([folder])
 
     def _draft(self, chapters: int) -> Draft:
         title = self.mark()

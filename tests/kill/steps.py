@@ -56,6 +56,7 @@ class Steps:
             Step("import: before the commit that lets readers see it", self._before_seen),
             Step("import: between documents", self._between_documents),
             Step("import: seen by readers, its end not written", self._before_end),
+            Step("import: by the command line, one of two documents seen", self._by_command),
         ]
 
     @asynccontextmanager
@@ -140,6 +141,17 @@ class Steps:
     async def _before_end(self, _victim: Victim) -> AsyncGenerator[str]:
         async with self._after_first_commit(large=False) as jobs:
             yield await self._imports(jobs, documents=4, passages=True)
+
+    @asynccontextmanager
+    async def _by_command(self, _victim: Victim) -> AsyncGenerator[str]:
+        async with self._traffic.still(), AsyncExitStack() as stack:
+            batch = await stack.enter_async_context(holding(self._product.database_url, _EFFECTS))
+            await self._promises.bring_by_command()
+            runs_it = await batch.has_stopped_one()
+            told = await stack.enter_async_context(holding(self._product.database_url, _JOBS))
+            batch.let_go()
+            await told.has_stopped(runs_it)
+            yield f"a batch of it is committed by the {runs_it}"
 
     @asynccontextmanager
     async def _after_first_commit(self, *, large: bool) -> AsyncGenerator[list[str]]:
