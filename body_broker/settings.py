@@ -27,7 +27,7 @@ class Settings(BaseModel):
         Path("~/.local/share/body-broker"), description="Embedded stores, keys and the audit anchor live here."
     )
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL 15 or newer; without it an embedded one is started."
+        None, description="PostgreSQL 15 or newer with pgvector 0.7 or newer; without it an embedded one is started."
     )
     redis_url: SecretStr | None = Field(
         None, description="Redis, Valkey or Dragonfly; without it an embedded Valkey is started."
@@ -36,6 +36,34 @@ class Settings(BaseModel):
         None,
         min_length=32,
         description="Root of the audit MAC, cursor seals and key encryption. Without it a file in data_dir; required with database_url.",
+    )
+    embeddings: str = Field(
+        "local",
+        pattern=r"^(local|off|https?://\S+)$",
+        description="What makes vectors: `local` (MiniLM on this machine, where its weights are installed), `off`, or the base URL of an OpenAI-compatible API, such as http://127.0.0.1:8000/v1.",
+    )
+    embeddings_model: str | None = Field(None, description="The model that the API is asked for; required with a URL.")
+    embeddings_api_key: SecretStr | None = Field(
+        None, description="The API's key; sent to the URL of `embeddings` and nowhere else."
+    )
+    embeddings_timeout_s: Seconds = Field(10, description="How long one request to the API may take.")
+    opensearch_url: SecretStr | None = Field(
+        None,
+        description="OpenSearch 2.13 or newer, which holds a copy of the lore to search; `https://user:password@host` where it asks for one.",
+    )
+    opensearch_service: Literal["plain", "managed", "serverless"] = Field(
+        "plain",
+        description="`managed` and `serverless` are Amazon's: requests are signed (SigV4) with the credentials that boto3 finds.",
+    )
+    opensearch_region: str | None = Field(None, description="The AWS region of a managed or serverless OpenSearch.")
+    opensearch_engine: Literal["faiss", "lucene"] = Field(
+        "faiss", description="The k-NN engine its index is made with; serverless has faiss alone."
+    )
+    opensearch_prefix: str = Field(
+        "lore", pattern=r"^[a-z][a-z0-9-]{0,40}$", description="How the names of its indices begin."
+    )
+    opensearch_timeout_s: Seconds = Field(
+        2, description="How long a search may wait for OpenSearch before PostgreSQL answers in its place."
     )
     database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
@@ -125,12 +153,26 @@ def load_settings(
         raise SettingsError(
             f"The settings do not fit: {places}.", next_step="docs/settings.md lists every setting."
         ) from error
+    _check_lore(settings)
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError(
             "BODY_BROKER_SECRET_KEY is missing: hubs that share a database must share it.",
             next_step="Set it to at least 32 random characters, the same for every hub and worker.",
         )
     return settings
+
+
+def _check_lore(settings: Settings) -> None:
+    if settings.embeddings.startswith("http") and not settings.embeddings_model:
+        raise SettingsError(
+            "BODY_BROKER_EMBEDDINGS_MODEL is missing.", next_step="Set it to the model the embeddings API serves."
+        )
+    if settings.opensearch_service != "plain" and not settings.opensearch_region:
+        raise SettingsError("BODY_BROKER_OPENSEARCH_REGION is missing.", next_step="Set it to the domain's AWS region.")
+    if settings.opensearch_service == "serverless" and settings.opensearch_engine != "faiss":
+        raise SettingsError(
+            "OpenSearch Serverless has no engine but faiss.", next_step="Unset BODY_BROKER_OPENSEARCH_ENGINE."
+        )
 
 
 def _from_file(file: Path) -> dict[str, object]:

@@ -246,15 +246,20 @@ async def delete(connection: Connection, document_id: str, effect: Effect) -> li
     return [row["rev"] for row in rows]
 
 
-async def approve(connection: Connection, document_id: str, effect: Effect) -> None:
-    """Take an outside document into the canon.
+async def index_of(connection: Executor, document_id: str) -> int | None:
+    """The number of the index a document is in; None where it is gone."""
+    return await connection.fetchval("SELECT index_id FROM lore_document WHERE id = $1", document_id)
+
+
+async def approve(connection: Connection, document_id: str, effect: Effect) -> tuple[int, int]:
+    """Take an outside document into the canon; the number of its index, and its rev.
 
     Raises:
         NotFound: There is no such document from outside.
     """
-    changed = await connection.fetchval(
+    changed = await connection.fetchrow(
         "UPDATE lore_document d SET canon = true WHERE id = $1 AND NOT canon AND rev IS NOT NULL AND NOT EXISTS ("
-        "SELECT FROM lore_document o WHERE o.index_id = d.index_id AND o.source = d.source AND o.canon) RETURNING id",
+        "SELECT FROM lore_document o WHERE o.index_id = d.index_id AND o.source = d.source AND o.canon) RETURNING index_id, rev",
         document_id,
     )
     if changed is None:
@@ -267,6 +272,7 @@ async def approve(connection: Connection, document_id: str, effect: Effect) -> N
         document_id,
         *effect.columns(),
     )
+    return changed["index_id"], changed["rev"]
 
 
 async def abandoned_jobs(connection: Connection) -> list[str]:

@@ -10,8 +10,9 @@ from body_broker.errors import BadInput, NotFound, TooLarge
 from body_broker.lore import documents
 from body_broker.lore.chunks import CUTTER, Chunk, cut
 from body_broker.lore.documents import Edition, Effect
+from body_broker.lore.index import Follower
 from body_broker.lore.model import IMPORT_BYTES_MAX, IMPORT_DOCUMENTS_MAX, Draft, Intake, Taken, document_uri
-from body_broker.lore.postings import Entry, SearchIndex
+from body_broker.lore.postings import Entry, PostgresIndex
 from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import new_id
 from body_broker.work import queue
@@ -36,10 +37,17 @@ class Importing:
         pool: Where lore lies.
         index: What finds it.
         announce: Told the resource of each document that changed, once readers see it.
+        followers: What goes after each change of the lore.
     """
 
-    def __init__(self, pool: Pool, index: SearchIndex, announce: Announce = announce_nothing) -> None:
-        self._pool, self._index, self._announce = pool, index, announce
+    def __init__(
+        self,
+        pool: Pool,
+        index: PostgresIndex,
+        announce: Announce = announce_nothing,
+        followers: Sequence[Follower] = (),
+    ) -> None:
+        self._pool, self._index, self._announce, self._followers = pool, index, announce, followers
 
     def handlers(self) -> dict[str, Handler]:
         """What a worker needs to run imports and reindexing."""
@@ -140,7 +148,7 @@ class Importing:
     async def _write(self, connection: Connection, cuts: Sequence[_Cut], effect: Effect) -> list[str]:
         """The documents that readers now see, after storing one batch."""
         present = await documents.lock_editions(connection, [rev for (rev, *_), _, _ in cuts])
-        complete: list[int] = []
+        complete: dict[int, int] = {}
         for (rev, start, stop, last), edition, chunks in cuts:
             if rev not in present or edition is None:
                 continue  # its document was deleted, or a newer text of it became current
@@ -148,11 +156,14 @@ class Importing:
             await documents.add_chunks(connection, rev, edition.body, part)
             await self._index.add(connection, edition.index_id, rev, list(_entries(edition, part)))
             if last:
-                complete.append(rev)
+                complete[rev] = edition.index_id
         if not complete:
             return []
-        changed, dropped = await documents.make_current(connection, complete, effect)
+        changed, dropped = await documents.make_current(connection, list(complete), effect)
         await self._index.drop(connection, dropped)
+        (index_id,) = set(complete.values())  # an import goes into one index
+        for follower in self._followers:
+            await follower.changed(connection, index_id, list(complete), dropped)
         return changed
 
     async def _forget_abandoned(self, connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from body_broker.lore.model import (
     IMPORT_BYTES_MAX,
     IMPORT_DOCUMENTS_MAX,
     KNOWLEDGE_BYTES_MAX,
+    SPOILER_LEVEL_MAX,
     TITLE_CHARACTERS_MAX,
     Draft,
     Format,
@@ -29,7 +30,9 @@ _NAME_MAX = 300
 _MIB = 1024 * 1024
 
 
-def read_paths(paths: Sequence[Path], *, title: str | None = None) -> list[Draft]:
+def read_paths(
+    paths: Sequence[Path], *, title: str | None = None, metadata: Mapping[str, Any] | None = None
+) -> list[Draft]:
     """Every document of these files and folders, or an error that names the first that is none; blocking.
 
     Folders are read whole, without following links, in the order of their names; what is hidden in them is passed over.
@@ -37,6 +40,7 @@ def read_paths(paths: Sequence[Path], *, title: str | None = None) -> list[Draft
     Args:
         paths: Files and folders.
         title: The title, where there is exactly one document.
+        metadata: Of every document; a JSON Lines document's own fields go before it.
 
     Raises:
         NotFound: A file is not there.
@@ -52,12 +56,11 @@ def read_paths(paths: Sequence[Path], *, title: str | None = None) -> list[Draft
         _within_limits(len(drafts), total)
     if not drafts:
         raise BadInput("There is no file to import.", next_step=_READABLE)
-    if title is not None:
-        if len(drafts) > 1:
-            raise BadInput("A title is given, but there is more than one document.", next_step="Leave the title out.")
-        only = drafts[0]
-        drafts = [make_draft(only.origin, title, only.body, only.form, only.knowledge)]
-    return drafts
+    if title is not None and len(drafts) > 1:
+        raise BadInput("A title is given, but there is more than one document.", next_step="Leave the title out.")
+    if title is None and not metadata:
+        return drafts
+    return [make_draft(d.origin, title or d.title, d.body, d.form, {**(metadata or {}), **d.knowledge}) for d in drafts]
 
 
 def make_draft(
@@ -66,7 +69,7 @@ def make_draft(
     """A document that may be stored: line ends are newlines, characters composed (NFC), invisible ones gone.
 
     Raises:
-        BadInput: It has no text or no title, or what must be known for it is not small JSON.
+        BadInput: It has no text or no title, or its spoiler_level or known_by cannot be read.
         TooLarge: It is more than 8 MiB.
     """
     stored = clean(unicodedata.normalize("NFC", body.replace("\r\n", "\n").replace("\r", "\n")))
@@ -81,7 +84,17 @@ def make_draft(
     known = knowledge or {}
     if len(orjson.dumps(known)) > KNOWLEDGE_BYTES_MAX:
         raise TooLarge(f"The fields of {name} beside title and text have more than {KNOWLEDGE_BYTES_MAX} bytes.")
+    _check_limits(known, name)
     return Draft(name, line, stored, form, known)
+
+
+def _check_limits(known: dict[str, Any], name: str) -> None:
+    """Who may be told of it is read by the search, so it must be readable."""
+    level, names = known.get("spoiler_level", 0), known.get("known_by", [])
+    if type(level) is not int or not 0 <= level <= SPOILER_LEVEL_MAX:
+        raise BadInput(f"The spoiler_level of {name} is no whole number from 0 to {SPOILER_LEVEL_MAX}.")
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):  # pyright: ignore[reportUnknownVariableType] - JSON
+        raise BadInput(f"The known_by of {name} is no list of names.")
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:

@@ -15,6 +15,8 @@ SHARED = "shared"
 _PERSONA_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 Source = Literal["canon", "outside"]
+Missing = Literal["vectors", "vectors_incomplete", "copy", "copy_behind"]
+"""Parts of a search that were not available: no query vector, passages without one yet, the index that holds copies, its latest."""
 Format = Literal["text", "markdown"]
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -23,6 +25,7 @@ IMPORT_BYTES_MAX = 64 * 1024 * 1024
 """UTF-8 bytes of all documents of one import."""
 IMPORT_DOCUMENTS_MAX = 20_000
 KNOWLEDGE_BYTES_MAX = 4 * 1024
+SPOILER_LEVEL_MAX = 100
 TITLE_CHARACTERS_MAX = 200
 QUERY_CHARACTERS_MAX = 2_000
 
@@ -104,7 +107,7 @@ class Page:
 
     passages: list[Passage]
     after: Json = None
-    unavailable: list[str] = field(default_factory=list[str])
+    unavailable: list[Missing] = field(default_factory=list[Missing])
     reason: str | None = None
 
 
@@ -121,7 +124,7 @@ class Context:
 
     passages: list[Passage]
     tokens: int
-    unavailable: list[str]
+    unavailable: list[Missing]
     reason: str | None = None
 
 
@@ -162,7 +165,7 @@ class Draft:
         title: One line.
         body: The text as it is stored; every offset counts its characters.
         form: How headings are marked.
-        knowledge: What a persona must know to be told of it; kept, not yet read.
+        knowledge: Its metadata: `spoiler_level` and `known_by` say whom it may be told, everything else can be searched by.
     """
 
     origin: str

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from body_broker.errors import NotFound
 from body_broker.lore.documents import PAGE_CHARACTERS
+from body_broker.lore.index import Hit
 from body_broker.lore.model import DocumentPart, IndexSummary, Passage, shown
-from body_broker.lore.postings import Hit
 from body_broker.storage.postgres import Executor
 
 # A hit is kept only where its rev is its document's current one.
@@ -54,7 +54,7 @@ async def passages(connection: Executor, hits: Sequence[Hit]) -> list[Passage]:
             end=row["char_end"],
             source="canon" if row["canon"] else "outside",
             content=row["content"],
-            score=round(scores[row["place"]], 3),
+            score=round(scores[row["place"]], 4),
         )
         for row in rows
     ]

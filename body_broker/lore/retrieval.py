@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from body_broker.calls import Json
 from body_broker.errors import BadInput
 from body_broker.lore import context, documents, reading
 from body_broker.lore.documents import Effect
 from body_broker.lore.importing import Announce, Importing, announce_nothing
+from body_broker.lore.index import EVERYTHING, Filter, Follower, Hit, SearchIndex
 from body_broker.lore.model import (
     QUERY_CHARACTERS_MAX,
     SHARED,
@@ -19,16 +23,17 @@ from body_broker.lore.model import (
     persona_index,
     shown,
 )
-from body_broker.lore.postings import Hit, PostgresIndex, SearchIndex
+from body_broker.lore.postings import PostgresIndex
+from body_broker.lore.ranking import CANDIDATES, Asked, By, Embed, Ranked, Ranking, embed_nothing
 from body_broker.storage.postgres import Pool
 from body_broker.text import clean, digest
 
 PASSAGES_MAX = 50
-DEPTH_MAX = 1_000
+DEPTH_MAX = CANDIDATES
 """Passages that pages reach; whoever needs more asks another question."""
 PART_CHARACTERS_MAX = 20_000
-_UNAVAILABLE = ["vectors"]  # embeddings are not there yet: words alone find passages
 _NO_WORDS = "The query holds no word to search for: only signs, or words such as 'the' and 'who'."
+_NO_VECTORS = "Nothing can be searched by meaning now: search by words instead."
 _TRIES = 3  # between finding and reading, a document may have become another rev
 
 
@@ -39,14 +44,28 @@ class Lore:
         pool: Where lore lies.
         index: What finds it; the embedded one where none is given.
         announce: Told the resource of each document that changed.
+        copy: An index that holds copies, asked before `index`.
+        embed: Makes a query's vector; without it words alone find passages.
+        followers: What goes after each change of the lore.
     """
 
-    def __init__(self, pool: Pool, index: SearchIndex | None = None, announce: Announce = announce_nothing) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        index: PostgresIndex | None = None,
+        announce: Announce = announce_nothing,
+        *,
+        copy: SearchIndex | None = None,
+        embed: Embed = embed_nothing,
+        followers: Sequence[Follower] = (),
+    ) -> None:
         self._pool = pool
         self._index = index or PostgresIndex(pool)
         self._announce = announce
+        self._followers = tuple(followers)
+        self._ranking = Ranking(self._index, copy, embed)
         self._numbers: dict[str, int] = {}
-        self.importing = Importing(pool, self._index, announce)
+        self.importing = Importing(pool, self._index, announce, self._followers)
 
     async def index_for(self, persona: str | None) -> str:
         """The persona's own index where it holds something, else the shared one.
@@ -65,7 +84,15 @@ class Lore:
         return name if found else SHARED
 
     async def search(
-        self, index: str, query: str, *, limit: int, after: Json = None, per_document: bool = False
+        self,
+        index: str,
+        query: str,
+        *,
+        limit: int,
+        after: Json = None,
+        per_document: bool = False,
+        where: Filter = EVERYTHING,
+        by: By = "both",
     ) -> Page:
         """Passages that answer the query, the best first.
 
@@ -73,39 +100,45 @@ class Lore:
             index: As `index_for` gives it.
             query: Cut at 2000 characters.
             limit: Passages on a page, 1 to 50.
-            after: `Page.after` of the page before, for the same index and query.
+            after: `Page.after` of the page before, for the same question.
             per_document: Only the best passage of each document.
+            where: Which documents may be found.
+            by: Words, meaning, or both fused.
 
         Raises:
-            BadInput: `after` belongs to another query.
+            BadInput: `after` belongs to another question.
         """
         limit = max(1, min(limit, PASSAGES_MAX))
         words = clean(query)[:QUERY_CHARACTERS_MAX]
-        asked = digest([index, words, per_document])
+        asked = digest([index, words, per_document, by, asdict(where)])
         offset = _offset(after, asked)
         number = await self._number(index)
         if number is None:
-            return Page([], unavailable=_UNAVAILABLE, reason=f"There is no lore in {shown(index)} yet.")
-        hits: list[Hit] | None = []
-        found: list[Passage] = []
+            return Page([], reason=f"There is no lore in {shown(index)} yet.")
+        question = Asked(number, words, by, per_document, where)
+        ranked, hits, found = Ranked(), list[Hit](), list[Passage]()
         for _ in range(_TRIES):
-            hits = await self._index.lexical(number, words, limit=limit + 1, offset=offset, per_document=per_document)
-            if hits is None:
-                return Page([], unavailable=_UNAVAILABLE, reason=_NO_WORDS)
-            found = await reading.passages(self._pool, hits[:limit])
-            if len(found) == len(hits[:limit]):
+            ranked = await self._ranking.rank(question)
+            hits = ranked.hits
+            if ranked.copied:
+                live = await self._index.live(number, {hit.rev for hit in hits}, where)
+                hits = [hit for hit in hits if hit.rev in live]
+            found = await reading.passages(self._pool, hits[offset : offset + limit])
+            if len(found) == len(hits[offset : offset + limit]):
                 break
-        if not found and offset == 0:
-            return Page([], unavailable=_UNAVAILABLE, reason=f"Nothing in {shown(index)} has a word of the query.")
-        more = len(hits) > limit and offset + limit < DEPTH_MAX
-        return Page(found, {"offset": offset + limit, "asked": asked} if more else None, _UNAVAILABLE)
+        reached = min(offset + limit, DEPTH_MAX)
+        more = len(hits) > reached and reached < DEPTH_MAX
+        reason = None if found or offset else _why_nothing(ranked, index)
+        return Page(found, {"offset": reached, "asked": asked} if more else None, sorted(ranked.missing), reason)
 
-    async def retrieve_context(self, index: str, topic: str, *, limit: int, token_budget: int) -> Context:
+    async def retrieve_context(
+        self, index: str, topic: str, *, limit: int, token_budget: int, where: Filter = EVERYTHING
+    ) -> Context:
         """What there is to know of a topic, in at most `limit` passages that fit the budget together and do not repeat each other.
 
         Passages that follow each other in a document are merged into one; every citation is exact for what it stands beside.
         """
-        page = await self.search(index, topic, limit=min(PASSAGES_MAX, 4 * limit))
+        page = await self.search(index, topic, limit=min(PASSAGES_MAX, 4 * limit), where=where)
         spans = context.fill(page.passages, limit=limit, token_budget=token_budget)
         texts = await reading.spans(self._pool, [(s.best.doc_id, s.start, s.end) for s in spans])
         passages = [_spanning(span, text) for span, text in zip(spans, texts, strict=True) if text]
@@ -137,8 +170,12 @@ class Lore:
             NotFound: There never was such a document.
         """
         async with self._pool.acquire() as connection, connection.transaction():
+            index_id = await documents.index_of(connection, document_id)
             revs = await documents.delete(connection, document_id, effect)
             await self._index.drop(connection, revs)
+            if index_id is not None:
+                for follower in self._followers:
+                    await follower.changed(connection, index_id, [], revs)
         if revs:
             await self._announce(document_uri(document_id))
         return bool(revs)
@@ -150,7 +187,9 @@ class Lore:
             NotFound: There is no document from outside by that id.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            await documents.approve(connection, document_id, effect)
+            index_id, rev = await documents.approve(connection, document_id, effect)
+            for follower in self._followers:
+                await follower.changed(connection, index_id, [rev], [])
         await self._announce(document_uri(document_id))
 
     async def _number(self, index: str) -> int | None:
@@ -161,6 +200,14 @@ class Lore:
                 return None
             self._numbers[index] = found
         return self._numbers[index]
+
+
+def _why_nothing(ranked: Ranked, index: str) -> str:
+    if ranked.wordless:
+        return _NO_WORDS
+    if "vectors" in ranked.missing and not ranked.hits:
+        return f"Nothing in {shown(index)} has a word of the query."
+    return f"Nothing in {shown(index)} answers that, with these filters."
 
 
 def _offset(after: Json, asked: str) -> int:

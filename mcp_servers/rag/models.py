@@ -8,7 +8,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from body_broker.calls import Arguments, Json, Result
-from body_broker.lore.model import Citation, Format, IndexSummary, Passage, Source, Taken
+from body_broker.lore.index import EVERYTHING, Filter
+from body_broker.lore.model import Citation, Format, IndexSummary, Missing, Passage, Source, Taken
 
 Words = Annotated[str, Field(min_length=1, max_length=2_000)]
 Persona = Annotated[
@@ -18,7 +19,50 @@ Persona = Annotated[
 Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
 DocumentId = Annotated[str, Field(min_length=1, max_length=80)]
 Reason = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
-_WORDS_ONLY = "(Found by words alone: search by meaning is unavailable.)"
+_SAID: dict[Missing, str] = {
+    "vectors": "found by words alone, search by meaning is unavailable",
+    "vectors_incomplete": "some passages cannot be found by meaning yet",
+    "copy": "the search index is away, the database answered",
+    "copy_behind": "the search index lacks the latest changes",
+}
+
+
+def said(unavailable: list[Missing]) -> list[str]:
+    """What was not available, in words; nothing where everything was."""
+    return [f"({'; '.join(_SAID[part] for part in unavailable).capitalize()}.)"] if unavailable else []
+
+
+class Filters(BaseModel):
+    """Which documents may be found."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    source: Source | None = None
+    document: Annotated[str | None, Field(max_length=80)] = None
+    spoiler_max: Annotated[int | None, Field(ge=0, le=100)] = None
+    known_to: Annotated[str | None, Field(max_length=64)] = None
+    fields: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=200)] | int | float | bool] | None,
+        Field(max_length=8, description="Values of the documents' metadata."),
+    ] = None
+
+    def filter(self) -> Filter:
+        """As the lore takes it."""
+        return Filter(
+            source=self.source,
+            documents=() if self.document is None else (self.document,),
+            spoiler_max=self.spoiler_max,
+            known_to=self.known_to,
+            fields=self.fields or {},
+        )
+
+
+Where = Annotated[Filters | None, Field(description="Narrow it to some documents.")]
+
+
+def filter_of(filters: Filters | None) -> Filter:
+    """The filter somebody gave, or everything."""
+    return filters.filter() if filters else EVERYTHING
 
 
 class SearchLore(Arguments):
@@ -27,7 +71,12 @@ class SearchLore(Arguments):
     query: Words
     persona: Persona = None
     k: Annotated[int, Field(ge=1, le=50)] = 8
+    filters: Where = None
     cursor: Cursor = None
+
+
+class VectorSearch(SearchLore):
+    """A question to the lore, by meaning alone."""
 
 
 class LorePage(Result):
@@ -35,7 +84,7 @@ class LorePage(Result):
 
     items: list[Passage]
     next_cursor: str | None = None
-    unavailable: list[str] = Field(default_factory=list[str])
+    unavailable: list[Missing] = Field(default_factory=list[Missing])
     reason: str | None = None
 
     def outside(self) -> bool:
@@ -46,7 +95,8 @@ class LorePage(Result):
         """Each passage under its citation."""
         parts = [f"{n}. {item.label()}\n{item.content}" for n, item in enumerate(self.items, 1)]
         more = ["More with next_cursor."] if self.next_cursor else []
-        return "\n\n".join([*parts, *more, self.reason or _WORDS_ONLY])
+        reason = [self.reason] if self.reason else []
+        return "\n\n".join([*parts, *more, *reason, *said(self.unavailable)])
 
 
 class RetrieveContext(Arguments):
@@ -56,6 +106,7 @@ class RetrieveContext(Arguments):
     limit: Annotated[int, Field(ge=1, le=20)] = 5
     token_budget: Annotated[int, Field(ge=100, le=20_000, description="Tokens of all passages together.")] = 2_000
     persona: Persona = None
+    filters: Where = None
 
 
 class ContextPassages(Result):
@@ -64,7 +115,7 @@ class ContextPassages(Result):
     passages: list[str]
     citations: list[Citation]
     tokens: int
-    unavailable: list[str] = Field(default_factory=list[str])
+    unavailable: list[Missing] = Field(default_factory=list[Missing])
     reason: str | None = None
 
     def outside(self) -> bool:
@@ -75,7 +126,8 @@ class ContextPassages(Result):
         """Each passage under its citation."""
         pairs = zip(self.citations, self.passages, strict=True)
         parts = [f"[{n}] {citation.label()}\n{content}" for n, (citation, content) in enumerate(pairs, 1)]
-        return "\n\n".join([*parts, self.reason or _WORDS_ONLY])
+        reason = [self.reason] if self.reason else []
+        return "\n\n".join([*parts, *reason, *said(self.unavailable)])
 
 
 class GetDocument(Arguments):
@@ -191,6 +243,12 @@ class NewDocument(BaseModel):
     title: Annotated[str, Field(min_length=1, max_length=200, description="A document of the same title is replaced.")]
     text: Annotated[str, Field(min_length=1, max_length=1_000_000)]
     format: Format = "text"
+    metadata: Annotated[
+        dict[str, Json] | None,
+        Field(
+            max_length=32, description="Such as spoiler_level (0-100), known_by (names), region; search filters by it."
+        ),
+    ] = None
 
 
 class IngestDocuments(Arguments):
@@ -252,12 +310,3 @@ class DocumentUri(Arguments):
     """The document a resource URI names."""
 
     id: DocumentId
-
-
-class BriefOn(Arguments):
-    """Whom or what to be briefed on."""
-
-    subject: Annotated[
-        str, Field(min_length=1, max_length=200, description="A person, place or thing of the game's world.")
-    ]
-    persona: Annotated[str | None, Field(max_length=64, description="Tell it from this persona's own lore.")] = None

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from body_broker.calls import Progress, Receipt
+from body_broker.calls import Json, Progress, Receipt
 from body_broker.errors import Conflict, InternalError, Unavailable
 from body_broker.lore import Lore, read_paths
 from body_broker.lore.importing import Announce, announce_nothing
+from body_broker.lore.index import Follower, SearchIndex
 from body_broker.lore.model import Imported, Intake, index_named
+from body_broker.lore.ranking import Embed, embed_nothing
 from body_broker.storage.postgres import LOST, Pool
 from body_broker.tuning import Tuning
 from body_broker.work import queue
@@ -30,20 +32,35 @@ class Services:
     pool: Pool
     lore: Lore
     tuning: Tuning
+    following: Mapping[str, Handler]
 
     @classmethod
-    def build(cls, pool: Pool, announce: Announce = announce_nothing) -> Self:
+    def build(
+        cls,
+        pool: Pool,
+        announce: Announce = announce_nothing,
+        *,
+        embed: Embed = embed_nothing,
+        copy: SearchIndex | None = None,
+        followers: Sequence[Follower] = (),
+        following: Mapping[str, Handler] | None = None,
+    ) -> Self:
         """The services over a database.
 
         Args:
             pool: Where lore, figures and work lie.
             announce: Told the resource URI of each document that changed.
+            embed: Makes a query's vector.
+            copy: An index that holds copies, asked first.
+            followers: What goes after each change of the lore.
+            following: The work that followers have enqueued, by kind.
         """
-        return cls(pool, Lore(pool, announce=announce), Tuning(pool))
+        lore = Lore(pool, announce=announce, copy=copy, embed=embed, followers=followers)
+        return cls(pool, lore, Tuning(pool), following or {})
 
     def handlers(self) -> Mapping[str, Handler]:
-        """What a worker needs to import and reindex."""
-        return self.lore.importing.handlers()
+        """What a worker needs to import, reindex, and go after both."""
+        return {**self.lore.importing.handlers(), **self.following}
 
     async def import_paths(
         self,
@@ -53,6 +70,7 @@ class Services:
         by: str,
         canon: bool = True,
         title: str | None = None,
+        metadata: Mapping[str, Json] | None = None,
         receipt: Receipt | None = None,
         progress: Progress | None = None,
     ) -> Imported:
@@ -66,6 +84,7 @@ class Services:
             by: operator:NAME.
             canon: Whether it is the studio's own truth.
             title: The title, where there is exactly one document.
+            metadata: Of every document: whom it may be told, what it can be searched by.
             receipt: The command's place on the audit.
             progress: Told passages done and in all.
 
@@ -76,7 +95,7 @@ class Services:
             InternalError: The job failed.
         """
         into = index_named(index)
-        drafts = await asyncio.to_thread(read_paths, paths, title=title)
+        drafts = await asyncio.to_thread(read_paths, paths, title=title, metadata=metadata)
         origin = Origin(chain=(by,), session=by, receipt=receipt)
         intake = await self.lore.importing.take(drafts, index=into, canon=canon, origin=origin)
         return await self.follow(intake, progress)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import orjson
 
+from body_broker.calls import Json
 from body_broker.lore.documents import Effect
 from body_broker.lore.model import Imported
 from body_broker.settings import Settings
@@ -29,21 +32,65 @@ def lore() -> None:
 )
 @click.option("--title", default=None, help="The title, where exactly one document is imported.")
 @click.option("--outside", is_flag=True, help="Not canon: whoever reads it is tainted.")
+@click.option(
+    "--meta",
+    "metadata",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of every document: spoiler_level=3, known_by='[\"mira\"]', region=north. Searches filter by it.",
+)
 @data_dir_option
-def import_(paths: tuple[Path, ...], index: str, title: str | None, data_dir: Path | None, *, outside: bool) -> None:
+def import_(
+    paths: tuple[Path, ...],
+    index: str,
+    title: str | None,
+    metadata: tuple[str, ...],
+    data_dir: Path | None,
+    *,
+    outside: bool,
+) -> None:
     """Import text, Markdown or JSON Lines files or folders; the same again changes nothing."""
-    done = run(_import(settings_of(data_dir), paths, index, title, canon=not outside))
+    brought = _Brought(paths, index, title, dict(map(_named, metadata)), canon=not outside)
+    done = run(_import(settings_of(data_dir), brought))
     again = f", {done.unchanged} were there already" if done.unchanged else ""
     click.echo(f"{done.documents} documents imported, {done.passages} passages{again}.")
 
 
-async def _import(
-    settings: Settings, paths: tuple[Path, ...], index: str, title: str | None, *, canon: bool
-) -> Imported:
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What the command was given."""
+
+    paths: tuple[Path, ...]
+    index: str
+    title: str | None
+    metadata: dict[str, Json]
+    canon: bool
+
+
+def _named(text: str) -> tuple[str, Json]:
+    """NAME=VALUE; a value that is JSON is that, anything else is a text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint="--meta")
+    try:
+        return name, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return name, value
+
+
+async def _import(settings: Settings, given: _Brought) -> Imported:
     async with open_runtime(settings, name="cli") as runtime, working(runtime):
-        receipt = await record(runtime, "lore import", {"index": index, "paths": len(paths), "canon": canon})
+        details = {"index": given.index, "paths": len(given.paths), "canon": given.canon}
+        receipt = await record(runtime, "lore import", details)
         done = await runtime.rag.import_paths(
-            paths, index=index, by=operator(), canon=canon, title=title, receipt=receipt, progress=_show
+            given.paths,
+            index=given.index,
+            by=operator(),
+            canon=given.canon,
+            title=given.title,
+            metadata=given.metadata,
+            receipt=receipt,
+            progress=_show,
         )
     if sys.stderr.isatty():
         click.echo(file=sys.stderr)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -156,3 +157,26 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, says: str) -> None:
 
     assert "l.jsonl line 3" in message
     assert says in message
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"spoiler_level": "high"},
+        {"spoiler_level": -1},
+        {"spoiler_level": True},
+        {"known_by": "mira"},
+        {"known_by": [1]},
+    ],
+)
+def test_whom_it_may_be_told_must_be_readable(known: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=r"spoiler_level|known_by"):
+        make_draft("a.txt", "A", "Text.", "text", known)
+
+
+def test_metadata_of_an_import_stands_behind_a_documents_own(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"title": "A", "text": "Text.", "region": "north"}', "utf-8")
+
+    (draft,) = read_paths([tmp_path / "a.jsonl"], metadata={"region": "south", "spoiler_level": 3})
+
+    assert draft.knowledge == {"region": "north", "spoiler_level": 3}

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from body_broker.calls import Json
 from body_broker.errors import BadInput, NotFound
-from body_broker.lore import Lore
+from body_broker.lore import Lore, make_draft
 from body_broker.lore.context import fill, tokens
+from body_broker.lore.index import EVERYTHING, Filter, Found, Hit, IndexAway
 from body_broker.lore.model import Passage, index_named, persona_index, shown
-from body_broker.lore.postings import Entry, Hit, PostgresIndex
+from body_broker.lore.postings import Entry, PostgresIndex
 from tests.body_broker.lore.conftest import Bench, long_text, text, texts
 
 
@@ -112,26 +114,98 @@ async def test_an_import_that_is_not_committed_changes_no_score(bench: Bench) ->
     assert (await bench.lore.search("shared", "lantern", limit=1)).passages == before
 
 
-class StaleIndex(PostgresIndex):
-    """An index that lags behind, as one outside the database does: its best hit is a copy of a rev that is gone."""
+class StaleCopy(PostgresIndex):
+    """A copy that lags behind, as one outside the database does: its best hit is of a rev that is gone."""
 
+    name = "stale"
+    copies = True
     gone: ClassVar[list[Hit]] = []
 
     async def lexical(
-        self, index_id: int, query: str, *, limit: int, offset: int = 0, per_document: bool = False
-    ) -> list[Hit] | None:
-        found = await super().lexical(index_id, query, limit=limit, offset=offset, per_document=per_document)
-        return [*self.gone, *(found or [])][:limit]
+        self, index_id: int, query: str, *, limit: int, per_document: bool = False, where: Filter = EVERYTHING
+    ) -> Found | None:
+        found = await super().lexical(index_id, query, limit=limit, per_document=per_document, where=where)
+        return Found([*self.gone, *(found.hits if found else [])][:limit], missing=len(self.gone))
 
 
-async def test_a_hit_in_a_rev_that_is_not_current_is_dropped(bench: Bench) -> None:
+class AwayCopy(PostgresIndex):
+    """A copy that cannot answer."""
+
+    name = "away"
+    copies = True
+
+    async def lexical(self, *_: object, **__: object) -> Found | None:
+        raise IndexAway("It is away.")
+
+
+async def test_a_hit_in_a_rev_that_is_not_current_is_dropped_and_that_the_copy_is_behind_is_said(bench: Bench) -> None:
     (doc_id,) = await bench.bring(text("A", "The lantern is red."))
-    StaleIndex.gone = [Hit(await bench.pool.fetchval("SELECT rev FROM lore_document"), 0, 99.0)]
+    StaleCopy.gone = [Hit(await bench.pool.fetchval("SELECT rev FROM lore_document"), 0, 99.0)]
     await bench.bring(text("A", "The lantern is blue."))
 
-    page = await Lore(bench.pool, StaleIndex(bench.pool)).search("shared", "lantern", limit=5)
+    page = await Lore(bench.pool, copy=StaleCopy(bench.pool)).search("shared", "lantern", limit=5)
 
     assert [(p.doc_id, p.content) for p in page.passages] == [(doc_id, "The lantern is blue.")]
+    assert page.unavailable == ["copy_behind", "vectors"]
+
+
+async def test_hits_that_are_dropped_leave_no_gap_in_a_page(bench: Bench) -> None:
+    await bench.bring(text("A", "The lantern is red."))
+    StaleCopy.gone = [Hit(await bench.pool.fetchval("SELECT rev FROM lore_document"), 0, 99.0)]
+    await bench.bring(text("A", "The lantern is blue."), *texts(["A lantern.", "Another lantern."]))
+    lore = Lore(bench.pool, copy=StaleCopy(bench.pool))
+
+    first = await lore.search("shared", "lantern", limit=2)
+    rest = await lore.search("shared", "lantern", limit=2, after=first.after)
+
+    assert (len(first.passages), len(rest.passages), rest.after) == (2, 1, None)
+
+
+async def test_where_the_copy_is_away_postgresql_answers_and_it_is_said(bench: Bench) -> None:
+    (doc_id,) = await bench.bring(text("A", "The lantern is red."))
+
+    page = await Lore(bench.pool, copy=AwayCopy(bench.pool)).search("shared", "lantern", limit=5)
+
+    assert [p.doc_id for p in page.passages] == [doc_id]
+    assert page.unavailable == ["copy", "vectors"]
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        (EVERYTHING, {"plain", "late", "secret", "odd"}),
+        (Filter(spoiler_max=2), {"plain", "secret"}),
+        (Filter(spoiler_max=5), {"plain", "late", "secret"}),
+        (Filter(known_to="mira"), {"plain", "late", "secret", "odd"}),
+        (Filter(known_to="osric"), {"plain", "late", "odd"}),
+        (Filter(fields={"region": "north"}), {"late"}),
+        (Filter(fields={"tags": ["sea"]}), {"plain"}),
+        (Filter(source="outside"), set[str]()),
+        (Filter(source="canon", spoiler_max=0), {"plain", "secret"}),
+    ],
+)
+async def test_a_filter_narrows_what_is_found(bench: Bench, where: Filter, found: set[str]) -> None:
+    known: dict[str, dict[str, Json]] = {
+        "plain": {"tags": ["sea", "night"]},
+        "late": {"spoiler_level": 4, "region": "north"},
+        "secret": {"known_by": ["mira"], "region": "south"},
+        "odd": {},
+    }
+    await bench.bring(*[make_draft(name, name, "A lantern.", "text", meta) for name, meta in known.items()])
+    # An earlier program took any value: what cannot be read as a level is hidden from whoever has a limit.
+    await bench.pool.execute("UPDATE lore_edition SET knowledge = '{\"spoiler_level\": \"high\"}' WHERE title = 'odd'")
+
+    page = await bench.lore.search("shared", "lantern", limit=10, where=where)
+
+    assert {passage.title for passage in page.passages} == found
+
+
+async def test_a_filter_by_document_finds_only_there(bench: Bench) -> None:
+    first, *_ = await bench.bring(*texts(["A lantern.", "A lantern too."]))
+
+    page = await bench.lore.search("shared", "lantern", limit=10, where=Filter(documents=(first,)))
+
+    assert [passage.doc_id for passage in page.passages] == [first]
 
 
 async def test_a_persona_has_its_own_lore_and_else_the_shared(bench: Bench) -> None:
