@@ -7,8 +7,8 @@ import fcntl
 import itertools
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -97,6 +97,13 @@ def template_database(store_urls: embedded.StoreUrls) -> str:
 @pytest.fixture
 def database_url(store_urls: embedded.StoreUrls, template_database: str) -> Iterator[str]:
     """A migrated database of the test's own."""
+    with new_database(store_urls, template_database) as url:
+        yield url
+
+
+@contextmanager
+def new_database(store_urls: embedded.StoreUrls, template_database: str) -> Generator[str]:
+    """A migrated database, for as long as it is used."""
     name = f"test_{next(_numbers)}"
     asyncio.run(_run(store_urls.database_url, f"CREATE DATABASE {name} TEMPLATE {template_database}"))
     yield _url_of(store_urls, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from body_broker.errors import Unavailable
-from body_broker.lore.fusing import fuse
+from body_broker.lore.fusing import best_of_each, fuse
 from body_broker.lore.index import Filter, Found, Hit, IndexAway, QueryVector, SearchIndex
 from body_broker.lore.model import Missing
 
@@ -34,6 +34,11 @@ class Asked:
     by: By
     per_document: bool
     where: Filter
+
+    @property
+    def alone(self) -> bool:
+        """Whether a way of searching is to leave all but a document's best chunk out; before a fusion that costs quality."""
+        return self.per_document and self.by != "both"
 
 
 @dataclass(slots=True)
@@ -72,6 +77,8 @@ class Ranking:
         ranked.wordless = asked.by != "meaning" and words is None
         rankings = [found.hits for found in (words, nearest) if found is not None]
         ranked.hits = rankings[0] if len(rankings) == 1 else fuse(rankings)
+        if asked.per_document:
+            ranked.hits = best_of_each(ranked.hits)
         return ranked
 
     async def _by_words(self, asked: Asked, ranked: Ranked) -> Found | None:
@@ -80,7 +87,7 @@ class Ranking:
 
         async def ask(index: SearchIndex) -> Found | None:
             return await index.lexical(
-                asked.index_id, asked.text, limit=CANDIDATES, per_document=asked.per_document, where=asked.where
+                asked.index_id, asked.text, limit=CANDIDATES, per_document=asked.alone, where=asked.where
             )
 
         found = await self._first(ask, ranked)
@@ -101,7 +108,7 @@ class Ranking:
 
         async def ask(index: SearchIndex) -> Found:
             return await index.nearest(
-                asked.index_id, query, limit=CANDIDATES, per_document=asked.per_document, where=asked.where
+                asked.index_id, query, limit=CANDIDATES, per_document=asked.alone, where=asked.where
             )
 
         found = await self._first(ask, ranked)

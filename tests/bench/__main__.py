@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import decisions, door, starting
+from tests.bench import decisions, door, retrieval, starting
 
 
 class Wanted(argparse.Namespace):
@@ -18,12 +18,14 @@ class Wanted(argparse.Namespace):
     tables: list[str]
     rounds: int
     seconds: float
+    opensearch: bool
 
 
 TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "door": lambda folder, wanted: door.measure(folder / "door", wanted.rounds, wanted.seconds),
     "decisions": lambda _folder, _wanted: decisions.measure(),
     "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
+    "retrieval": lambda folder, wanted: retrieval.measure(folder / "lore", opensearch=wanted.opensearch),
 }
 
 
@@ -33,8 +35,9 @@ def main() -> int:
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--opensearch", action="store_true", help="retrieval: on a real node too (needs Java)")
     args = parser.parse_args(namespace=Wanted())
-    if shutil.which("wrk") is None:
+    if "door" in (args.tables or TABLES) and shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+NOVELS_FILES = ("frankenstein.txt", "dracula.txt")
+
 
 @dataclass(frozen=True)
 class Question:
