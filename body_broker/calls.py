@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict
+
+from body_broker.blocks import Block
+from body_broker.inputs import NO_INPUTS, Inputs
 
 Json = Any  # a JSON value; spelling the recursive type out makes pydantic and pyright slow and says no more
 
 Effect = Literal["none", "repeatable", "once"]
 Output = Literal["ours", "outside", "as_marked"]
 Profile = Literal["core", "all"]
+
+SUGGESTIONS_MAX = 100
+"""MCP's bound on the values of one completion."""
 
 
 class Arguments(BaseModel):
@@ -36,9 +42,18 @@ class Result(BaseModel):
         """Short text for clients that do not read structured results; None means the JSON form itself."""
         return None
 
+    def blocks(self) -> Sequence[Block] | None:
+        """Content blocks in place of the text, for results that are pictures, sound or documents; None for all others.
+
+        Of a prompt each is a message. Fields that only blocks show are excluded from the structured result.
+        """
+        return None
+
 
 # Any: a room's services are its own type; the hub passes what the room's `services` built.
 Run = Callable[[Any, "Call", Any], Awaitable[Result]]
+Complete = Callable[[str, Mapping[str, str], "Call", Any], Awaitable["Suggestions"]]
+"""`async (value so far, the other arguments given, call, services) -> Suggestions` for one argument of a prompt or resource."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +73,7 @@ class Operation:
         profile: core is listed by default, all only with `--tools all`.
         open_world: MCP's openWorldHint: it reaches systems beyond the hub.
         reports_progress: It reports progress, so its calls are streamed.
+        asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
     """
 
     kind: ClassVar[Literal["tool", "resource", "prompt"]]
@@ -74,6 +90,7 @@ class Operation:
     profile: Profile = "core"
     open_world: bool = False
     reports_progress: bool = False
+    asks: bool = False
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -102,25 +119,45 @@ class Tool(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Resource(Operation):
-    """A resource template: `uri` holds {fields} of the arguments, such as lore://doc/{id}. `run` returns a `ResourceText`."""
+    """A resource template: `uri` holds {fields} of the arguments, such as lore://doc/{id}.
+
+    `run` returns a `ResourceText` or `ResourceBytes`.
+    """
 
     kind = "resource"
 
     uri: str
     mime_type: str = "text/plain"
+    completes: Mapping[str, Complete] = field(default_factory=dict[str, Complete], hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(Operation):
-    """A prompt: listed by prompts/list, filled by prompts/get. `run` returns a `PromptText`; arguments are strings."""
+    """A prompt: listed by prompts/list, filled by prompts/get. `run` returns a `PromptText`; arguments are strings.
+
+    `completes` says by argument how the hub answers completion/complete, under the same decision as the prompt itself.
+    """
 
     kind = "prompt"
+
+    completes: Mapping[str, Complete] = field(default_factory=dict[str, Complete], hash=False)
 
 
 class ResourceText(Result):
     """What reading a resource gives."""
 
     content: str
+    from_outside: bool = True
+
+    def outside(self) -> bool:
+        """As marked by who read it."""
+        return self.from_outside
+
+
+class ResourceBytes(Result):
+    """What reading a resource gives that is no text."""
+
+    content: bytes
     from_outside: bool = True
 
     def outside(self) -> bool:
@@ -136,6 +173,17 @@ class PromptText(Result):
 
     def outside(self) -> bool:
         """As marked by who filled it."""
+        return self.from_outside
+
+
+class Suggestions(Result):
+    """What an argument may be completed to, the likeliest first; clients are shown `SUGGESTIONS_MAX` of them."""
+
+    values: list[str]
+    from_outside: bool = True
+
+    def outside(self) -> bool:
+        """As marked by who found them."""
         return self.from_outside
 
 
@@ -235,6 +283,7 @@ class Call:
         receipt: The decision's place on the audit; None for reads, whose records are written in batches.
         tainted: Whether the session had read text from outside when the decision was made.
         depth: How many calls deep this one was caused by others.
+        inputs: What the client sent beside the arguments; empty unless the row has `asks`.
     """
 
     issuer: Issuer
@@ -246,6 +295,7 @@ class Call:
     receipt: Receipt | None = None
     tainted: bool = False
     depth: int = 0
+    inputs: Inputs = NO_INPUTS
 
     def seal_cursor(self, state: Json | None) -> str | None:
         """A cursor for the next page, bound to this requester and operation; None for None."""

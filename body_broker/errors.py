@@ -97,6 +97,14 @@ class BadInput(BodyBrokerError):
     advice = "Correct the arguments as the input schema says and call again."
 
 
+class InputRequired(BodyBrokerError):
+    """The call needs an answer of its client, and this client cannot be asked; `details["needs"]` names what for."""
+
+    code = "input_required"
+    http_status = 400
+    advice = "Make the call with a client of MCP 2026-07-28 that declares it can be asked for what `needs` names."
+
+
 class TooLarge(BadInput):
     """More than the stated limit."""
 

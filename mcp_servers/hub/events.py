@@ -17,6 +17,7 @@ from mcp.server.subscriptions import (
 )
 
 from body_broker.background import running
+from body_broker.errors import Unavailable
 from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
 
@@ -27,11 +28,16 @@ Fields = dict[Any, Any]  # redis-py is invariant in its field types
 STREAM = "body-broker:events"
 KEPT = 10_000
 _BLOCK_MS = 2_000
+_LOG_LEVEL = "log-level:"
+_LOG_LEVEL_KEPT_S = 24 * 3600
 _LISTS = {"tools": ToolsListChanged, "resources": ResourcesListChanged, "prompts": PromptsListChanged}
 
 
 class EventBus(InMemorySubscriptionBus):
-    """The SDK's bus over Redis: `publish` writes to the stream, a tail delivers what any hub wrote to the listeners here."""
+    """The SDK's bus over Redis: `publish` writes to the stream, a tail delivers what any hub wrote to the listeners here.
+
+    It also keeps the level of the log lines that a login of before 2026-07-28 wants to hear.
+    """
 
     def __init__(self, redis: Redis) -> None:
         super().__init__()
@@ -56,6 +62,25 @@ class EventBus(InMemorySubscriptionBus):
     async def resource_updated(self, uri: str) -> None:
         """A resource has new content; what rooms are given to announce their changes."""
         await self.publish(ResourceUpdated(uri=uri))
+
+    async def set_log_level(self, session: str, level: str) -> None:
+        """What this login wants to hear from now on, for a day.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        try:
+            await self._redis.set(_LOG_LEVEL + session, level, ex=_LOG_LEVEL_KEPT_S)
+        except LOST as error:
+            raise Unavailable("The store of log levels is away.", details={"component": "redis"}) from error
+
+    async def log_level(self, session: str) -> str | None:
+        """What this login wants to hear; None where it never said, or nobody can tell."""
+        try:
+            found = await self._redis.get(_LOG_LEVEL + session)
+        except LOST:
+            return None
+        return found.decode() if isinstance(found, bytes) else found
 
     @asynccontextmanager
     async def tailing(self) -> AsyncGenerator[None]:

@@ -181,9 +181,11 @@ class Front:
         """Progress, listening and long calls need SSE (+100 us); everything else is one JSON answer."""
         if b"text/event-stream" not in head.get(b"accept", b""):
             return False
-        return (
-            verb != "POST" or b'"progressToken"' in body or _LISTEN in body or head.get(b"mcp-name") in self._streamed
-        )
+        if verb != "POST" or b'"progressToken"' in body or _LISTEN in body:
+            return True
+        # Before 2026-07-28 a call's name stands in its body alone.
+        name = head.get(b"mcp-name")
+        return name in self._streamed if b"mcp-method" in head else any(n in body for n in self._streamed)
 
     async def _answer_json(self, scope: Scope, first: Message, receive: Receive, send: Send) -> None:
         """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""

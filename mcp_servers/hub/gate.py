@@ -37,14 +37,17 @@ from body_broker.errors import (
     Unavailable,
     UnknownTool,
 )
+from body_broker.inputs import NO_INPUTS, AskClient, Inputs
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
-from body_broker.text import new_id
+from body_broker.text import digest, new_id
+from mcp_servers.hub.completing import completion_of
 from mcp_servers.hub.guard import clean_arguments
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.requests import Answer, Request, kind_of
+from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.sessions import Sessions, SessionState
 from policies.decision import Allow, Ask, Deny, Question, chain_of
 from policies.engine import Policy
@@ -80,11 +83,22 @@ class _Passage:
     values: dict[str, Json] = field(default_factory=dict[str, Json])
     session: SessionState | None = None
     receipt: Receipt | None = None
+    inputs: Inputs = NO_INPUTS
 
     @property
     def operation(self) -> Operation:
         """What is to be run."""
         return self.row.operation
+
+    @property
+    def bound_to(self) -> str:
+        """What the state between two rounds is bound to: who calls what with which arguments."""
+        return f"{self.caller.requester} {self.operation.kind} {self.operation.name} {digest(self.values)}"
+
+    def body(self) -> bytes:
+        """What the audit keeps of it: the arguments, and beside them what else the client said."""
+        said = {"@answers": self.inputs.answers} if self.inputs.answers else {}
+        return orjson.dumps(self.values | said if said else self.values, option=orjson.OPT_SORT_KEYS)
 
 
 class Gate:
@@ -98,6 +112,7 @@ class Gate:
         sessions: Taint and history.
         limits: Rate and concurrency.
         cursors: Seals cursors.
+        rounds: Reads and seals what clients are asked in the middle of a call.
         metrics: Counts.
         configured: The settings that are set, for rows with `needs`.
         call_timeout_s: How long one operation may run.
@@ -113,6 +128,7 @@ class Gate:
         sessions: Sessions,
         limits: Limits,
         cursors: CursorSeal,
+        rounds: Rounds,
         metrics: Metrics,
         configured: frozenset[str] = frozenset(),
         call_timeout_s: float = 60,
@@ -121,7 +137,7 @@ class Gate:
         self._rows = {(o.kind, o.name): self._row(o, room.name) for room in rooms for o in room.operations()}
         self._services, self._auditor = services, auditor
         self._sessions, self._limits, self._cursors = sessions, limits, cursors
-        self._timeout_s = call_timeout_s
+        self._rounds, self._timeout_s = rounds, call_timeout_s
         self._issuer = Issuer("gate")
         self._effects: set[asyncio.Task[Result]] = set()
 
@@ -147,6 +163,8 @@ class Gate:
         row = self._rows.get((request.kind, request.name))
         if row is None:
             return await self._unknown(request, request.caller, began)
+        if request.completing is not None:
+            row = row._replace(operation=completion_of(row.operation, request.completing))
         passage = _Passage(request, new_id("call"), began, request.caller, row)
         await self._enter(passage)
         self.metrics.open_calls.inc()
@@ -210,6 +228,8 @@ class Gate:
                 details={"problems": problems[:20]},
             ) from error
         passage.values = passage.arguments.model_dump(mode="json")
+        if passage.operation.asks and passage.request.sent is not None:
+            passage.inputs = self._rounds.read(passage.bound_to, passage.request.sent)
 
     async def _decide(self, passage: _Passage) -> None:
         """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
@@ -235,9 +255,7 @@ class Gate:
 
     async def _record(self, passage: _Passage) -> None:
         """Step 6: the decision is on the chain, and durable before an effect begins."""
-        passage.receipt = self._add(
-            passage, "decision", "allow", (), orjson.dumps(passage.values, option=orjson.OPT_SORT_KEYS)
-        )
+        passage.receipt = self._add(passage, "decision", "allow", (), passage.body())
         if passage.operation.effect != "none":
             await self._auditor.durable(passage.receipt)
 
@@ -254,6 +272,7 @@ class Gate:
             receipt=passage.receipt,
             tainted=passage.session.tainted if passage.session else True,
             depth=passage.request.depth,
+            inputs=passage.inputs,
         )
         body = self._run(passage, call)
         if operation.effect == "none":
@@ -283,6 +302,8 @@ class Gate:
     def _mapped(self, error: Exception, passage: _Passage) -> BodyBrokerError:
         """What is told of an exception; the one place where something unexpected is caught."""
         name = passage.operation.name
+        if isinstance(error, AskClient) and error.state is not None:
+            error.sealed = self._rounds.seal(passage.bound_to, error.state)
         if isinstance(error, BodyBrokerError):
             return error
         if isinstance(error, TimeoutError):
@@ -312,7 +333,7 @@ class Gate:
         """Refusals of every step are on the chain too; an Ask as `asked`."""
         rules = error.details.get("rules")
         kind = "asked" if isinstance(error, ApprovalRequired) else "refusal"
-        body = orjson.dumps(passage.values, option=orjson.OPT_SORT_KEYS) if passage.arguments else None
+        body = passage.body() if passage.arguments else None
         self._add(passage, kind, error.code, tuple(rules) if isinstance(rules, list) else (), body)
 
     def _add(

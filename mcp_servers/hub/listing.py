@@ -58,6 +58,11 @@ class Listings:
                 return operation, {name: unquote(text) for name, text in found.groupdict().items()}
         return None
 
+    def resource_of(self, uri: str) -> Resource | None:
+        """The row of a URI, or of a URI template."""
+        found = self.resource_at(uri)
+        return found[0] if found else next((row for row, _ in self._uris if row.uri == uri), None)
+
 
 def uri_pattern(template: str) -> re.Pattern[str]:
     """The pattern of a URI template: {field} is one path segment."""
@@ -100,7 +105,7 @@ def tool_definition(tool: Tool) -> types.Tool:
         title=tool.title,
         description=tool.description,
         input_schema=lean_schema(tool.arguments.model_json_schema()),
-        output_schema=lean_schema(tool.result.model_json_schema(mode="serialization"), output=True),
+        output_schema=_told_or_error(lean_schema(tool.result.model_json_schema(mode="serialization"), output=True)),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.effect == "none",
             destructive_hint="destructive" in tool.modifiers or tool.group is None,
@@ -108,6 +113,25 @@ def tool_definition(tool: Tool) -> types.Tool:
             open_world_hint=tool.open_world,
         ),
     )
+
+
+def with_parameter_headers(rooms: Sequence[Room]) -> dict[str, dict[str, Any]]:
+    """Input schemas of the tools that declare `Mcp-Param-*` headers by `x-mcp-header`, by name: their calls' headers are checked."""
+    return {
+        tool.name: tool.arguments.model_json_schema()
+        for room in rooms
+        for tool in room.tools
+        if any(_declares_header(field.json_schema_extra) for field in tool.arguments.model_fields.values())
+    }
+
+
+def _declares_header(extra: object) -> bool:
+    return isinstance(extra, dict) and "x-mcp-header" in extra
+
+
+def _told_or_error(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a result that may be `{"error": ...}` instead: clients of the TypeScript SDK hold errors to it too."""
+    return {key: value for key, value in schema.items() if key != "required"}
 
 
 def _prompt_definition(prompt: Prompt) -> types.Prompt:

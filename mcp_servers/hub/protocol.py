@@ -14,15 +14,34 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import SERVER_INFO_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from body_broker.calls import Caller, Json, Progress, PromptText, ResourceText
+from body_broker.calls import (
+    SUGGESTIONS_MAX,
+    Caller,
+    Json,
+    PromptText,
+    ResourceBytes,
+    ResourceText,
+    Suggestions,
+)
 from body_broker.errors import BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
+from body_broker.inputs import AskClient
 from body_broker.telemetry import get_logger
+from body_broker.text import clean
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.limits import Limits
-from mcp_servers.hub.listing import TTL_MS, Listing, Listings
-from mcp_servers.hub.requests import Request, no_progress
-from mcp_servers.hub.wire import OUTSIDE_META, protocol_error, tool_error, tool_result
+from mcp_servers.hub.listing import TTL_MS, Listing, Listings, with_parameter_headers
+from mcp_servers.hub.requests import Request
+from mcp_servers.hub.rounds import BadRound, input_required
+from mcp_servers.hub.telling import progress_of
+from mcp_servers.hub.wire import (
+    OUTSIDE_META,
+    prompt_messages,
+    protocol_error,
+    resource_contents,
+    tool_error,
+    tool_result,
+)
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy
 
@@ -30,6 +49,8 @@ log = get_logger(__name__)
 
 Context = ServerRequestContext[Any, Any]
 CALLER = "body_broker.caller"
+_URI_CHARACTERS_MAX = 2_000
+_COUNTED_INSIDE = frozenset({"resources/read", "prompts/get", "completion/complete", "subscriptions/listen"})
 VERSION = metadata.version("body-broker")
 
 INSTRUCTIONS = """\
@@ -64,6 +85,7 @@ class Protocol:
     ) -> None:
         self.gate, self.listings, self._limits, self._process_caller = gate, listings, limits, process_caller
         self._policy: Policy = gate.policy
+        self._bus = bus
         self.draining = False
         self.listening = ListenHandler(bus)
         self.server: Server[Any] = Server(
@@ -78,10 +100,13 @@ class Protocol:
             on_read_resource=self._read_resource,
             on_list_prompts=self._list_prompts,
             on_get_prompt=self._get_prompt,
+            on_completion=self._complete,
             on_subscriptions_listen=self._listen,
-            # Without it every call with arguments runs a hidden tools/list (facts/mcp.md §3); no row of ours declares Mcp-Param headers.
-            get_tool_input_schema=_no_parameter_headers,
+            # Without it every call with arguments runs a hidden tools/list (facts/mcp.md §3).
+            get_tool_input_schema=with_parameter_headers(gate.rooms).get,
         )
+        # By this name: the constructor's own parameter warns that MCP will drop log levels; clients of 2025-11-25 have them.
+        self.server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self._set_log_level)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
         self.server.middleware[:] = [self._admit]
         stamp = self.server.server_info_stamp
@@ -117,7 +142,7 @@ class Protocol:
             if name is not None and ctx.request is not None:
                 return self._enveloped(ctx, await self._called(ctx, caller, name, arguments))
             return await self._safely(ctx, call_next)
-        if ctx.method in {"resources/read", "prompts/get", "subscriptions/listen"}:
+        if ctx.method in _COUNTED_INSIDE:
             return await self._safely(ctx, call_next)
         try:
             await self._limits.enter(caller)
@@ -134,6 +159,10 @@ class Protocol:
             return await call_next(ctx)
         except MCPError:
             raise
+        except AskClient as ask:
+            if (sent := _sent(ctx)) is None:
+                raise protocol_error(ask) from None
+            return self._enveloped(ctx, input_required(ask, sent))
         except BodyBrokerError as error:
             raise protocol_error(error) from None
         except ValueError:
@@ -147,21 +176,38 @@ class Protocol:
         if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             return result
         meta = result.get("_meta")
-        return result | {"resultType": "complete", "_meta": (meta | self.server_meta) if meta else self.server_meta}
+        result["_meta"] = (meta | self.server_meta) if meta else self.server_meta
+        result.setdefault("resultType", "complete")
+        return result
 
     async def _called(self, ctx: Context, caller: Caller, name: str, arguments: Json) -> dict[str, Any]:
         try:
             return tool_result(
                 await self.gate.run(
-                    Request(name=name, kind="tool", arguments=arguments, caller=caller, progress=progress_of(ctx))
+                    Request(
+                        name=name,
+                        kind="tool",
+                        arguments=arguments,
+                        caller=caller,
+                        progress=progress_of(ctx, caller, self._bus),
+                        sent=_sent(ctx),
+                    )
                 ),
             )
+        except AskClient as ask:
+            sent = _sent(ctx)
+            return tool_error(ask) if sent is None else input_required(ask, sent)
+        except BadRound as error:
+            raise protocol_error(error) from None
         except BodyBrokerError as error:
             return tool_error(error)
 
-    async def _call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def _call_tool(
+        self, ctx: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
         found = await self._called(ctx, await self.caller_of(ctx), params.name, params.arguments)
-        return types.CallToolResult.model_validate(found)
+        asks = found.get("resultType") == "input_required"
+        return types.InputRequiredResult.model_validate(found) if asks else types.CallToolResult.model_validate(found)
 
     async def _seen(self, ctx: Context) -> Listing:
         return self.listings.of(await self.caller_of(ctx))
@@ -204,40 +250,75 @@ class Protocol:
         uri = str(params.uri)
         found = self.listings.resource_at(uri)
         name, arguments = (found[0].name, found[1]) if found else (uri[:200], {})
-        answer = await self.gate.run(
-            Request(
-                name=name,
-                kind="resource",
-                arguments=arguments,
-                caller=await self.caller_of(ctx),
-                progress=progress_of(ctx),
-            ),
-        )
+        caller = await self.caller_of(ctx)
+        try:
+            answer = await self.gate.run(
+                Request(
+                    name=name,
+                    kind="resource",
+                    arguments=arguments,
+                    caller=caller,
+                    progress=progress_of(ctx, caller, self._bus),
+                    sent=_sent(ctx),
+                ),
+            )
+        except NotFound as error:
+            error.details["uri"] = clean(uri, limit=_URI_CHARACTERS_MAX)
+            raise
         assert found
-        assert isinstance(answer.result, ResourceText)
-        content = types.TextResourceContents(uri=uri, mime_type=found[0].mime_type, text=answer.result.content)
+        assert isinstance(answer.result, ResourceText | ResourceBytes)
+        content = resource_contents(found[0], uri, answer.result)
         return types.ReadResourceResult(
             contents=[content], _meta={OUTSIDE_META: True} if answer.outside else None, ttl_ms=0, cache_scope="private"
         )
 
     async def _get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        caller = await self.caller_of(ctx)
         answer = await self.gate.run(
             Request(
                 name=params.name,
                 kind="prompt",
                 arguments=params.arguments,
-                caller=await self.caller_of(ctx),
-                progress=progress_of(ctx),
+                caller=caller,
+                progress=progress_of(ctx, caller, self._bus),
+                sent=_sent(ctx),
             ),
         )
         assert isinstance(answer.result, PromptText)
         return types.GetPromptResult(
             description=answer.operation.description,
-            messages=[
-                types.PromptMessage(role="user", content=types.TextContent(type="text", text=answer.result.content))
-            ],
+            messages=prompt_messages(answer.result),
             _meta={OUTSIDE_META: True} if answer.outside else None,
         )
+
+    async def _complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
+        """Suggestions for an argument: decided as the prompt or resource itself would be, for they tell of what is in it."""
+        if isinstance(params.ref, types.PromptReference):
+            kind, name = "prompt", params.ref.name
+        else:
+            row = self.listings.resource_of(params.ref.uri)
+            kind, name = "resource", row.name if row else params.ref.uri[:200]
+        given = params.context.arguments if params.context and params.context.arguments else {}
+        answer = await self.gate.run(
+            Request(
+                name=name,
+                kind=kind,
+                arguments={n: text for n, text in given.items() if text}
+                | {params.argument.name: params.argument.value},
+                caller=await self.caller_of(ctx),
+                completing=params.argument.name,
+            ),
+        )
+        assert isinstance(answer.result, Suggestions)
+        values = answer.result.values
+        return types.CompleteResult(
+            completion=types.Completion(values=values[:SUGGESTIONS_MAX], has_more=len(values) > SUGGESTIONS_MAX),
+            _meta={OUTSIDE_META: True} if answer.outside else None,
+        )
+
+    async def _set_log_level(self, ctx: Context, params: types.SetLevelRequestParams) -> types.EmptyResult:
+        await self._bus.set_log_level((await self.caller_of(ctx)).session, params.level)
+        return types.EmptyResult()
 
     async def _listen(
         self, ctx: Context, params: types.SubscriptionsListenRequestParams
@@ -275,16 +356,9 @@ class Protocol:
             )
 
 
-def progress_of(ctx: Context) -> Progress:
-    """Progress as the client asked for it; a no-op where it did not."""
-    meta = ctx.meta
-    if not meta or meta.get("progress_token") is None:
-        return no_progress
-
-    async def report(done: float, total: float | None = None, message: str | None = None) -> None:
-        await ctx.session.report_progress(done, total, message)
-
-    return report
+def _sent(ctx: Context) -> Mapping[str, Any] | None:
+    """The parameters as they came, where the client's revision lets it be asked for input; older ones are never asked."""
+    return ctx.params if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS else None
 
 
 def _call_of(params: Mapping[str, Any] | None) -> tuple[str | None, Json]:
@@ -295,10 +369,6 @@ def _call_of(params: Mapping[str, Any] | None) -> tuple[str | None, Json]:
     if not isinstance(name, str) or not (arguments is None or isinstance(arguments, dict)):
         return None, None
     return name, cast("Json", arguments)
-
-
-def _no_parameter_headers(_name: str) -> None:
-    return None
 
 
 def _one_page(params: types.PaginatedRequestParams | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,11 @@ async def no_progress(done: float, total: float | None = None, message: str | No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What somebody wants done: a name, raw arguments, and who wants it."""
+    """What somebody wants done: a name, raw arguments, and who wants it.
+
+    With `completing` it is not to be run: suggestions for that argument are wanted, and `arguments` holds what is there so far.
+    `sent` are all parameters as they came, where the client can be asked for input; only rows with `asks` have them read.
+    """
 
     name: str
     kind: Literal["tool", "resource", "prompt"]
@@ -22,6 +27,8 @@ class Request:
     caller: Caller | None
     progress: Progress = no_progress
     depth: int = 0
+    completing: str | None = None
+    sent: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Any
 
 import mcp_types as types
 import orjson
 from mcp.shared.exceptions import MCPError
 
-from body_broker.calls import Json
+from body_broker.blocks import Audio, Block, Document, Image, Text
+from body_broker.calls import Json, PromptText, Resource, ResourceBytes, ResourceText
 from body_broker.errors import BodyBrokerError, on_the_wire
 from mcp_servers.hub.requests import Answer
 
@@ -21,6 +24,8 @@ SERVER_ERROR = -32000
 def tool_result(answer: Answer) -> dict[str, Any]:
     """A tools/call result: the structured result, short text beside it, and a mark where text from outside is in it."""
     structured: Json = answer.result.model_dump(mode="json")
+    if (blocks := answer.result.blocks()) is not None:
+        return _with_blocks(blocks, structured, outside=answer.outside)
     text = answer.result.text()
     if text is None:
         text = orjson.dumps(structured).decode()
@@ -31,6 +36,47 @@ def tool_result(answer: Answer) -> dict[str, Any]:
         "structuredContent": structured,
         "_meta": {OUTSIDE_META: True},
     }
+
+
+def _with_blocks(blocks: Sequence[Block], structured: Json, *, outside: bool) -> dict[str, Any]:
+    content = [_block(b).model_dump(by_alias=True, mode="json", exclude_none=True) for b in blocks]
+    if not outside:
+        return {"content": content, "structuredContent": structured}
+    mark = {"type": "text", "text": OUTSIDE_MARK}
+    return {"content": [mark, *content], "structuredContent": structured, "_meta": {OUTSIDE_META: True}}
+
+
+def prompt_messages(result: PromptText) -> list[types.PromptMessage]:
+    """The messages of a filled prompt: its text as one, or one for each of its blocks."""
+    blocks = result.blocks()
+    return [types.PromptMessage(role="user", content=_block(b)) for b in blocks or (Text(result.content),)]
+
+
+def resource_contents(
+    resource: Resource, uri: str, result: ResourceText | ResourceBytes
+) -> types.TextResourceContents | types.BlobResourceContents:
+    """What a resource read under a URI holds."""
+    return _contents(uri, resource.mime_type, result.content)
+
+
+def _contents(
+    uri: str, mime_type: str, content: str | bytes
+) -> types.TextResourceContents | types.BlobResourceContents:
+    if isinstance(content, str):
+        return types.TextResourceContents(uri=uri, mime_type=mime_type, text=content)
+    return types.BlobResourceContents(uri=uri, mime_type=mime_type, blob=base64.b64encode(content).decode())
+
+
+def _block(block: Block) -> types.ContentBlock:
+    match block:
+        case Text():
+            return types.TextContent(text=block.text)
+        case Image():
+            return types.ImageContent(data=base64.b64encode(block.data).decode(), mime_type=block.mime_type)
+        case Audio():
+            return types.AudioContent(data=base64.b64encode(block.data).decode(), mime_type=block.mime_type)
+        case Document():
+            return types.EmbeddedResource(resource=_contents(block.uri, block.mime_type, block.content))
 
 
 def tool_error(error: BaseException) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Owns a dumb balancer: each HTTP request goes to the next hub, whatever it says and whoever sends it; no sticky sessions."""
+"""Owns a dumb balancer: each HTTP request goes to the next hub, whatever it says and whoever sends it; no sticky sessions.
+
+It may add a token, for clients that cannot send one; Host, Origin and everything else pass unchanged.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,10 @@ class RoundRobin:
         served: Requests by hub.
     """
 
-    def __init__(self, upstreams: Sequence[str]) -> None:
+    def __init__(self, upstreams: Sequence[str], token: str | None = None) -> None:
         self.url = ""
+        identity = b"" if token is None else b"\r\nauthorization: Bearer " + token.encode()
+        self._added = identity + b"\r\nconnection: close" + _HEAD_END
         self.served: Counter[str] = Counter()
         self._next = itertools.cycle(upstreams)
 
@@ -37,7 +42,7 @@ class RoundRobin:
             self.served[upstream] += 1
             parts = urlsplit(upstream)
             answer, question = await asyncio.open_connection(parts.hostname, parts.port)
-            question.write(head.removesuffix(_HEAD_END) + b"\r\nconnection: close" + _HEAD_END)
+            question.write(head.removesuffix(_HEAD_END) + self._added)
             asking = asyncio.create_task(_pump(reader, question))
             answering = asyncio.create_task(_pump(answer, writer))
             await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
@@ -49,9 +54,9 @@ class RoundRobin:
 
 
 @asynccontextmanager
-async def round_robin(*upstreams: str) -> AsyncGenerator[RoundRobin]:
-    """A balancer on a free port over the MCP URLs of hubs."""
-    balancer = RoundRobin(upstreams)
+async def round_robin(*upstreams: str, token: str | None = None) -> AsyncGenerator[RoundRobin]:
+    """A balancer on a free port over the MCP URLs of hubs, which adds the token to every request where one is given."""
+    balancer = RoundRobin(upstreams, token)
     server = await asyncio.start_server(balancer.forward, "127.0.0.1", 0)
     balancer.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
     try:
