@@ -63,7 +63,13 @@ OpenHub = Callable[..., AbstractAsyncContextManager[Hub]]
 def settings_for(database_url: str, redis_url: str, tmp_path: Path) -> Callable[..., Settings]:
     def make(**overrides: Any) -> Settings:
         return Settings.model_validate(
-            {"database_url": database_url, "redis_url": redis_url, "secret_key": SECRET, "data_dir": tmp_path}
+            {
+                "database_url": database_url,
+                "redis_url": redis_url,
+                "secret_key": SECRET,
+                "data_dir": tmp_path,
+                "embeddings": "off",  # what is about vectors turns them on
+            }
             | overrides,
         )
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
 
-from body_broker.calls import Arguments, Call, Prompt, PromptText, Resource, ResourceText, Result, Room, Tool
+from body_broker.calls import (
+    Arguments,
+    Call,
+    Prompt,
+    PromptText,
+    Resource,
+    ResourceText,
+    Result,
+    Room,
+    Suggestions,
+    Tool,
+)
 
 
 @dataclass
@@ -69,8 +81,21 @@ async def read_note(arguments: Note, _call: Call, _seen: Seen) -> ResourceText:
     return ResourceText(content=f"note {arguments.id}", from_outside=False)
 
 
-async def greet(arguments: Note, _call: Call, _seen: Seen) -> PromptText:
+class Greeting(Note):
+    tone: Annotated[str, Field(max_length=10)] = "warm"
+
+
+async def greet(arguments: Greeting, _call: Call, _seen: Seen) -> PromptText:
     return PromptText(content=f"Greet {arguments.id}.", from_outside=False)
+
+
+async def complete_id(value: str, given: Mapping[str, str], call: Call, seen: Seen) -> Suggestions:
+    """Names that begin with the value; those in a rumour's tone came from outside, and "many" has more than may be shown."""
+    seen.calls.append(f"{call.operation.name} {value}")
+    names = [f"many {n}" for n in range(150)] if value == "many" else ["Osric", "Osmund", "Hale"]
+    return Suggestions(
+        values=[name for name in names if name.startswith(value)], from_outside=given.get("tone") == "rumour"
+    )
 
 
 def row(name: str, run: object, group: str | None, **more: object) -> Tool:
@@ -105,6 +130,7 @@ ROOM = Room(
             title="Note",
             description="A note.",
             uri="fx://note/{id}",
+            completes={"id": complete_id},
         ),
         Resource(
             name="fx_secret",
@@ -113,7 +139,17 @@ ROOM = Room(
             title="Secret note",
             description="A note for operators.",
             uri="fx://secret/{id}",
+            completes={"id": complete_id},
         ),
     ),
-    prompts=(Prompt(name="fx_greet", run=greet, group="retrieval", title="Greet", description="A greeting."),),
+    prompts=(
+        Prompt(
+            name="fx_greet",
+            run=greet,
+            group="retrieval",
+            title="Greet",
+            description="A greeting.",
+            completes={"id": complete_id},
+        ),
+    ),
 )

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference, ResourceTemplateReference
 
 from body_broker.calls import Caller
 from mcp_servers.hub.cli import body_broker
@@ -29,7 +30,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "resources/read": {"uri": "fx://secret/1"},
     "prompts/list": {},
     "prompts/get": {"name": "fx_greet", "arguments": {"id": "x"}},
+    "completion/complete": {
+        "ref": {"type": "ref/prompt", "name": "fx_greet"},
+        "argument": {"name": "id", "value": "O"},
+    },
     "subscriptions/listen": {"notifications": {"resourceSubscriptions": ["fx://secret/1"]}},
+    "logging/setLevel": {"level": "info"},
 }
 ROUTES = {"/mcp": True, "/healthz": False, "/readyz": False, "/metrics": True}
 COMMANDS = {
@@ -42,6 +48,8 @@ COMMANDS = {
     "config",
     "policy",
     "audit",
+    "backup",
+    "restore",
     "tools",
     "call",
     "status",
@@ -81,7 +89,8 @@ async def test_no_method_answers_over_a_stream_without_identity(hub: Hub) -> Non
             pass
     assert "unauthenticated" in "".join(traceback.format_exception(refused.value))
     async with Client(protocol.server, mode="2026-07-28") as client:
-        for method in methods_of(protocol) - {"ping", "subscriptions/listen"}:
+        # The first two are gone in this revision.
+        for method in methods_of(protocol) - {"ping", "logging/setLevel", "subscriptions/listen"}:
             with pytest.raises(MCPError, match="unauthenticated"):
                 await raw(client, method)
 
@@ -96,6 +105,7 @@ async def raw(client: Client, method: str) -> object:
         "resources/read": lambda: client.read_resource("fx://note/1"),
         "prompts/list": client.list_prompts,
         "prompts/get": lambda: client.get_prompt("fx_greet", {"id": "x"}),
+        "completion/complete": lambda: client.complete(PromptReference(name="fx_greet"), {"name": "id", "value": "O"}),
     }
     return await calls[method]()
 
@@ -120,9 +130,17 @@ async def test_a_stranger_and_gold_reach_only_what_is_their_own(hub: Hub, princi
             for resource in room.resources:
                 with pytest.raises(MCPError, match=r"denied|bad_input"):
                     await client.read_resource(resource.uri.replace("{id}", "1"))
+                for argument in resource.completes:
+                    with pytest.raises(MCPError, match="denied"):
+                        await client.complete(
+                            ResourceTemplateReference(uri=resource.uri), {"name": argument, "value": ""}
+                        )
             for prompt in room.prompts:
                 with pytest.raises(MCPError, match=r"denied|bad_input"):
                     await client.get_prompt(prompt.name, {"id": "x"})
+                for argument in prompt.completes:
+                    with pytest.raises(MCPError, match="denied"):
+                        await client.complete(PromptReference(name=prompt.name), {"name": argument, "value": ""})
     assert hub.seen.calls == []
 
 

@@ -8,10 +8,12 @@ import jsonschema
 import pytest
 
 from body_broker.calls import Caller
+from body_broker.errors import NotFound
 from body_broker.settings import load_settings
 from mcp_servers.hub.listing import Listings, lean_schema, uri_pattern
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import load_policy, profiled
+from mcp_servers.hub.wire import tool_error
 from mcp_servers.rag.models import GetDocument, SearchLore
 
 CHARACTERS_A_TOKEN = 4  # of JSON and English, roughly; no tokenizer is shipped
@@ -39,6 +41,15 @@ def test_every_tool_says_when_to_use_it_and_carries_all_four_annotations(listing
         assert tool.output_schema, tool.name
         assert tool.annotations is not None
         assert None not in tool.annotations.model_dump(exclude={"title"}).values(), tool.name
+
+
+def test_an_error_fits_every_tool_s_output_schema_for_clients_of_the_typescript_sdk_hold_it_to_that(
+    listings: Listings,
+) -> None:
+    error = tool_error(NotFound("There is none."))["structuredContent"]
+    for tool in listings.of(seen_by("person:a", "admin", "engineer")).tools:
+        assert tool.output_schema is not None
+        jsonschema.validate(error, tool.output_schema)
 
 
 @pytest.mark.parametrize("model", [SearchLore, GetDocument])
