@@ -196,6 +196,7 @@ async def make_current(connection: Connection, revs: Sequence[int], effect: Effe
         revs,
     )
     ids = [row["id"] for row in changed]
+    await _inherit_vectors(connection, revs)
     twins = await connection.fetch(
         "SELECT twin.id FROM lore_document d JOIN lore_edition e ON e.rev = d.rev"
         " JOIN lore_edition same ON same.content_hash = e.content_hash"
@@ -220,6 +221,22 @@ async def make_current(connection: Connection, revs: Sequence[int], effect: Effe
         *effect.columns(),
     )
     return ids, dropped
+
+
+async def _inherit_vectors(connection: Connection, revs: Sequence[int]) -> None:
+    """Give passages whose title, heading and text did not change the vectors they had; the rest is left to the job."""
+    await connection.execute(
+        "WITH model AS (SELECT id FROM lore_model ORDER BY id FOR KEY SHARE)"  # so that it goes before this, or after
+        " INSERT INTO lore_vector (rev, ordinal, model_id, part, index_id, embedding)"
+        " SELECT DISTINCT ON (c.rev, c.ordinal, v.model_id, v.part) c.rev, c.ordinal, v.model_id, v.part, v.index_id, v.embedding"
+        " FROM lore_edition made JOIN lore_chunk c ON c.rev = made.rev"
+        " JOIN lore_edition old ON old.document_id = made.document_id AND old.rev < made.rev AND old.title = made.title"
+        " JOIN lore_chunk was ON was.rev = old.rev AND was.heading = c.heading AND was.content = c.content"
+        " JOIN lore_vector v ON v.rev = was.rev AND v.ordinal = was.ordinal JOIN model ON model.id = v.model_id"
+        " WHERE made.rev = ANY($1::bigint[]) ORDER BY c.rev, c.ordinal, v.model_id, v.part, was.rev DESC, was.ordinal"
+        " ON CONFLICT DO NOTHING",
+        revs,
+    )
 
 
 async def delete(connection: Connection, document_id: str, effect: Effect) -> list[int]:

@@ -30,6 +30,9 @@ SELECT id, CASE WHEN state = 'queued' THEN pg_notify($14, 'ready ' || kind) END 
 _SAME_KEY = """
 SELECT id, kind = $3 AND input = $4::text::jsonb AS same FROM work WHERE owner = $1 AND unique_key = $2
 """
+_IS_QUEUED = """
+SELECT true FROM work WHERE state = 'queued' AND kind = $1 AND input = $2::text::jsonb AND NOT cancel_requested LIMIT 1
+"""
 _RELEASE = """
 WITH moved AS (
     UPDATE work SET state = 'queued', run_at = clock_timestamp()
@@ -143,6 +146,11 @@ async def enqueue(
     if not first or not first["same"]:
         raise Conflict("Other work already exists under this key or id.")
     return str(first["id"])
+
+
+async def is_queued(connection: Executor, kind: str, given: Json) -> bool:
+    """Whether work of this kind with this input has not begun yet, or waits for its next try."""
+    return await connection.fetchval(_IS_QUEUED, kind, encode(given, "input")) is not None
 
 
 async def release(connection: Executor, work_id: str) -> bool:

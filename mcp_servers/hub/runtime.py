@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from body_broker.audit.auditor import Auditor, open_auditor
 from body_broker.calls import Room
+from body_broker.lore.embedding import Embedding, open_embedding
+from body_broker.lore.opensearch import Copy, Ledger, open_copy
 from body_broker.settings import Settings
+from body_broker.storage.postgres import Pool
 from body_broker.storage.stores import Stores, open_stores
 from mcp_servers.hub import own
 from mcp_servers.hub.cursors import CursorSeals
@@ -20,6 +23,7 @@ from mcp_servers.hub.limits import Limits, open_limits
 from mcp_servers.hub.listing import Listings
 from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.rooms import ROOMS
+from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.sessions import Sessions, open_sessions
 from mcp_servers.hub.tokens import Tokens
@@ -47,6 +51,8 @@ class Runtime:
     gate: Gate
     listings: Listings
     rag: rag.Services
+    embedding: Embedding
+    copy: Copy | None
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -110,16 +116,17 @@ async def open_runtime(
         )
         bus = EventBus(stores.redis)
         metrics = Metrics()
-        rag_services = rag.Services.build(stores.pool, announce=bus.resource_updated)
+        lore = await stack.enter_async_context(_open_lore(settings, stores.pool, bus, lasting=name != "cli"))
         gate = Gate(
             rooms=rooms,
             policy=policy,
-            services={own.ROOM.name: own.HubServices(stores.pool, metrics), "rag": rag_services}
+            services={own.ROOM.name: own.HubServices(stores.pool, metrics), "rag": lore.services}
             | (extra_services or {}),
             auditor=auditor,
             sessions=sessions,
             limits=limits,
             cursors=CursorSeals(secrets.derive("cursors")),
+            rounds=Rounds(secrets.derive("request-states")),
             metrics=metrics,
             configured=configured(settings),
             call_timeout_s=settings.call_timeout_s,
@@ -138,8 +145,39 @@ async def open_runtime(
             bus=bus,
             gate=gate,
             listings=Listings(rooms, policy, configured(settings)),
-            rag=rag_services,
+            rag=lore.services,
+            embedding=lore.embedding,
+            copy=lore.copy,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _LoreParts:
+    services: rag.Services
+    embedding: Embedding
+    copy: Copy | None
+
+
+@asynccontextmanager
+async def _open_lore(settings: Settings, pool: Pool, bus: EventBus, *, lasting: bool) -> AsyncGenerator[_LoreParts]:
+    """Lore with what follows it: vectors, and the copy in OpenSearch where there is one."""
+    async with AsyncExitStack() as stack:
+        copy = None
+        if settings.opensearch_url is not None:
+            copy = await stack.enter_async_context(open_copy(pool, settings))
+        # Even a process without an OpenSearch notes what it changes, for those that have one.
+        follower = copy or Ledger()
+        # A command that comes and goes does not decide which model the studio uses.
+        embedding = await stack.enter_async_context(open_embedding(pool, settings, (follower,), replace=lasting))
+        services = rag.Services.build(
+            pool,
+            announce=bus.resource_updated,
+            embed=embedding.embed,
+            copy=copy and copy.index,
+            followers=(embedding, follower),
+            following={**embedding.handlers(), **(copy.handlers() if copy else {})},
+        )
+        yield _LoreParts(services, embedding, copy)
 
 
 def configured(settings: Settings) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
 from body_broker.telemetry import get_logger
@@ -14,28 +14,36 @@ from mcp_servers.hub.runtime import Runtime
 log = get_logger(__name__)
 
 
-def make_worker(runtime: Runtime) -> Worker:
-    """A worker for every kind of work the rooms bring."""
+def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worker:
+    """A worker for every kind of work the rooms bring, or only for these."""
     settings = runtime.settings
+    handlers = runtime.rag.handlers()
     return Worker(
         runtime.stores.pool,
-        runtime.rag.handlers(),
+        {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds},
         database_url=runtime.stores.database_url,
+        schedules=runtime.copy.schedules() if runtime.copy and kinds is None else (),
         concurrency=settings.worker_concurrency,
         lease_s=settings.worker_lease_s,
     )
 
 
+def stop(runtime: Runtime, worker: Worker) -> None:
+    """Claim nothing more, and let nothing wait for what is long and goes on anywhere: vectors."""
+    worker.stop()
+    runtime.embedding.hand_back()
+
+
 @asynccontextmanager
-async def working(runtime: Runtime) -> AsyncGenerator[Worker]:
+async def working(runtime: Runtime, kinds: Collection[str] | None = None) -> AsyncGenerator[Worker]:
     """A worker that runs beside the caller; on the way out it hands back what it has not finished."""
-    worker = make_worker(runtime)
+    worker = make_worker(runtime, kinds)
     task = asyncio.create_task(worker.run(), name="worker")
     task.add_done_callback(_log_death)
     try:
         yield worker
     finally:
-        worker.stop()
+        stop(runtime, worker)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -46,7 +46,13 @@ PACKAGES = (
         ("tests/bench/served.py",),
         issue=7,
     ),
-    Package("opensearch-py", "opensearchpy", "dependency", "lore search where a studio has OpenSearch", issue=4),
+    Package(
+        "opensearch-py",
+        "opensearchpy",
+        "dependency",
+        "lore search where a studio has OpenSearch",
+        ("body_broker/lore/opensearch/client.py",),
+    ),
     Package("asyncpg", "asyncpg", "dependency", "PostgreSQL", ("body_broker/storage/postgres.py",)),
     Package("redis", "redis", "dependency", "Redis, Valkey, Dragonfly", ("body_broker/storage/redis.py",)),
     Package(

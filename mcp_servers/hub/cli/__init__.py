@@ -25,6 +25,8 @@ _COMMANDS = {
     "tools": "calling",
     "call": "calling",
     "status": "status",
+    "backup": "backup",
+    "restore": "backup",
     "scanners": "scanners",
 }
 

@@ -11,10 +11,13 @@ import orjson
 
 from body_broker.calls import Json
 from body_broker.lore.documents import Effect
-from body_broker.lore.model import Imported
+from body_broker.lore.importing import IMPORT, REINDEX
+from body_broker.lore.model import Imported, Intake, index_named
+from body_broker.lore.opensearch import REBUILD
 from body_broker.settings import Settings
+from body_broker.work.model import Origin, WorkSummary
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
-from mcp_servers.hub.runtime import open_runtime
+from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.worker import working
 
 _BAR = 30
@@ -39,6 +42,9 @@ def lore() -> None:
     metavar="NAME=VALUE",
     help="Of every document: spoiler_level=3, known_by='[\"mira\"]', region=north. Searches filter by it.",
 )
+@click.option(
+    "--wait", is_flag=True, help="Until it is found by meaning too; else that follows while a hub or worker runs."
+)
 @data_dir_option
 def import_(
     paths: tuple[Path, ...],
@@ -48,11 +54,13 @@ def import_(
     data_dir: Path | None,
     *,
     outside: bool,
+    wait: bool,
 ) -> None:
     """Import text, Markdown or JSON Lines files or folders; the same again changes nothing."""
     brought = _Brought(paths, index, title, dict(map(_named, metadata)), canon=not outside)
-    done = run(_import(settings_of(data_dir), brought))
+    done, vectors = run(_import(settings_of(data_dir), brought, wait=wait))
     again = f", {done.unchanged} were there already" if done.unchanged else ""
+    click.echo(vectors, err=True)
     click.echo(f"{done.documents} documents imported, {done.passages} passages{again}.")
 
 
@@ -78,8 +86,10 @@ def _named(text: str) -> tuple[str, Json]:
         return name, value
 
 
-async def _import(settings: Settings, given: _Brought) -> Imported:
-    async with open_runtime(settings, name="cli") as runtime, working(runtime):
+async def _import(settings: Settings, given: _Brought, *, wait: bool) -> tuple[Imported, str]:
+    # Without --wait what follows an import is left to whoever stays up.
+    kinds = None if wait else (IMPORT,)
+    async with open_runtime(settings, name="cli") as runtime, working(runtime, kinds):
         details = {"index": given.index, "paths": len(given.paths), "canon": given.canon}
         receipt = await record(runtime, "lore import", details)
         done = await runtime.rag.import_paths(
@@ -92,9 +102,78 @@ async def _import(settings: Settings, given: _Brought) -> Imported:
             receipt=receipt,
             progress=_show,
         )
+        if wait:
+            await runtime.embedding.all_made(_show)
+        vectors = await _vectors(runtime)
     if sys.stderr.isatty():
         click.echo(file=sys.stderr)
-    return done
+    return done, vectors
+
+
+async def _vectors(runtime: Runtime) -> str:
+    """One sentence on how far the vectors are."""
+    if runtime.embedding.lacks is not None:
+        return f"Found by words alone: {runtime.embedding.lacks}."
+    now = await runtime.embedding.standing()
+    have = now.models[-1][1] if now.models else 0
+    if have == now.passages:
+        return "Every passage is found by meaning too."
+    return f"{now.passages - have} of {now.passages} passages get their vectors while a hub or worker runs; words find them now."
+
+
+@lore.command()
+@data_dir_option
+def status(data_dir: Path | None) -> None:
+    """Show what there is, which model makes the vectors and how far it is, and what is under way."""
+    for name, text in run(_status(settings_of(data_dir))):
+        click.echo(f"{name:10}  {text}")
+
+
+async def _status(settings: Settings) -> list[tuple[str, str]]:
+    async with open_runtime(settings, name="cli") as runtime:
+        now = await runtime.embedding.standing()
+        lacks = runtime.embedding.lacks
+        copies = [] if runtime.copy is None else await runtime.copy.standing()
+        copying = [] if runtime.copy is None else await runtime.copy.jobs()
+    rows = [("documents", str(now.documents)), ("passages", str(now.passages))]
+    rows += [(model.state, f"{model.name}: {have} of {now.passages} passages") for model, have in now.models]
+    if lacks is not None:
+        rows.append(("vectors", f"none are made here: {lacks}"))
+    for copy in copies:
+        shows = copy.away or f"{copy.entries} entries"
+        rows.append(
+            ("copy", f"{copy.generation.name} ({copy.generation.state}): {shows}, {copy.generation.due} documents due")
+        )
+    return rows + [("job", _told(job)) for job in (*now.jobs, *copying)]
+
+
+def _told(job: WorkSummary) -> str:
+    progress = f", {job.progress['message']}" if job.progress and job.progress["message"] else ""
+    error = f"; {job.error['message']} {job.error['next_step']}" if job.error else ""
+    return f"{job.id} {job.kind}: {job.state}{progress}{error}"
+
+
+@lore.command()
+@click.option("--index", default=None, help="Cut this index anew: shared, or persona:NAME.")
+@data_dir_option
+def reindex(index: str | None, data_dir: Path | None) -> None:
+    """Build the search index anew while the old one serves: all of OpenSearch's copy, or without one every index."""
+    click.echo(run(_reindex(settings_of(data_dir), index)))
+
+
+async def _reindex(settings: Settings, index: str | None) -> str:
+    async with open_runtime(settings, name="cli") as runtime, working(runtime, (REBUILD, REINDEX)):
+        await record(runtime, "lore reindex", {"index": index})
+        if index is None and runtime.copy is not None:
+            documents = await runtime.copy.rebuild(_show)
+            return f"OpenSearch holds a new copy of {documents} documents."
+        lore = runtime.rag.lore
+        names = [index] if index is not None else [each.name for each in (await lore.list_indices(limit=10_000))[0]]
+        origin = Origin(chain=(operator(),), session=operator())
+        jobs = [await lore.importing.reindex(index_named(name), origin) for name in names]
+        done = [await runtime.rag.follow(Intake(job, []), _show) for job in jobs]
+    documents, passages = sum(each.documents for each in done), sum(each.passages for each in done)
+    return f"{documents} documents indexed anew, {passages} passages."
 
 
 @lore.command()

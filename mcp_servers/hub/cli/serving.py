@@ -17,7 +17,7 @@ from mcp_servers.hub.cli.context import data_dir_option, principal_of, run, sett
 from mcp_servers.hub.rooms import rooms_named
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, check_bind, serve_http, serve_stdio
-from mcp_servers.hub.worker import make_worker
+from mcp_servers.hub.worker import make_worker, stop
 
 
 @click.command()
@@ -102,6 +102,6 @@ async def _work(settings: Settings) -> None:
         found = make_worker(runtime)
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sig, found.stop)
+            loop.add_signal_handler(sig, stop, runtime, found)
         click.echo("Working.", err=True)
         await found.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +67,11 @@ async def _documents(hub: Hub, count: int) -> bool:
 
 
 @pytest.fixture
-def texts(tmp_path: Path) -> Iterator[list[str]]:
+def texts(tmp_path: Path) -> list[str]:
     """Two files to import."""
     for draft in (FERRY, BELL):
         (tmp_path / draft.origin).write_text(draft.body, "utf-8")
-    yield [str(tmp_path / FERRY.origin), str(tmp_path / BELL.origin)]
+    return [str(tmp_path / FERRY.origin), str(tmp_path / BELL.origin)]
 
 
 async def test_an_import_waits_for_its_vectors_only_where_it_is_told_to(data_dir: Path, texts: list[str]) -> None:

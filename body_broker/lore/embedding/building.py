@@ -1,0 +1,212 @@
+"""Owns the job that gives passages their vectors, and who enqueues it.
+
+What is to be done is read from the tables, never from a list: every current passage without a vector of the model that is wanted.
+So the job heals what any other left, a kill repeats one batch, and a run that finds nothing has done all.
+
+One job runs at a time, one may be queued behind it. A change keeps the queued one locked until it commits, so that nobody claims it
+before; where there is none, or it has been claimed, the change enqueues the next. So no change is missed by the last look of a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from body_broker.calls import Json
+from body_broker.lore import documents
+from body_broker.lore.embedding.making import Makers
+from body_broker.lore.embedding.models import Model, models, switch
+from body_broker.lore.embedding.vectors import checked, literal
+from body_broker.lore.embedding.words import Maker, ModelAway, Text, Vector
+from body_broker.lore.importing import IMPORT, REINDEX
+from body_broker.lore.index import Follower
+from body_broker.storage.postgres import Connection, Executor, Pool
+from body_broker.work import queue
+from body_broker.work.model import CHANNEL, Origin
+from body_broker.work.run import Run
+
+VECTORS = "lore_vectors"
+SERVICE = "service:lore"
+_ATTEMPTS = 20
+"""Over an hour with the worker's back-off; the next change of the lore or the next start then enqueues it anew."""
+_PRIORITY = -10
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('lore_vectors'))"
+_QUEUED = """
+SELECT id, pg_notify($2, 'ready ' || kind) FROM (
+    SELECT id, kind FROM work WHERE kind = $1 AND state = 'queued' AND NOT cancel_requested
+    ORDER BY ordinal LIMIT 1 FOR SHARE SKIP LOCKED) AS found
+"""
+_LACKING = """
+FROM lore_document d JOIN lore_edition e ON e.rev = d.rev JOIN lore_chunk c ON c.rev = d.rev
+WHERE NOT EXISTS (
+    SELECT FROM lore_vector v WHERE v.rev = c.rev AND v.ordinal = c.ordinal AND v.model_id = $1::integer)
+"""
+_NEXT = f"""
+SELECT c.rev, c.ordinal, d.index_id, e.title, c.heading, c.content {_LACKING}
+    AND (c.rev, c.ordinal) > ($2::bigint, $3::integer)
+ORDER BY c.rev, c.ordinal LIMIT $4::integer
+"""  # a constant
+_SIZE = f"""
+SELECT (SELECT coalesce(sum(chunks), 0) FROM lore_posting_total JOIN lore_document USING (rev)) AS passages,
+       (SELECT count(*) {_LACKING}) AS lacking
+"""  # noqa: S608  # a constant
+# From here on the model stays until the transaction ends.
+_HOLD = "SELECT dimensions FROM lore_model WHERE id = $1::integer FOR KEY SHARE"
+_MEASURE = "UPDATE lore_model SET dimensions = $2::integer WHERE id = $1::integer AND dimensions IS NULL"
+_ADD = """
+INSERT INTO lore_vector (rev, ordinal, model_id, part, index_id, embedding)
+SELECT rev, ordinal, $1::integer, part, index_id, embedding::vector
+FROM unnest($2::bigint[], $3::integer[], $4::smallint[], $5::integer[], $6::text[])
+    AS given (rev, ordinal, part, index_id, embedding)
+ON CONFLICT DO NOTHING
+"""
+_WHOLE = """
+SELECT d.rev, d.index_id FROM lore_document d WHERE d.rev = ANY ($2::bigint[]) AND NOT EXISTS (
+    SELECT FROM lore_chunk c WHERE c.rev = d.rev AND NOT EXISTS (
+        SELECT FROM lore_vector v WHERE v.rev = c.rev AND v.ordinal = c.ordinal AND v.model_id = $1::integer))
+"""
+_IMPORT_WAITS = (
+    "SELECT true FROM work WHERE state = 'queued' AND run_at <= clock_timestamp() AND kind = ANY ($1) LIMIT 1"
+)
+
+
+async def enqueue(connection: Connection) -> None:
+    """See that a run of the job begins after this transaction's commit.
+
+    Args:
+        connection: In the transaction whose changes it is to find.
+    """
+    if await connection.fetchrow(_QUEUED, VECTORS, CHANNEL) is not None:
+        return
+    await connection.execute(_LOCK)  # whoever is about to enqueue one commits first
+    if await connection.fetchrow(_QUEUED, VECTORS, CHANNEL) is not None:
+        return
+    await queue.enqueue(
+        connection,
+        VECTORS,
+        {},
+        origin=Origin(chain=(SERVICE,), session=SERVICE),
+        priority=_PRIORITY,
+        limit_key=VECTORS,
+        attempts_max=_ATTEMPTS,
+    )
+
+
+async def lacking(connection: Executor, model: Model) -> tuple[int, int]:
+    """Current passages, and how many of them have no vector of the model."""
+    row = await connection.fetchrow(_SIZE, model.id)
+    assert row is not None, "sums are a row"
+    return int(row["passages"]), row["lacking"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    rows: Sequence[asyncpg.Record]
+    vectors: Sequence[Sequence[Vector]]
+
+    def revs(self) -> list[int]:
+        return sorted({row["rev"] for row in self.rows})
+
+
+class Building:
+    """Gives passages their vectors; the worker's handler.
+
+    Args:
+        pool: Where lore lies.
+        makers: What makes vectors here.
+        followers: Told of each rev that has all its vectors, and of a model that serves from now on.
+    """
+
+    def __init__(self, pool: Pool, makers: Makers, followers: Sequence[Follower]) -> None:
+        self._pool, self._makers, self._followers = pool, makers, tuple(followers)
+        self._runs: set[Run] = set()
+
+    def hand_back(self) -> None:
+        """Give up the job where it stands, for another worker or a later start: what is done is kept."""
+        for run in self._runs:
+            run.interrupt("stopping")
+
+    async def perform(self, run: Run) -> Json:
+        """Work until every current passage has a vector of the model that is wanted, which then serves."""
+        self._runs.add(run)
+        try:
+            while True:
+                found = await models(self._pool)
+                if not found:
+                    return {"passages": 0}
+                made = await self._build(run, found[-1])
+                if made is not None:
+                    return {"passages": made, "model": found[-1].name}
+        finally:
+            self._runs.discard(run)
+
+    async def _build(self, run: Run, model: Model) -> int | None:
+        """Passages that were given their vectors; None where another model is wanted meanwhile."""
+        maker = self._makers.of(model)
+        if maker is None:
+            raise ModelAway(
+                "The model that is wanted cannot be asked from here: this process has other settings.",
+                next_step="Give every hub and worker the same BODY_BROKER_EMBEDDINGS; the one started last decides.",
+            )
+        passages, left = await lacking(self._pool, model)
+        done, made = passages - left, 0
+        await run.progress(done, passages, f"{done} of {passages} passages have their vector")
+        place = (0, -1)
+        while True:
+            rows = await self._pool.fetch(_NEXT, model.id, *place, maker.at_once)
+            if not rows and place == (0, -1):
+                return made if await self._serve(run, model) else None
+            if not rows:  # what became current meanwhile may lie before
+                place = (0, -1)
+                continue
+            batch = _Batch(rows, await self._made(maker, model, rows))
+            async with run.fenced() as connection:
+                if not await self._store(connection, model, batch):
+                    return None
+            place = (rows[-1]["rev"], rows[-1]["ordinal"])
+            made += len(rows)
+            done = min(done + len(rows), passages)
+            await run.progress(done, passages, f"{done} of {passages} passages have their vector")
+            await self._let_imports_by(run)
+
+    async def _made(self, maker: Maker, model: Model, rows: Sequence[asyncpg.Record]) -> list[list[Vector]]:
+        texts = [Text(row["title"], row["heading"], row["content"]) for row in rows]
+        given = await maker.passages(texts)
+        flat = [numbers for several in given for numbers in several]
+        looked = iter(await asyncio.to_thread(checked, flat, count=len(flat), dimensions=model.dimensions))
+        return [[next(looked) for _ in several] for several in given]
+
+    async def _store(self, connection: Connection, model: Model, batch: _Batch) -> bool:
+        """Whether the model is still wanted; then the batch is stored, and followers know of each rev that is whole."""
+        there = await documents.lock_editions(connection, batch.revs())
+        held = await connection.fetchrow(_HOLD, model.id)
+        if held is None:
+            return False
+        entries = [
+            (row["rev"], row["ordinal"], part, row["index_id"], literal(vector))
+            for row, several in zip(batch.rows, batch.vectors, strict=True)
+            for part, vector in enumerate(several)
+            if row["rev"] in there  # else deleted, or replaced by a newer rev
+        ]
+        if entries:
+            await connection.execute(_MEASURE, model.id, len(batch.vectors[0][0]))
+            await connection.execute(_ADD, model.id, *map(list, zip(*entries, strict=True)))
+        for row in await connection.fetch(_WHOLE, model.id, sorted(there)):
+            for follower in self._followers:
+                await follower.changed(connection, row["index_id"], [row["rev"]], [])
+        return True
+
+    async def _serve(self, run: Run, model: Model) -> bool:
+        if model.state == "serving":
+            return True
+        async with run.fenced() as connection:
+            return await switch(connection, model, self._followers)
+
+    async def _let_imports_by(self, run: Run) -> None:
+        if await self._pool.fetchval(_IMPORT_WAITS, [IMPORT, REINDEX]):
+            run.interrupt("stopping")
+            await asyncio.sleep(0)

@@ -1,0 +1,6 @@
+-- Rows as the program of schema 3 left them, from a real hub; its root key is the tests'. Not generated anew: they are the past.
+INSERT INTO login (sid, principal, began_at, ended_at, ended_by) VALUES ('ses_-Cy8DIIhyYZenVLhh6kUGY4v', 'person:anna', '2026-11-21 17:16:42.056099+00', NULL, NULL);
+INSERT INTO signing_key (kid, public_key, private_sealed, created_at, retired_at, verifies_until) VALUES ('key_65590a41c43d4385', '\xe4c745bf6befe600d29ce2474e4a30032443be53f0a439bb1928b6f7d58a2325', '\x0bdfffbc0026a62ea9f9d45938e2df4848059ff9f6a59a33c4e59252af7e3c3d7748232d3f80aad865670cccfab789a6006bc52ecbb784920a25bbe0', '2026-11-21 17:16:42.05241+00', NULL, NULL);
+INSERT INTO login_token (jti, sid, kid, issued_at, expires_at, revoked_at, revoked_by) VALUES ('tok_hOJJLF00Bw7mKfoPGspxjepT', 'ses_-Cy8DIIhyYZenVLhh6kUGY4v', 'key_65590a41c43d4385', '2026-11-21 17:16:42.051878+00', '2026-11-21 18:16:42+00', NULL, NULL);
+INSERT INTO principal_role (principal, role, granted_at, granted_by) VALUES ('person:anna', 'designer', '2026-11-21 17:16:42.056099+00', 'operator');
+INSERT INTO session_witness (session, requester, nonce, did, began_at, tainted_at, tainted_by, clearing, cleared_at, cleared_by) VALUES ('ses_-Cy8DIIhyYZenVLhh6kUGY4v', 'person:anna', 'e74995320954a53bd3f5b42aad0b871a', '{retrieval}', '2026-11-21 17:16:42.196531+00', NULL, NULL, NULL, NULL, NULL);
