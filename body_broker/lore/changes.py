@@ -25,7 +25,7 @@ WITH anew AS MATERIALIZED (
         WHEN e.effect <> 'imported' THEN e.effect
         WHEN EXISTS (SELECT FROM lore_effect b WHERE b.document_id = e.document_id AND b.effect = 'imported' AND b.id < e.id)
         THEN 'replaced' ELSE 'imported' END AS kind
-    FROM lore_effect e WHERE e.at >= $1::timestamptz AND (e.rev IS NULL OR NOT EXISTS (SELECT FROM anew WHERE anew.rev = e.rev))
+    FROM lore_effect e WHERE e.at >= $1::timestamptz AND (e.effect <> 'imported' OR NOT EXISTS (SELECT FROM anew WHERE anew.rev = e.rev))
 ), net AS (
     SELECT DISTINCT ON (document_id, kind = 'approved') * FROM happened
     ORDER BY document_id, kind = 'approved', kind = 'deleted' DESC, kind = 'imported' DESC, id DESC

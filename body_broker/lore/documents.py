@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import orjson
 
 from body_broker.calls import Receipt
-from body_broker.errors import NotFound
+from body_broker.errors import Conflict, NotFound
 from body_broker.lore.chunks import Chunk
 from body_broker.lore.model import Draft, Format
 from body_broker.storage.postgres import Connection, Executor
@@ -54,6 +54,15 @@ async def index_id(connection: Executor, name: str, *, make: bool = False) -> in
     if make:
         await connection.execute("INSERT INTO lore_index (name) VALUES ($1) ON CONFLICT (name) DO NOTHING", name)
     return await connection.fetchval("SELECT id FROM lore_index WHERE name = $1", name)
+
+
+async def holds_any(connection: Executor, index: int) -> bool:
+    """Whether readers see a document in an index."""
+    return bool(
+        await connection.fetchval(
+            "SELECT true FROM lore_document WHERE index_id = $1::integer AND rev IS NOT NULL LIMIT 1", index
+        )
+    )
 
 
 async def present(connection: Connection, index: int, hashes: Sequence[str], *, canon: bool) -> dict[str, str]:
@@ -115,16 +124,26 @@ async def add_editions(
     return [(ids[origin], revs[ids[origin]]) for origin in origins]
 
 
+_COPY = """
+INSERT INTO lore_edition (document_id, title, format, characters, content_hash, knowledge, job_id)
+SELECT e.document_id, e.title, e.format, e.characters, e.content_hash, e.knowledge, $2
+FROM lore_document d JOIN lore_edition e ON e.rev = d.rev
+WHERE d.index_id = $1::integer AND NOT EXISTS (
+    SELECT FROM lore_edition p JOIN work w ON w.id = p.job_id WHERE p.document_id = d.id AND p.rev > d.rev
+    AND w.state IN ('waiting', 'queued', 'running', 'unknown'))
+ORDER BY d.rev RETURNING rev
+"""
+
+
 async def copy_editions(connection: Connection, index: int, job_id: str) -> list[int]:
-    """New revs with the current text of every document of an index: what indexing it anew works on."""
-    rows = await connection.fetch(
-        "INSERT INTO lore_edition (document_id, title, format, characters, content_hash, knowledge, job_id)"
-        " SELECT e.document_id, e.title, e.format, e.characters, e.content_hash, e.knowledge, $2"
-        " FROM lore_document d JOIN lore_edition e ON e.rev = d.rev WHERE d.index_id = $1::integer ORDER BY d.rev"
-        " RETURNING rev",
-        index,
-        job_id,
+    """New revs with the current text of the documents of an index: what indexing it anew works on.
+
+    A document whose newer text is being brought in is left to that: a copy of the older one would come after it and undo it.
+    """
+    await connection.execute(
+        "SELECT FROM lore_document WHERE index_id = $1::integer AND rev IS NOT NULL ORDER BY id FOR UPDATE", index
     )
+    rows = await connection.fetch(_COPY, index, job_id)
     revs = [row["rev"] for row in rows]
     await connection.execute(
         "INSERT INTO lore_page (rev, page, content) SELECT made.rev, p.page, p.content FROM lore_edition made"
@@ -268,12 +287,36 @@ async def index_of(connection: Executor, document_id: str) -> int | None:
     return await connection.fetchval("SELECT index_id FROM lore_document WHERE id = $1", document_id)
 
 
-async def approve(connection: Connection, document_id: str, effect: Effect) -> tuple[int, int]:
-    """Take an outside document into the canon; the number of its index, and its rev.
+async def approve(
+    connection: Connection, document_id: str, effect: Effect, *, rev: int | None = None
+) -> tuple[int, int]:
+    """Take the text that readers see of an outside document into the canon; the number of its index, and the text's rev.
+
+    Args:
+        connection: In a transaction.
+        document_id: The document.
+        effect: Who does it.
+        rev: The text that was read before it was approved; None is whatever is there.
 
     Raises:
         NotFound: There is no such document from outside.
+        Conflict: It has another text than that, or another one is being brought in, which nobody has read yet.
     """
+    locked = await connection.fetchrow(
+        "SELECT index_id, rev FROM lore_document WHERE id = $1 AND NOT canon AND rev IS NOT NULL FOR UPDATE",
+        document_id,
+    )
+    if locked is not None and rev is not None and locked["rev"] != rev:
+        raise Conflict("The document has another text by now.", next_step="Read it again, then approve what you read.")
+    # A second statement: whoever was waited for may have brought a newer text.
+    if await connection.fetchval(
+        "SELECT true FROM lore_document d JOIN lore_edition e ON e.document_id = d.id WHERE d.id = $1 AND e.rev > d.rev LIMIT 1",
+        document_id,
+    ):
+        raise Conflict(
+            "A newer text of the document is being brought in.",
+            next_step="Wait for its import, read it, then approve it.",
+        )
     changed = await connection.fetchrow(
         "UPDATE lore_document d SET canon = true WHERE id = $1 AND NOT canon AND rev IS NOT NULL AND NOT EXISTS ("
         "SELECT FROM lore_document o WHERE o.index_id = d.index_id AND o.source = d.source AND o.canon) RETURNING index_id, rev",
@@ -284,9 +327,10 @@ async def approve(connection: Connection, document_id: str, effect: Effect) -> t
             "There is no document from outside by that id, or the canon has one of its name.", next_step=_NO_DOCUMENT
         )
     await connection.execute(
-        "INSERT INTO lore_effect (effect, document_id, by, receipt_writer, receipt_sequence)"
-        " VALUES ('approved', $1, $2, $3, $4::bigint)",
+        "INSERT INTO lore_effect (effect, document_id, rev, by, receipt_writer, receipt_sequence)"
+        " VALUES ('approved', $1, $2::bigint, $3, $4, $5::bigint)",
         document_id,
+        changed["rev"],
         *effect.columns(),
     )
     return changed["index_id"], changed["rev"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, NotFound, TooLarge
+from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
 from body_broker.lore import documents
 from body_broker.lore.chunks import CUTTER, Chunk, cut
 from body_broker.lore.documents import Edition, Effect
@@ -91,13 +91,19 @@ class Importing:
 
         Raises:
             NotFound: The index holds no document.
+            Conflict: All of them are being imported or indexed.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             number = await documents.index_id(connection, index)
-            job_id = new_id("job")
-            revs = [] if number is None else await documents.copy_editions(connection, number, job_id)
-            if not revs:
+            if number is None or not await documents.holds_any(connection, number):
                 raise NotFound("That index holds no document.", next_step="list_indices says which there are.")
+            job_id = new_id("job")
+            revs = await documents.copy_editions(connection, number, job_id)
+            if not revs:
+                raise Conflict(
+                    "Every document of that index is being imported or indexed now.",
+                    next_step="Wait for those jobs; then there may be nothing left to do.",
+                )
             return await queue.enqueue(
                 connection, REINDEX, {"revs": revs, "unchanged": 0}, origin=origin, work_id=job_id
             )

@@ -20,8 +20,8 @@ class Filter:
         source: Only the canon, or only what came from outside.
         documents: Only these, by id; empty is all.
         spoiler_max: Only documents whose `spoiler_level` is at most this; one without a level has none to spoil.
-        known_to: Only documents whose `known_by` names this one, or names nobody.
-        fields: Only documents whose metadata hold these values; of a list, one that holds it.
+        known_to: Only documents whose `known_by` names this one, or that have none.
+        fields: Only documents whose metadata hold these values, each alone or in a list.
     """
 
     source: Source | None = None

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -21,7 +21,7 @@ from body_broker.lore.model import (
     Draft,
     Format,
 )
-from body_broker.text import clean
+from body_broker.text import clean, is_clean
 
 _FORMATS: dict[str, Format] = {".txt": "text", ".text": "text", ".md": "markdown", ".markdown": "markdown"}
 _LINES = frozenset({".jsonl", ".ndjson"})
@@ -81,7 +81,7 @@ def make_draft(
         raise BadInput(f"{name} has no title.", next_step="Give it one.")
     if len(stored.encode()) > DOCUMENT_BYTES_MAX:
         raise _too_large(name)
-    known = knowledge or {}
+    known: dict[str, Any] = {_named(key, name): _cleaned(value, name) for key, value in (knowledge or {}).items()}
     if len(orjson.dumps(known)) > KNOWLEDGE_BYTES_MAX:
         raise TooLarge(f"The fields of {name} beside title and text have more than {KNOWLEDGE_BYTES_MAX} bytes.")
     _check_limits(known, name)
@@ -93,8 +93,24 @@ def _check_limits(known: dict[str, Any], name: str) -> None:
     level, names = known.get("spoiler_level", 0), known.get("known_by", [])
     if type(level) is not int or not 0 <= level <= SPOILER_LEVEL_MAX:
         raise BadInput(f"The spoiler_level of {name} is no whole number from 0 to {SPOILER_LEVEL_MAX}.")
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):  # pyright: ignore[reportUnknownVariableType] - JSON
-        raise BadInput(f"The known_by of {name} is no list of names.")
+    if "known_by" in known and (not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names)):  # pyright: ignore[reportUnknownVariableType] - JSON
+        raise BadInput(f"The known_by of {name} is no list of names.", next_step="Leave it out where all may be told.")
+
+
+def _named(key: str, name: str) -> str:
+    if not is_clean(key):
+        raise BadInput(f"A field of {name} has invisible characters in its name.")
+    return key
+
+
+def _cleaned(value: Any, name: str) -> Any:  # any JSON value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(each, name) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {_named(key, name): _cleaned(each, name) for key, each in cast("dict[str, Any]", value).items()}
+    return value
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:

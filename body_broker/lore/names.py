@@ -14,7 +14,9 @@ WITH here AS (
 ), named AS (
     SELECT title AS name, canon FROM here
     UNION ALL
-    SELECT regexp_replace(c.heading, '^.* › ', ''), h.canon FROM here h JOIN lore_chunk c ON c.rev = h.rev WHERE c.heading <> ''
+    SELECT regexp_replace(heading, '^.* › ', ''), canon FROM (
+        SELECT DISTINCT c.heading, h.canon FROM here h JOIN lore_chunk c ON c.rev = h.rev
+        WHERE c.heading <> '' AND length($2) >= 2) AS heard  -- every passage is looked at: not for one letter
 )
 SELECT name, bool_or(canon) AS canon FROM named WHERE strpos(lower(name), lower($2)) > 0
 GROUP BY name ORDER BY bool_or(canon) DESC, NOT starts_with(lower(name), lower($2)), name LIMIT $3::integer

@@ -45,7 +45,8 @@ def _some(given: str) -> str:
     return f"""
     SELECT d.rev FROM lore_document d JOIN lore_edition e ON e.rev = d.rev, (SELECT {given}::text::jsonb AS given) AS filter
     WHERE d.index_id = $1::integer AND (NOT given ? 'canon' OR d.canon = (given ->> 'canon')::boolean)
-      AND (NOT given ? 'documents' OR given -> 'documents' ? d.id) AND e.knowledge @> (given -> 'fields')
+      AND (NOT given ? 'documents' OR given -> 'documents' ? d.id) AND NOT EXISTS (
+        SELECT FROM jsonb_each(given -> 'fields') AS wanted WHERE NOT coalesce(e.knowledge -> wanted.key @> wanted.value, false))
       AND lore_may_tell(e.knowledge, (given ->> 'spoiler_max')::integer, given ->> 'known_to')"""  # noqa: S608 - a parameter's number
 
 

@@ -49,11 +49,13 @@ class Ranked:
         hits: The best first; some may be of revs that are gone.
         missing: What could not be asked, or not whole.
         wordless: The text has no word to search for.
+        by: What ranked them: each way, the index that answered, the model. Pages of one query fit together only by the same.
         copied: Hits came from an index that holds copies.
     """
 
     hits: list[Hit] = field(default_factory=list[Hit])
     missing: set[Missing] = field(default_factory=set[Missing])
+    by: set[str] = field(default_factory=set[str])
     wordless: bool = False
     copied: bool = False
 
@@ -90,7 +92,7 @@ class Ranking:
                 asked.index_id, asked.text, limit=CANDIDATES, per_document=asked.alone, where=asked.where
             )
 
-        found = await self._first(ask, ranked)
+        found = await self._first(ask, ranked, "words")
         if found is not None and found.missing:
             ranked.missing.add("copy_behind")
         return found
@@ -111,12 +113,12 @@ class Ranking:
                 asked.index_id, query, limit=CANDIDATES, per_document=asked.alone, where=asked.where
             )
 
-        found = await self._first(ask, ranked)
+        found = await self._first(ask, ranked, f"meaning {query.model_id}")
         if found.missing:
             ranked.missing.add("vectors_incomplete")
         return found
 
-    async def _first(self, ask: Callable[[SearchIndex], Awaitable[T]], ranked: Ranked) -> T:
+    async def _first(self, ask: Callable[[SearchIndex], Awaitable[T]], ranked: Ranked, way: str) -> T:
         """The copy's answer, else the index's own."""
         if self._copy is not None:
             try:
@@ -125,5 +127,7 @@ class Ranking:
                 ranked.missing.add("copy")
             else:
                 ranked.copied = True
+                ranked.by.add(f"{way} {self._copy.name}")
                 return found
+        ranked.by.add(f"{way} {self._index.name}")
         return await ask(self._index)

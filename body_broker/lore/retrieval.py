@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput
+from body_broker.errors import BadInput, Conflict
 from body_broker.lore import context, documents, reading
 from body_broker.lore.documents import Effect
 from body_broker.lore.importing import Announce, Importing, announce_nothing
@@ -107,6 +107,7 @@ class Lore:
 
         Raises:
             BadInput: `after` belongs to another question.
+            Conflict: What answers now ranks otherwise than what answered the page before.
         """
         limit = max(1, min(limit, PASSAGES_MAX))
         words = clean(query)[:QUERY_CHARACTERS_MAX]
@@ -127,9 +128,15 @@ class Lore:
             if len(found) == len(hits[offset : offset + limit]):
                 break
         reached = min(offset + limit, DEPTH_MAX)
+        if after is not None and after.get("ranked") != sorted(ranked.by):
+            raise Conflict(
+                "The search is answered in another way than the page before was: pages would not fit together.",
+                next_step="Leave the cursor out to begin anew.",
+            )
         more = len(hits) > reached and reached < DEPTH_MAX
-        reason = None if found or offset else _why_nothing(ranked, index)
-        return Page(found, {"offset": reached, "asked": asked} if more else None, sorted(ranked.missing), reason)
+        state = {"offset": reached, "asked": asked, "ranked": sorted(ranked.by)} if more else None
+        reason = None if found or offset else _why_nothing(ranked, question, index)
+        return Page(found, state, sorted(ranked.missing), reason)
 
     async def retrieve_context(
         self, index: str, topic: str, *, limit: int, token_budget: int, where: Filter = EVERYTHING
@@ -180,17 +187,24 @@ class Lore:
             await self._announce(document_uri(document_id))
         return bool(revs)
 
-    async def approve(self, document_id: str, effect: Effect) -> None:
-        """Take an outside document into the canon: what a person does, never an agent by itself.
+    async def approve(self, document_id: str, effect: Effect, *, rev: int | None = None) -> int:
+        """Take an outside document into the canon: what a person does, never an agent by itself. The rev of its text.
+
+        Args:
+            document_id: The document.
+            effect: Who does it.
+            rev: The text that was read; None is whatever is there.
 
         Raises:
             NotFound: There is no document from outside by that id.
+            Conflict: It has another text than that, or one is being brought in that nobody has read.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            index_id, rev = await documents.approve(connection, document_id, effect)
+            index_id, current = await documents.approve(connection, document_id, effect, rev=rev)
             for follower in self._followers:
-                await follower.changed(connection, index_id, [rev], [])
+                await follower.changed(connection, index_id, [current], [])
         await self._announce(document_uri(document_id))
+        return current
 
     async def _number(self, index: str) -> int | None:
         # An index is never deleted, so a number once read stays true.
@@ -202,12 +216,15 @@ class Lore:
         return self._numbers[index]
 
 
-def _why_nothing(ranked: Ranked, index: str) -> str:
+def _why_nothing(ranked: Ranked, asked: Asked, index: str) -> str:
+    if asked.by == "meaning" and "vectors" in ranked.missing:
+        return _NO_VECTORS
     if ranked.wordless:
         return _NO_WORDS
-    if "vectors" in ranked.missing and not ranked.hits:
-        return f"Nothing in {shown(index)} has a word of the query."
-    return f"Nothing in {shown(index)} answers that, with these filters."
+    filtered = "" if asked.where.everything else " that these filters let through"
+    if "vectors" in ranked.missing:
+        return f"Nothing in {shown(index)}{filtered} has a word of the query."
+    return f"Nothing in {shown(index)}{filtered} answers that."
 
 
 def _offset(after: Json, asked: str) -> int:

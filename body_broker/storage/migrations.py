@@ -84,6 +84,11 @@ def _refuse_foreign(present: Sequence[tuple[int, str]], known: Sequence[Migratio
 async def _apply(connection: Connection, migration: Migration) -> None:
     try:
         await connection.execute(migration.sql, timeout=_PATIENCE_S)
+    except (asyncpg.FeatureNotSupportedError, asyncpg.UndefinedFileError, asyncpg.InsufficientPrivilegeError) as error:
+        raise StoreStartError(
+            f"Migration {migration.number} ({migration.name}) needs something that this PostgreSQL does not give it.",
+            next_step="Install pgvector 0.7 or newer, and let an administrator of the database run CREATE EXTENSION vector.",
+        ) from error
     except asyncpg.PostgresError as error:
         raise StoreStartError(f"Migration {migration.number} ({migration.name}) does not apply.") from error
     await connection.execute(

@@ -9,19 +9,34 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from body_broker.calls import Arguments, Call, Operation, Prompt, Resource, Suggestions
+from body_broker.errors import BadInput
+from body_broker.text import clean
 
 VALUE_CHARACTERS_MAX = 1_000
 _MARK = "completing"
 _KEPT = 256
 
 
-@lru_cache(maxsize=_KEPT)
 def completion_of(operation: Operation, argument: str) -> Operation:
     """A row that is decided, limited and recorded as `operation` is, by its name, group and modifiers, and that runs its completer.
 
     Its arguments are those of `operation`, but none is required; policies see what is there. On the audit
-    `completing` names the argument. One that nothing completes has no suggestions; one that is not there is refused as bad input.
+    `completing` names the argument. One that nothing completes has no suggestions.
+
+    Raises:
+        BadInput: The operation has no such argument.
     """
+    # What is kept is bounded by the rows, not by what clients send.
+    if argument not in operation.arguments.model_fields:
+        raise BadInput(
+            f"{operation.name} has no argument {clean(argument, limit=64)!r}.",
+            next_step="prompts/list names the arguments of each.",
+        )
+    return _completion(operation, argument)
+
+
+@lru_cache(maxsize=_KEPT)
+def _completion(operation: Operation, argument: str) -> Operation:
     complete = operation.completes.get(argument) if isinstance(operation, Prompt | Resource) else None
 
     async def run(arguments: Arguments, call: Call, services: Any) -> Suggestions:  # services: a room's own type
@@ -40,7 +55,6 @@ def _partial(model: type[Arguments], argument: str) -> type[Arguments]:
         name: (field.rebuild_annotation() | None, None) if field.is_required() else (field.annotation, field)
         for name, field in model.model_fields.items()
     }
-    if argument in fields:
-        fields[argument] = (Annotated[str, Field(max_length=VALUE_CHARACTERS_MAX)], ...)
+    fields[argument] = (Annotated[str, Field(max_length=VALUE_CHARACTERS_MAX)], ...)
     fields[_MARK] = (Literal[argument], argument)
     return create_model(f"{model.__name__}Completing", __base__=Arguments, **fields)

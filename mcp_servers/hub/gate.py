@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-
-import orjson
-from pydantic import ValidationError
+from typing import Literal
 
 from body_broker.audit.auditor import Auditor
 from body_broker.audit.record import Record
 from body_broker.calls import (
-    Arguments,
     Call,
     Caller,
     CursorSeal,
     Issuer,
-    Json,
     Operation,
     Receipt,
     Result,
@@ -27,7 +21,6 @@ from body_broker.calls import (
 )
 from body_broker.errors import (
     ApprovalRequired,
-    BadInput,
     BodyBrokerError,
     DeadlineExceeded,
     Denied,
@@ -37,18 +30,17 @@ from body_broker.errors import (
     Unavailable,
     UnknownTool,
 )
-from body_broker.inputs import NO_INPUTS, AskClient, Inputs
+from body_broker.inputs import AskClient
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
-from body_broker.text import digest, new_id
-from mcp_servers.hub.completing import completion_of
-from mcp_servers.hub.guard import clean_arguments
+from body_broker.text import new_id
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.passage import Passage, Row
 from mcp_servers.hub.requests import Answer, Request, kind_of
 from mcp_servers.hub.rounds import Rounds
-from mcp_servers.hub.sessions import Sessions, SessionState
+from mcp_servers.hub.sessions import Sessions
 from policies.decision import Allow, Ask, Deny, Question, chain_of
 from policies.engine import Policy
 
@@ -59,46 +51,6 @@ _STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
 # Groups and modifiers whose rules read taint: there the session is read from the store, not from memory (DESIGN.md §4).
 _TAINT_GATED_GROUPS = frozenset({"queued", "security_scan", "write", "admin_change"})
 _TAINT_GATED_MODIFIERS = frozenset({"external", "destructive"})
-
-
-class _Row(NamedTuple):
-    """One served operation and what the gate must know of its classification."""
-
-    operation: Operation
-    server: str
-    group: str
-    taint_gated: bool
-
-
-@dataclass(slots=True)
-class _Passage:
-    """One request on its way through the gate; each step adds what it found."""
-
-    request: Request
-    id: str
-    began: float
-    caller: Caller
-    row: _Row
-    arguments: Arguments | None = None
-    values: dict[str, Json] = field(default_factory=dict[str, Json])
-    session: SessionState | None = None
-    receipt: Receipt | None = None
-    inputs: Inputs = NO_INPUTS
-
-    @property
-    def operation(self) -> Operation:
-        """What is to be run."""
-        return self.row.operation
-
-    @property
-    def bound_to(self) -> str:
-        """What the state between two rounds is bound to: who calls what with which arguments."""
-        return f"{self.caller.requester} {self.operation.kind} {self.operation.name} {digest(self.values)}"
-
-    def body(self) -> bytes:
-        """What the audit keeps of it: the arguments, and beside them what else the client said."""
-        said = {"@answers": self.inputs.answers} if self.inputs.answers else {}
-        return orjson.dumps(self.values | said if said else self.values, option=orjson.OPT_SORT_KEYS)
 
 
 class Gate:
@@ -141,14 +93,14 @@ class Gate:
         self._issuer = Issuer("gate")
         self._effects: set[asyncio.Task[Result]] = set()
 
-    def _row(self, operation: Operation, server: str) -> _Row:
+    def _row(self, operation: Operation, server: str) -> Row:
         entry = self.policy.catalogue.entries[operation.name]
         gated = (
             operation.effect != "none"
             or entry.group in _TAINT_GATED_GROUPS
             or not entry.modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
         )
-        return _Row(operation, server, entry.group, gated)
+        return Row(operation, server, entry.group, gated)
 
     async def run(self, request: Request) -> Answer:
         """The answer to one request, or the error that refused it; the same path for tools, resources, prompts and nested calls.
@@ -163,9 +115,7 @@ class Gate:
         row = self._rows.get((request.kind, request.name))
         if row is None:
             return await self._unknown(request, request.caller, began)
-        if request.completing is not None:
-            row = row._replace(operation=completion_of(row.operation, request.completing))
-        passage = _Passage(request, new_id("call"), began, request.caller, row)
+        passage = Passage(request, new_id("call"), began, request.caller, row)
         await self._enter(passage)
         self.metrics.open_calls.inc()
         outcome = "ok"
@@ -185,7 +135,7 @@ class Gate:
             self._limits.leave(passage.caller)
             self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
 
-    async def _enter(self, passage: _Passage) -> None:
+    async def _enter(self, passage: Passage) -> None:
         """Step 4's limits come first of all: what they refuse costs nothing more, and is on the chain like any refusal."""
         try:
             await self._limits.enter(passage.caller)
@@ -201,37 +151,21 @@ class Gate:
         while self._effects:
             await asyncio.wait(self._effects)
 
-    async def _pass(self, passage: _Passage) -> Answer:
+    async def _pass(self, passage: Passage) -> Answer:
         try:
-            self._check(passage)
+            passage.check(self._rounds)
             await self._decide(passage)
-            if passage.operation.needs and passage.operation.needs not in self.configured:
-                raise _not_configured(passage.operation.needs)
+            self._require_configured(passage.operation.needs)
             await self._record(passage)
-        except BodyBrokerError as error:
-            self._refused(passage, error)
-            raise
+        except Exception as error:
+            told = self._mapped(error, passage)
+            self._refused(passage, told)
+            if told is error:
+                raise
+            raise told from error
         return await self._tell(passage, await self._do(passage))
 
-    def _check(self, passage: _Passage) -> None:
-        """Steps 2 and 3: one normalised dict is checked, decided, hashed, run and audited."""
-        passage.values = clean_arguments(passage.request.arguments)
-        try:
-            passage.arguments = passage.operation.arguments.model_validate(passage.values)
-        except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}"
-                for p in error.errors(include_input=False, include_url=False)
-            ]
-            raise BadInput(
-                f"The arguments do not fit {passage.operation.name}: {'; '.join(problems[:5])}.",
-                details={"problems": problems[:20]},
-            ) from error
-        passage.values = passage.arguments.model_dump(mode="json")
-        if passage.operation.asks and passage.request.sent is not None:
-            passage.inputs = self._rounds.read(passage.bound_to, passage.request.sent)
-
-    async def _decide(self, passage: _Passage) -> None:
+    async def _decide(self, passage: Passage) -> None:
         """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
         operation, caller = passage.operation, passage.caller
         passage.session = await self._sessions.enter(caller, fresh=passage.row.taint_gated)
@@ -253,13 +187,17 @@ class Gate:
             raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
         raise _approval_required(operation.name, decision)
 
-    async def _record(self, passage: _Passage) -> None:
+    def _require_configured(self, setting: str | None) -> None:
+        if setting and setting not in self.configured:
+            raise _not_configured(setting)
+
+    async def _record(self, passage: Passage) -> None:
         """Step 6: the decision is on the chain, and durable before an effect begins."""
         passage.receipt = self._add(passage, "decision", "allow", (), passage.body())
         if passage.operation.effect != "none":
             await self._auditor.durable(passage.receipt)
 
-    async def _do(self, passage: _Passage) -> Result:
+    async def _do(self, passage: Passage) -> Result:
         """Step 7: the operation itself. A disconnect cancels a read, never an effect once begun."""
         operation = passage.operation
         call = Call(
@@ -282,7 +220,7 @@ class Gate:
         task.add_done_callback(self._effects.discard)
         return await asyncio.shield(task)
 
-    async def _run(self, passage: _Passage, call: Call) -> Result:
+    async def _run(self, passage: Passage, call: Call) -> Result:
         """The operation under its deadline; whatever goes wrong is recorded as the outcome of its decision."""
         outcome = "ok"
         try:
@@ -299,7 +237,7 @@ class Gate:
             if outcome != "ok" or passage.operation.effect != "none":
                 self._record_outcome(passage, outcome)
 
-    def _mapped(self, error: Exception, passage: _Passage) -> BodyBrokerError:
+    def _mapped(self, error: Exception, passage: Passage) -> BodyBrokerError:
         """What is told of an exception; the one place where something unexpected is caught."""
         name = passage.operation.name
         if isinstance(error, AskClient) and error.state is not None:
@@ -314,14 +252,14 @@ class Gate:
         log.error("operation_failed", operation=name, call=passage.id, exc_info=error)
         return InternalError(f"{name} failed inside the hub.", details={"call_id": passage.id})
 
-    def _record_outcome(self, passage: _Passage, outcome: str) -> None:
+    def _record_outcome(self, passage: Passage, outcome: str) -> None:
         """The second record. An effect that happened is not told as a failure because its outcome could not be queued."""
         try:
             self._add(passage, "outcome", outcome, (), None)
         except Unavailable:
             log.exception("outcome_not_recorded", operation=passage.operation.name, call=passage.id)
 
-    async def _tell(self, passage: _Passage, result: Result) -> Answer:
+    async def _tell(self, passage: Passage, result: Result) -> Answer:
         """Step 8: what the session now has read is stored before the answer leaves."""
         output = passage.operation.output
         outside = output == "outside" or (output == "as_marked" and result.outside())
@@ -329,7 +267,7 @@ class Gate:
             await self._sessions.taint(passage.caller, passage.operation.name)
         return Answer(call_id=passage.id, operation=passage.operation, result=result, outside=outside)
 
-    def _refused(self, passage: _Passage, error: BodyBrokerError) -> None:
+    def _refused(self, passage: Passage, error: BodyBrokerError) -> None:
         """Refusals of every step are on the chain too; an Ask as `asked`."""
         rules = error.details.get("rules")
         kind = "asked" if isinstance(error, ApprovalRequired) else "refusal"
@@ -338,7 +276,7 @@ class Gate:
 
     def _add(
         self,
-        passage: _Passage,
+        passage: Passage,
         kind: Literal["decision", "outcome", "refusal", "asked"],
         verdict: str,
         rules: tuple[str, ...],

@@ -11,6 +11,8 @@ from body_broker.text import clean, is_clean
 DEPTH_MAX = 16
 VALUES_MAX = 20_000
 CHARACTERS_MAX = 3_000_000
+INTEGER_MAX = 2**63 - 1
+"""What JSON can be written with again for the audit, and what PostgreSQL's bigint holds."""
 
 
 def clean_arguments(raw: Json) -> dict[str, Json]:
@@ -19,7 +21,7 @@ def clean_arguments(raw: Json) -> dict[str, Json]:
     What comes back is the one dict that is then validated, decided on, hashed, run and audited (DESIGN.md §2, steps 2-3).
 
     Raises:
-        BadInput: Not an object, a number that is not finite, or a key with invisible characters.
+        BadInput: Not an object, a number that is not finite or too large, or a key with invisible characters.
         TooLarge: Deeper, longer or more than the limits above.
     """
     if raw is None:
@@ -62,6 +64,8 @@ class _Cleaner:
             return clean(found)
         if isinstance(found, float) and not math.isfinite(found):
             raise BadInput("A number in the arguments is not finite.")
+        if isinstance(found, int) and not -INTEGER_MAX <= found <= INTEGER_MAX:
+            raise BadInput("A whole number in the arguments has more than 63 bits.")
         if isinstance(found, dict):
             return self.object(found, depth + 1)  # pyright: ignore[reportUnknownArgumentType] - keys are checked inside
         if isinstance(found, list):

@@ -33,7 +33,7 @@ def progress_of(ctx: ServerRequestContext[Any, Any], caller: Caller, bus: EventB
             await ctx.session.report_progress(done, total, message)
         if message is not None:
             level = meta.get(LOG_LEVEL_META_KEY) if modern else await bus.log_level(caller.session)
-            if level in _HEARD_AT:
+            if isinstance(level, str) and level in _HEARD_AT:
                 line = types.LoggingMessageNotificationParams(level="info", logger="body-broker", data=message)
                 await ctx.session.send_notification(types.LoggingMessageNotification(params=line), ctx.request_id)
 

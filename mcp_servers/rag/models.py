@@ -147,6 +147,7 @@ class DocumentText(Result):
     title: str
     index: str
     source: Source
+    rev: int
     characters: int
     start: int
     end: int
@@ -164,7 +165,7 @@ class DocumentText(Result):
             if self.next_start is None
             else f"\n\n[{self.characters} characters; read on with start={self.next_start}.]"
         )
-        return f"{self.title} [{self.doc_id} {self.start}-{self.end}, {self.source}]\n{self.content}{more}"
+        return f"{self.title} [{self.doc_id} {self.start}-{self.end}, {self.source}, revision {self.rev}]\n{self.content}{more}"
 
 
 class ListIndices(Arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -21,6 +22,9 @@ from mcp_servers.rag.services import Services
 _BRIEF_TOKENS = 3_000
 _CANON_TOKENS = 4_000
 _CANON_PASSAGES = 24
+_CANON_S = 20.0
+"""A scene asks twenty questions; what is found by then is told, well within a call's time."""
+_AT_ONCE = 4
 _PIECE_CHARACTERS = 1_500
 _NAMES_MAX = 12
 _CHANGES_TOLD = 200
@@ -88,14 +92,23 @@ async def find_canon(arguments: FindCanon, _call: Call, services: Services) -> P
     passages: list[Passage] = []
     unavailable: set[Missing] = set()
     left = _CANON_TOKENS
-    for question in (*named, *_pieces(scene)):
-        found = await lore.retrieve_context(index, question, limit=2, token_budget=max(100, left // 4))
-        fresh = [passage for passage in found.passages if not any(_overlap(passage, known) for known in passages)]
-        passages += fresh
-        unavailable.update(found.unavailable)
-        left -= sum(len(passage.content.encode()) // 4 + 1 for passage in fresh)
-        if left <= 0 or len(passages) >= _CANON_PASSAGES:
-            break
+    questions = [*named, *_pieces(scene)]
+    until = asyncio.get_running_loop().time() + _CANON_S
+    while questions and left > 0 and len(passages) < _CANON_PASSAGES and asyncio.get_running_loop().time() < until:
+        asked, questions = questions[:_AT_ONCE], questions[_AT_ONCE:]
+        budget = max(100, left // 4)
+        for found in await asyncio.gather(
+            *(lore.retrieve_context(index, question, limit=2, token_budget=budget) for question in asked)
+        ):
+            fresh = [passage for passage in found.passages if not any(_overlap(passage, known) for known in passages)]
+            passages += fresh
+            unavailable.update(found.unavailable)
+            left -= sum(len(passage.content.encode()) // 4 + 1 for passage in fresh)
+    late = (
+        "Not the whole scene was looked up: searching took too long.\n\n"
+        if questions and asyncio.get_running_loop().time() >= until
+        else ""
+    )
     told = " ".join(passage.content for passage in passages).casefold()
     unsaid = [name for name in named if name.casefold() not in told]
     silent = (
@@ -107,7 +120,7 @@ async def find_canon(arguments: FindCanon, _call: Call, services: Services) -> P
             " that matters here, each claim cited as [number]. Name every contradiction between scene and lore: quote both and"
             " propose the smallest change to the scene. A passage marked outside is not canon: it contradicts nothing. Then say"
             f" what the scene adds that the lore leaves open. Use only the passages below. {_DATA}\n\n"
-            f"The scene:\n\n{scene}\n\nThe lore:\n\n{silent}{_cited(passages, unavailable)}"
+            f"The scene:\n\n{scene}\n\nThe lore:\n\n{late}{silent}{_cited(passages, unavailable)}"
         ),
         from_outside=_outside(passages),
     )
@@ -130,7 +143,7 @@ def moment(text: str) -> datetime | timedelta:
     """What somebody means by "7 days", "12 hours", a date or a date with its time; without a zone it is UTC.
 
     Raises:
-        BadInput: It is none of these, or longer ago than ten years.
+        BadInput: It is none of these, or more than ten years away.
     """
     asked = text.strip()
     if found := _AGE.fullmatch(asked):
@@ -140,10 +153,12 @@ def moment(text: str) -> datetime | timedelta:
     else:
         try:
             at = datetime.fromisoformat(asked)
-        except ValueError:
+            at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
             pass
         else:
-            return at if at.tzinfo else at.replace(tzinfo=UTC)
+            if abs(datetime.now(UTC) - at) <= timedelta(days=_DAYS_MAX):
+                return at
     raise BadInput(
         "since is no time.", next_step=f"Write it as 7 days, 12 hours or 2026-11-01; {_DAYS_MAX} days at most."
     )

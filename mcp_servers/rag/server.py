@@ -100,6 +100,7 @@ async def get_document(arguments: GetDocument, _call: Call, services: Services) 
         title=part.title,
         index=part.index,
         source=part.source,
+        rev=part.rev,
         characters=part.characters,
         start=part.start,
         end=part.end,

@@ -45,7 +45,10 @@ CREATE TABLE lore_copy_due (
 );
 CREATE INDEX lore_copy_due_index ON lore_copy_due (generation, index_id);
 
--- Whether somebody may be told of a document: its spoiler_level within a limit, and known_by naming them where it names anybody.
+-- What changed since a moment is asked by people.
+CREATE INDEX lore_effect_at ON lore_effect (at);
+
+-- Whether somebody may be told of a document: its spoiler_level within a limit, and known_by naming them where there is one.
 -- What is there but no such value is hidden from whoever asks with a limit.
 CREATE FUNCTION lore_may_tell(knowledge jsonb, spoiler_max integer, known_to text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

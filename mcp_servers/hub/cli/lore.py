@@ -179,16 +179,17 @@ async def _reindex(settings: Settings, index: str | None) -> str:
 @lore.command()
 @click.argument("document")
 @data_dir_option
-def approve(document: str, data_dir: Path | None) -> None:
+@click.option("--rev", type=int, default=None, help="The revision you read; another text is then refused.")
+def approve(document: str, rev: int | None, data_dir: Path | None) -> None:
     """Take DOCUMENT, which came from outside, into the canon: reading it taints nobody from then on."""
-    run(_approve(settings_of(data_dir), document))
-    click.echo(f"{document} is canon.")
+    approved = run(_approve(settings_of(data_dir), document, rev))
+    click.echo(f"{document} is canon, as of revision {approved}.")
 
 
-async def _approve(settings: Settings, document: str) -> None:
+async def _approve(settings: Settings, document: str, rev: int | None) -> int:
     async with open_runtime(settings, name="cli") as runtime:
         receipt = await record(runtime, "lore approve", {"document": document})
-        await runtime.rag.lore.approve(document, Effect(operator(), receipt))
+        return await runtime.rag.lore.approve(document, Effect(operator(), receipt), rev=rev)
 
 
 async def _show(done: float, total: float | None = None, message: str | None = None) -> None:

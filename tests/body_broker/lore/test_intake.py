@@ -167,11 +167,22 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, says: str) -> None:
         {"spoiler_level": True},
         {"known_by": "mira"},
         {"known_by": [1]},
+        {"known_by": []},
     ],
 )
 def test_whom_it_may_be_told_must_be_readable(known: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=r"spoiler_level|known_by"):
         make_draft("a.txt", "A", "Text.", "text", known)
+
+
+def test_metadata_is_cleaned_like_any_text_and_a_hidden_name_is_refused() -> None:
+    draft = make_draft(
+        "a.txt", "A", "Text.", "text", {"region": "no\0rth\u202e", "tags": ["s\0ea"], "more": {"x": "\0"}}
+    )
+
+    assert draft.knowledge == {"region": "north", "tags": ["sea"], "more": {"x": ""}}
+    with pytest.raises(BadInput):
+        make_draft("a.txt", "A", "Text.", "text", {"re\u202egion": 1})
 
 
 def test_metadata_of_an_import_stands_behind_a_documents_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, NotFound
+from body_broker.errors import BadInput, Conflict, NotFound
 from body_broker.lore import Lore, make_draft
 from body_broker.lore.context import fill, tokens
 from body_broker.lore.index import EVERYTHING, Filter, Found, Hit, IndexAway
@@ -179,7 +179,9 @@ async def test_where_the_copy_is_away_postgresql_answers_and_it_is_said(bench: B
         (Filter(known_to="mira"), {"plain", "late", "secret", "odd"}),
         (Filter(known_to="osric"), {"plain", "late", "odd"}),
         (Filter(fields={"region": "north"}), {"late"}),
-        (Filter(fields={"tags": ["sea"]}), {"plain"}),
+        (Filter(fields={"tags": "sea"}), {"plain"}),
+        (Filter(fields={"tags": ["sea", "night"]}), {"plain"}),
+        (Filter(fields={"tags": "sea", "region": "north"}), set[str]()),
         (Filter(source="outside"), set[str]()),
         (Filter(source="canon", spoiler_max=0), {"plain", "secret"}),
     ],
@@ -198,6 +200,27 @@ async def test_a_filter_narrows_what_is_found(bench: Bench, where: Filter, found
     page = await bench.lore.search("shared", "lantern", limit=10, where=where)
 
     assert {passage.title for passage in page.passages} == found
+
+
+async def test_pages_that_are_answered_in_two_ways_are_not_put_together(bench: Bench) -> None:
+    await bench.bring(*texts([f"Lantern {n}." for n in range(6)]))
+    StaleCopy.gone = []
+    copy = StaleCopy(bench.pool)
+    first = await Lore(bench.pool, copy=copy).search("shared", "lantern", limit=2)
+
+    assert first.after is not None
+    with pytest.raises(Conflict, match="another way"):
+        await bench.lore.search("shared", "lantern", limit=2, after=first.after)
+
+
+async def test_a_search_by_meaning_without_vectors_says_so_and_not_that_there_is_nothing(bench: Bench) -> None:
+    await bench.bring(text("A", "The lantern is red."))
+
+    page = await bench.lore.search("shared", "lantern", limit=5, by="meaning")
+
+    assert (page.passages, page.unavailable) == ([], ["vectors"])
+    assert page.reason is not None
+    assert "by meaning" in page.reason
 
 
 async def test_a_filter_by_document_finds_only_there(bench: Bench) -> None:

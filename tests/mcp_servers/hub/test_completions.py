@@ -9,6 +9,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
+from mcp_servers.hub.completing import _completion  # pyright: ignore[reportPrivateUsage]  # what it keeps is what is tested
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.wire import OUTSIDE_META
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
@@ -115,6 +116,16 @@ async def test_a_completion_of_what_is_not_there_is_refused(
         with pytest.raises(MCPError, match=said):
             await client.complete(ref, argument, given)
     assert hub.seen.calls == []
+
+
+async def test_names_of_arguments_that_are_not_there_are_not_kept(hub: Hub) -> None:
+    async with hub.client("tier:silver") as client:
+        await client.complete(GREET, typed("O"))
+        kept = _completion.cache_info().currsize
+        for n in range(5):
+            with pytest.raises(MCPError, match="bad_input"):
+                await client.complete(GREET, typed("x", f"{n}" * 100_000))
+    assert _completion.cache_info().currsize == kept
 
 
 async def test_completions_count_against_the_rate(open_hub: OpenHub, redis: object) -> None:

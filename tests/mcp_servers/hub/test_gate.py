@@ -68,6 +68,8 @@ async def test_an_unclassified_tool_is_write_destructive_and_external(hub: Hub) 
         ({"unknown": 1}, "bad_input"),
         ({"text": "x" * 5001}, "bad_input"),
         ({"weight": True}, "bad_input"),
+        ({"count": 2**63}, "bad_input"),
+        ({"count": -(10**30)}, "bad_input"),
         ({"text": {"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}}, "too_large"),
         ({"text": ["x"] * 20_001}, "too_large"),
     ],

@@ -10,6 +10,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import LoggingLevel
 
 from tests.mcp_servers.hub.conftest import Hub
+from tests.mcp_servers.hub.test_gate import modern, request
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,18 @@ async def test_a_client_hears_the_lines_it_asked_for(hub: Hub, level: LoggingLev
     ):
         assert not (await client.call_tool("fx_wait", {})).is_error
     assert heard == lines
+
+
+@pytest.mark.parametrize("level", [["info"], {"a": 1}, 7, None])
+async def test_a_level_of_no_known_form_is_no_level_and_fails_nothing(hub: Hub, level: object) -> None:
+    hub.seen.release.set()
+    body = request("tools/call", {"name": "fx_wait", "arguments": {}})
+    params = body["params"]
+    assert isinstance(params, dict)
+    params["_meta"][types.LOG_LEVEL_META_KEY] = level
+    async with httpx2.AsyncClient(timeout=20) as http:
+        answer = await http.post(
+            hub.url, headers=modern(await hub.token("tier:silver"), "tools/call", "fx_wait"), json=body
+        )
+    assert '"isError":true' not in answer.text.replace(" ", "")
+    assert "structuredContent" in answer.text

@@ -1,0 +1,84 @@
+"""Owns one request on its way through the gate: its row, its one normalised dict of arguments, and what each step found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import orjson
+from pydantic import ValidationError
+
+from body_broker.calls import Arguments, Caller, Json, Operation, Receipt
+from body_broker.errors import BadInput
+from body_broker.inputs import NO_INPUTS, Inputs
+from body_broker.text import digest
+from mcp_servers.hub.completing import completion_of
+from mcp_servers.hub.guard import clean_arguments
+from mcp_servers.hub.requests import Request
+from mcp_servers.hub.rounds import Rounds
+from mcp_servers.hub.sessions import SessionState
+
+
+class Row(NamedTuple):
+    """One served operation and what the gate must know of its classification."""
+
+    operation: Operation
+    server: str
+    group: str
+    taint_gated: bool
+
+
+@dataclass(slots=True)
+class Passage:
+    """One request on its way through the gate; each step adds what it found."""
+
+    request: Request
+    id: str
+    began: float
+    caller: Caller
+    row: Row
+    arguments: Arguments | None = None
+    values: dict[str, Json] = field(default_factory=dict[str, Json])
+    session: SessionState | None = None
+    receipt: Receipt | None = None
+    inputs: Inputs = NO_INPUTS
+
+    @property
+    def operation(self) -> Operation:
+        """What is to be run."""
+        return self.row.operation
+
+    @property
+    def bound_to(self) -> str:
+        """What the state between two rounds is bound to: who calls what with which arguments."""
+        return f"{self.caller.requester} {self.operation.kind} {self.operation.name} {digest(self.values)}"
+
+    def body(self) -> bytes:
+        """What the audit keeps of it: the arguments, and beside them what else the client said."""
+        said = {"@answers": self.inputs.answers} if self.inputs.answers else {}
+        return orjson.dumps(self.values | said if said else self.values, option=orjson.OPT_SORT_KEYS)
+
+    def check(self, rounds: Rounds) -> None:
+        """Steps 2 and 3: one normalised dict is checked, decided, hashed, run and audited.
+
+        Raises:
+            BadInput: The arguments do not fit.
+            TooLarge: They are more than arguments may be.
+        """
+        if self.request.completing is not None:
+            self.row = self.row._replace(operation=completion_of(self.operation, self.request.completing))
+        self.values = clean_arguments(self.request.arguments)
+        try:
+            self.arguments = self.operation.arguments.model_validate(self.values)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}"
+                for p in error.errors(include_input=False, include_url=False)
+            ]
+            raise BadInput(
+                f"The arguments do not fit {self.operation.name}: {'; '.join(problems[:5])}.",
+                details={"problems": problems[:20]},
+            ) from error
+        self.values = self.arguments.model_dump(mode="json")
+        if self.operation.asks and self.request.sent is not None:
+            self.inputs = rounds.read(self.bound_to, self.request.sent)
