@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ SETTINGS = {
     "BODY_BROKER_WORKER_CONCURRENCY": "1",  # so that of two imports each worker has one
     "BODY_BROKER_AUDIT_ANCHOR_EVERY_S": "0.2",  # so that kills meet it
     "BODY_BROKER_RATE_PER_S": "100000",  # the clients call as fast as they can
+    "BODY_BROKER_EMBEDDINGS": "off",  # rounds of their own have vectors
 }
 _SERVING = re.compile(r"^Serving on (http\S+/mcp)$", re.MULTILINE)
 _LET_LAPSE = (
@@ -46,10 +47,12 @@ class Product:
     Args:
         data_dir: Its own.
         log_dir: Where the programs' output goes, and what they are to import.
+        settings: More of their settings, by the variables.
     """
 
-    def __init__(self, data_dir: Path, log_dir: Path) -> None:
+    def __init__(self, data_dir: Path, log_dir: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
+        self._settings = {**SETTINGS, **(settings or {})}
         self.database_url = ""
         self.url = ""
         self.log_dir = log_dir
@@ -208,4 +211,4 @@ class Product:
 
     def _program(self, name: str, arguments: tuple[str, ...]) -> Program:
         command = [*arguments, "--data-dir", str(self.data_dir)]
-        return Program(command, self.log_dir / f"{name}.log", SETTINGS)
+        return Program(command, self.log_dir / f"{name}.log", self._settings)

@@ -19,14 +19,17 @@ from body_broker.calls import Json
 from body_broker.lore import documents
 from body_broker.lore.embedding.making import Makers
 from body_broker.lore.embedding.models import Model, models, switch
-from body_broker.lore.embedding.vectors import checked, literal
-from body_broker.lore.embedding.words import Maker, ModelAway, Text, Vector
+from body_broker.lore.embedding.vectors import checked, literal, other_size
+from body_broker.lore.embedding.words import Maker, ModelAway, Text
 from body_broker.lore.importing import IMPORT, REINDEX
 from body_broker.lore.index import Follower
 from body_broker.storage.postgres import Connection, Executor, Pool
+from body_broker.telemetry import get_logger
 from body_broker.work import queue
 from body_broker.work.model import CHANNEL, Origin
 from body_broker.work.run import Run
+
+log = get_logger(__name__)
 
 VECTORS = "lore_vectors"
 SERVICE = "service:lore"
@@ -49,7 +52,12 @@ _NEXT = f"""
 SELECT c.rev, c.ordinal, d.index_id, e.title, c.heading, c.content {_LACKING}
     AND (c.rev, c.ordinal) > ($2::bigint, $3::integer)
 ORDER BY c.rev, c.ordinal LIMIT $4::integer
-"""  # a constant
+"""
+_NEW = f"""
+SELECT c.rev, c.ordinal, d.index_id, e.title, c.heading, c.content {_LACKING}
+    AND e.created_at > (SELECT created_at FROM lore_model WHERE id = $2::integer)
+ORDER BY c.rev, c.ordinal LIMIT $3::integer
+"""  # noqa: S608  # a constant
 _SIZE = f"""
 SELECT (SELECT coalesce(sum(chunks), 0) FROM lore_posting_total JOIN lore_document USING (rev)) AS passages,
        (SELECT count(*) {_LACKING}) AS lacking
@@ -105,8 +113,11 @@ async def lacking(connection: Executor, model: Model) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
+    """Passages and, of each part of them, the number of the passage, the part's own, and its vector as PostgreSQL reads it."""
+
     rows: Sequence[asyncpg.Record]
-    vectors: Sequence[Sequence[Vector]]
+    parts: Sequence[tuple[int, int, str]]
+    dimensions: int
 
     def revs(self) -> list[int]:
         return sorted({row["rev"] for row in self.rows})
@@ -156,14 +167,17 @@ class Building:
         done, made = passages - left, 0
         await run.progress(done, passages, f"{done} of {passages} passages have their vector")
         place = (0, -1)
+        keeping = model.state == "building"
         while True:
+            if keeping:
+                keeping = await self._keep_serving(run, model)
             rows = await self._pool.fetch(_NEXT, model.id, *place, maker.at_once)
             if not rows and place == (0, -1):
                 return made if await self._serve(run, model) else None
             if not rows:  # what became current meanwhile may lie before
                 place = (0, -1)
                 continue
-            batch = _Batch(rows, await self._made(maker, model, rows))
+            batch = await self._made(maker, model, rows)
             async with run.fenced() as connection:
                 if not await self._store(connection, model, batch):
                     return None
@@ -173,12 +187,34 @@ class Building:
             await run.progress(done, passages, f"{done} of {passages} passages have their vector")
             await self._let_imports_by(run)
 
-    async def _made(self, maker: Maker, model: Model, rows: Sequence[asyncpg.Record]) -> list[list[Vector]]:
-        texts = [Text(row["title"], row["heading"], row["content"]) for row in rows]
-        given = await maker.passages(texts)
-        flat = [numbers for several in given for numbers in several]
-        looked = iter(await asyncio.to_thread(checked, flat, count=len(flat), dimensions=model.dimensions))
-        return [[next(looked) for _ in several] for several in given]
+    async def _keep_serving(self, run: Run, building: Model) -> bool:
+        """Give passages that came since the building began the vectors of the model that serves meanwhile; False where it cannot."""
+        serving = next((model for model in await models(self._pool) if model.state == "serving"), None)
+        maker = serving and self._makers.of(serving)
+        if serving is None or maker is None:
+            return False
+        rows = await self._pool.fetch(_NEW, serving.id, building.id, maker.at_once)
+        if rows:
+            try:
+                batch = await self._made(maker, serving, rows)
+            except ModelAway:
+                log.warning("lore_serving_model_away", model=serving.name)
+                return False
+            async with run.fenced() as connection:
+                await self._store(connection, serving, batch)
+        return True
+
+    async def _made(self, maker: Maker, model: Model, rows: Sequence[asyncpg.Record]) -> _Batch:
+        given = await maker.passages([Text(row["title"], row["heading"], row["content"]) for row in rows])
+        places = [(at, part) for at, several in enumerate(given) for part in range(len(several))]
+
+        def look() -> tuple[list[str], int]:
+            flat = [numbers for several in given for numbers in several]
+            vectors = checked(flat, count=len(flat), dimensions=model.dimensions)
+            return [literal(vector) for vector in vectors], len(vectors[0])
+
+        literals, dimensions = await asyncio.to_thread(look)
+        return _Batch(rows, [(*place, text) for place, text in zip(places, literals, strict=True)], dimensions)
 
     async def _store(self, connection: Connection, model: Model, batch: _Batch) -> bool:
         """Whether the model is still wanted; then the batch is stored, and followers know of each rev that is whole."""
@@ -186,18 +222,20 @@ class Building:
         held = await connection.fetchrow(_HOLD, model.id)
         if held is None:
             return False
+        if held["dimensions"] not in {None, batch.dimensions}:
+            raise other_size(batch.dimensions, held["dimensions"])
         entries = [
-            (row["rev"], row["ordinal"], part, row["index_id"], literal(vector))
-            for row, several in zip(batch.rows, batch.vectors, strict=True)
-            for part, vector in enumerate(several)
+            (row["rev"], row["ordinal"], part, row["index_id"], vector)
+            for row, part, vector in ((batch.rows[at], part, vector) for at, part, vector in batch.parts)
             if row["rev"] in there  # else deleted, or replaced by a newer rev
         ]
         if entries:
-            await connection.execute(_MEASURE, model.id, len(batch.vectors[0][0]))
+            await connection.execute(_MEASURE, model.id, batch.dimensions)
             await connection.execute(_ADD, model.id, *map(list, zip(*entries, strict=True)))
-        for row in await connection.fetch(_WHOLE, model.id, sorted(there)):
-            for follower in self._followers:
-                await follower.changed(connection, row["index_id"], [row["rev"]], [])
+        if model.state == "serving":  # of another one they are told all at once, when it serves
+            for row in await connection.fetch(_WHOLE, model.id, sorted(there)):
+                for follower in self._followers:
+                    await follower.changed(connection, row["index_id"], [row["rev"]], [])
         return True
 
     async def _serve(self, run: Run, model: Model) -> bool:

@@ -74,7 +74,6 @@ class Bulk:
             str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl-C is for us; it ends when we do
             env={
                 "OPENBLAS_NUM_THREADS": "1",
                 "TOKENIZERS_PARALLELISM": "false",

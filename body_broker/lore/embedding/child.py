@@ -17,7 +17,7 @@ from body_broker.lore.embedding.words import ModelAway, Text
 
 ROOM_PIECES = PIECES_MAX - 6
 """Without the two marks around every text, and what counting sentence by sentence may be off by."""
-_NICE = 10
+_NICE = 19
 _THREADS_MAX = 4
 """As many batches as the passages that come together make."""
 _PR_SET_PDEATHSIG = 1
@@ -28,6 +28,8 @@ def main() -> None:
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     threads = min(os.cpu_count() or 1, _THREADS_MAX)
     _die_with(parent)
+    # A terminal's Ctrl-C is for the parent. No session of its own: the kernel would weigh it as much as the hub's, nice or not.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     try:

@@ -30,10 +30,7 @@ def checked(given: Sequence[Numbers], *, count: int, dimensions: int | None) -> 
 
 def _checked(numbers: Numbers, dimensions: int) -> Vector:
     if len(numbers) != dimensions or not 0 < dimensions <= DIMENSIONS_MAX:
-        raise BadVectors(
-            f"The model gave a vector of {len(numbers)} numbers; {dimensions} were expected.",
-            next_step="Another model answers under this name: set BODY_BROKER_EMBEDDINGS_MODEL to a name of its own.",
-        )
+        raise other_size(len(numbers), dimensions)
     try:
         length = math.hypot(*numbers)
     except (TypeError, OverflowError) as error:
@@ -48,3 +45,11 @@ def _checked(numbers: Numbers, dimensions: int) -> Vector:
 def literal(vector: Vector) -> str:
     """The vector as PostgreSQL reads it; nine digits hold a float32 exactly."""
     return f"[{','.join(f'{number:.9g}' for number in vector)}]"
+
+
+def other_size(found: int, expected: int) -> BadVectors:
+    """The error of vectors that cannot be compared with those there are."""
+    return BadVectors(
+        f"The model gave a vector of {found} numbers; {expected} were expected.",
+        next_step="Another model answers under this name: set BODY_BROKER_EMBEDDINGS_MODEL to a name of its own.",
+    )

@@ -321,3 +321,39 @@ async def test_nothing_of_a_wrong_answer_is_stored(studio: Studio, api: Embeddin
         (job,) = await wait_until(lambda: _tried(studio), "it was tried more than once")
     assert job.error["message"] == "The model gave a vector of 10 numbers; 384 were expected."
     assert await studio.vectors() == []
+
+
+async def test_a_model_that_changes_its_size_in_the_middle_is_found_out(studio: Studio, api: EmbeddingsApi) -> None:
+    await studio.bring(*texts([f"The lantern of pier {n} went out." for n in range(40)]))
+
+    async def shorter_later(given: list[str]) -> web.Response | None:
+        return answer_with([[0.6, 0.8]] * len(given)) if len(api.asked) > 1 else None
+
+    api.misbehave = shorter_later
+    async with studio.working():
+        (job,) = await wait_until(lambda: _tried(studio), "it was tried more than once")
+    assert job.error["message"] == "The model gave a vector of 2 numbers; 384 were expected."
+    assert len(await studio.vectors()) == 32
+    assert await studio.sql("SELECT count(DISTINCT vector_dims(embedding)) FROM lore_vector") == 1
+
+
+async def test_a_job_that_gave_up_is_shown_and_the_next_start_begins_it_again(
+    open_studio: Open, api: EmbeddingsApi
+) -> None:
+    async with open_studio(**by(api)) as studio:
+        await studio.bring(FERRY)
+        await studio.pool.execute("UPDATE work SET attempts_max = 1 WHERE kind = 'lore_vectors'")
+
+        async def fail(_texts: list[str]) -> web.Response:
+            return web.Response(status=401)
+
+        api.misbehave = fail
+        async with studio.working():
+            await wait_until(lambda: studio.jobs("failed"), "it gives up")
+        now = await studio.embedding.standing()
+        assert [(job.kind, job.state) for job in now.jobs] == [("lore_vectors", "failed")]
+    api.misbehave = None
+    async with open_studio(**by(api)) as studio:
+        await studio.embed_all()
+        assert len(await studio.vectors()) == 1
+        assert (await studio.embedding.standing()).jobs == []

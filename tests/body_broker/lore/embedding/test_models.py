@@ -91,6 +91,32 @@ async def test_the_old_model_serves_while_the_new_one_is_built(
         assert name(other).startswith("another at http")
 
 
+async def test_what_is_imported_while_a_model_is_built_is_found_by_the_one_that_serves(
+    open_studio: Open, api: EmbeddingsApi, other: EmbeddingsApi
+) -> None:
+    async with open_studio(**by(api)) as studio:
+        await studio.bring(*LANTERNS)
+        await studio.embed_all()
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def third_waits(_texts: list[str]) -> None:
+        if len(other.asked) == 3:
+            asked.set()
+            await go.wait()
+
+    async with open_studio(**by(other)) as studio:
+        await studio.bring(FERRY)
+        other.misbehave = third_waits
+        async with studio.working():
+            await asked.wait()
+            query = "Osric Vane\n\nThe ferryman takes no coin from the drowned."
+            assert await found(studio, query) == (["Osric Vane"], [])
+            assert studio.told.whole == [await studio.sql("SELECT max(rev) FROM lore_document")]
+            go.set()
+            await wait_until(lambda: _all_made(studio), "the new one serves")
+        assert len(await studio.vectors()) == 71
+
+
 async def _answers(studio: Studio) -> bool:
     return await found(studio) == (["Text 7"], [])
 

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from body_broker.lore.embedding import Embedding
+from body_broker.lore.embedding.local import NAME
 from body_broker.lore.embedding.making import Makers
-from body_broker.lore.embedding.models import Serving
+from body_broker.lore.embedding.models import Serving, Wanted
 from body_broker.lore.embedding.queries import Queries
 from body_broker.lore.embedding.words import ModelAway
 from body_broker.settings import Settings
@@ -112,3 +114,15 @@ async def test_vectors_are_of_length_one(studio: Studio, api: EmbeddingsApi) -> 
 async def test_without_a_model_there_is_no_vector(open_studio: Open) -> None:
     async with open_studio(embeddings="off") as studio:
         assert await studio.embedding.embed("who rows the dead") is None
+
+
+async def test_without_weights_on_this_machine_there_is_none_either(studio: Studio) -> None:
+    await studio.pool.execute(
+        "UPDATE lore_model SET url = NULL, name = $1", Wanted(NAME).name
+    )  # another process has them
+    bare = Embedding(studio.pool, Makers(Settings.model_validate({}), None), ())
+
+    assert await bare.embed("who rows the dead") is None
+    assert bare.handlers() == {}
+    assert bare.lacks == "the weights of all-MiniLM-L6-v2 are not installed (group embeddings)"
+    await bare.close()
