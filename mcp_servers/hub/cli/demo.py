@@ -22,6 +22,7 @@ from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, 
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, Listening, listening
 
+IN_OTHER_WORDS = "Which bureaucrat audits the cemetery?"  # shares no word with the passage it asks for
 QUESTION = "Which ferryman keeps a lantern for each of his passengers who drowned?"
 TOKEN_TTL_S = 12 * 3600
 
@@ -53,7 +54,7 @@ async def _demo(settings: Settings, *, once: bool) -> None:
         await _import_lore(runtime)
         _say("hub", f"{hub.url}, {len(runtime.gate.policy.catalogue.entries)} operations behind one gate")
         issued = await runtime.tokens.issue("tier:silver", ttl_s=3600, by=operator())
-        await _as_silver(hub.url, issued.token)
+        await _as_silver(hub.url, issued.token, by_meaning=runtime.embedding.lacks is None)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")
         if not once:
@@ -64,13 +65,17 @@ async def _import_lore(runtime: Runtime) -> None:
     with resources.as_file(resources.files("mcp_servers.hub").joinpath("demo_lore")) as folder:
         receipt = await record(runtime, "lore import", {"index": "shared", "paths": 1, "canon": True})
         done = await runtime.rag.import_paths([folder], index="shared", by=operator(), receipt=receipt)
+    lacks = runtime.embedding.lacks
+    if lacks is None:
+        await runtime.embedding.all_made()
+    ways = "by words and by meaning" if lacks is None else f"by words alone: {lacks}"
     _say(
         "lore",
-        f"{done.documents} documents of our own imported ({done.unchanged} were there already), searchable by words",
+        f"{done.documents} documents of our own imported ({done.unchanged} were there already), searchable {ways}",
     )
 
 
-async def _as_silver(url: str, token: str) -> None:
+async def _as_silver(url: str, token: str, *, by_meaning: bool) -> None:
     """A real MCP client (the official SDK) over HTTP, with the identity of the silver tier."""
     headers = {"authorization": f"Bearer {token}"}
     async with (
@@ -81,19 +86,19 @@ async def _as_silver(url: str, token: str) -> None:
         _say(
             "silver", f"connects over MCP {client.protocol_version} and is shown {len(names)} tools: {', '.join(names)}"
         )
-        found = await client.call_tool("search_lore", {"query": QUESTION, "k": 1})
-        _tell_passage(found)
+        for question in (QUESTION, *((IN_OTHER_WORDS,) if by_meaning else ())):
+            _tell_passage(question, await client.call_tool("search_lore", {"query": question, "k": 1}))
         _tell_refusal(
             await client.call_tool("ingest_documents", {"documents": [{"title": "x", "text": "The ferry never sank."}]})
         )
 
 
-def _tell_passage(result: CallToolResult) -> None:
+def _tell_passage(question: str, result: CallToolResult) -> None:
     content: Any = result.structured_content
     if result.is_error or not content["items"]:
         raise DemoFailed(f"search_lore found nothing: {_text(result)}")
     item = content["items"][0]
-    _say("asks", f"search_lore: {QUESTION}")
+    _say("asks", f"search_lore: {question}")
     _say("finds", " ".join(item["content"].split())[:220] + " …")
     _say("cited", f"{item['title']}, characters {item['start']}-{item['end']} of {item['doc_id']}")
 

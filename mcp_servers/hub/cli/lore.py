@@ -150,7 +150,8 @@ async def _status(settings: Settings) -> list[tuple[str, str]]:
 def _told(job: WorkSummary) -> str:
     progress = f", {job.progress['message']}" if job.progress and job.progress["message"] else ""
     error = f"; {job.error['message']} {job.error['next_step']}" if job.error else ""
-    return f"{job.id} {job.kind}: {job.state}{progress}{error}"
+    again = " The next import, or the next start of a hub or worker, begins it again." if job.state == "failed" else ""
+    return f"{job.id} {job.kind}: {job.state}{progress}{error}{again}"
 
 
 @lore.command()

@@ -36,6 +36,7 @@ async def ok(*command: str, data_dir: Path, **env: str) -> str:
     return out
 
 
+@pytest.mark.requires("weights")
 async def test_the_demo_goes_as_said_and_prints_what_a_person_can_read(data_dir: Path) -> None:
     out = await ok("demo", "--once", data_dir=data_dir)
     lines = out.splitlines()
@@ -45,6 +46,8 @@ async def test_the_demo_goes_as_said_and_prints_what_a_person_can_read(data_dir:
     assert "by rule default-deny:write" in out
     assert "every MAC verified" in out
     assert "arning" not in out
+    asked = out.index("Which bureaucrat audits the cemetery?")
+    assert "The Tallyman's office" in out[asked:], "found by meaning, for it shares no word with the question"
     again = await ok("demo", "--once", data_dir=data_dir)
     assert "5 were there already" in again
 
