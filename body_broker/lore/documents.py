@@ -246,13 +246,17 @@ async def _inherit_vectors(connection: Connection, revs: Sequence[int]) -> None:
     """Give passages whose title, heading and text did not change the vectors they had; the rest is left to the job."""
     await connection.execute(
         "WITH model AS (SELECT id FROM lore_model ORDER BY id FOR KEY SHARE)"  # so that it goes before this, or after
-        " INSERT INTO lore_vector (rev, ordinal, model_id, part, index_id, embedding)"
-        " SELECT DISTINCT ON (c.rev, c.ordinal, v.model_id, v.part) c.rev, c.ordinal, v.model_id, v.part, v.index_id, v.embedding"
-        " FROM lore_edition made JOIN lore_chunk c ON c.rev = made.rev"
+        # One old passage of those with the same text: a document may repeat itself a thousand times.
+        ", was AS (SELECT DISTINCT ON (made.rev, c.heading, md5(c.content))"
+        " made.rev AS made, c.heading, c.content, c.rev, c.ordinal FROM lore_edition made"
         " JOIN lore_edition old ON old.document_id = made.document_id AND old.rev < made.rev AND old.title = made.title"
-        " JOIN lore_chunk was ON was.rev = old.rev AND was.heading = c.heading AND was.content = c.content"
+        " JOIN lore_chunk c ON c.rev = old.rev"
+        " WHERE made.rev = ANY($1::bigint[]) AND EXISTS (SELECT FROM lore_vector v WHERE v.rev = c.rev AND v.ordinal = c.ordinal)"
+        " ORDER BY made.rev, c.heading, md5(c.content), c.rev DESC, c.ordinal)"
+        " INSERT INTO lore_vector (rev, ordinal, model_id, part, index_id, embedding)"
+        " SELECT c.rev, c.ordinal, v.model_id, v.part, v.index_id, v.embedding"
+        " FROM was JOIN lore_chunk c ON c.rev = was.made AND c.heading = was.heading AND c.content = was.content"
         " JOIN lore_vector v ON v.rev = was.rev AND v.ordinal = was.ordinal JOIN model ON model.id = v.model_id"
-        " WHERE made.rev = ANY($1::bigint[]) ORDER BY c.rev, c.ordinal, v.model_id, v.part, was.rev DESC, was.ordinal"
         " ON CONFLICT DO NOTHING",
         revs,
     )

@@ -20,7 +20,7 @@ from body_broker.lore import documents
 from body_broker.lore.embedding.making import Makers
 from body_broker.lore.embedding.models import Model, models, switch
 from body_broker.lore.embedding.vectors import checked, literal, other_size
-from body_broker.lore.embedding.words import Maker, ModelAway, Text
+from body_broker.lore.embedding.words import BadVectors, Maker, ModelAway, Text
 from body_broker.lore.importing import IMPORT, REINDEX
 from body_broker.lore.index import Follower
 from body_broker.storage.postgres import Connection, Executor, Pool
@@ -77,6 +77,9 @@ SELECT d.rev, d.index_id FROM lore_document d WHERE d.rev = ANY ($2::bigint[]) A
     SELECT FROM lore_chunk c WHERE c.rev = d.rev AND NOT EXISTS (
         SELECT FROM lore_vector v WHERE v.rev = c.rev AND v.ordinal = c.ordinal AND v.model_id = $1::integer))
 """
+_START = (0, -1)
+_HARMLESS = "a lantern"
+"""What any model can embed: where it fails too, no passage is at fault."""
 _IMPORT_WAITS = (
     "SELECT true FROM work WHERE state = 'queued' AND run_at <= clock_timestamp() AND kind = ANY ($1) LIMIT 1"
 )
@@ -123,6 +126,10 @@ class _Batch:
         return sorted({row["rev"] for row in self.rows})
 
 
+def _place(row: asyncpg.Record) -> tuple[int, int]:
+    return row["rev"], row["ordinal"]
+
+
 class Building:
     """Gives passages their vectors; the worker's handler.
 
@@ -166,26 +173,52 @@ class Building:
         passages, left = await lacking(self._pool, model)
         done, made = passages - left, 0
         await run.progress(done, passages, f"{done} of {passages} passages have their vector")
-        place = (0, -1)
+        place, stored = _START, 0
+        refused: set[tuple[int, int]] = set()
         keeping = model.state == "building"
         while True:
             if keeping:
                 keeping = await self._keep_serving(run, model)
             rows = await self._pool.fetch(_NEXT, model.id, *place, maker.at_once)
-            if not rows and place == (0, -1):
+            if not rows and stored == 0:
                 return made if await self._serve(run, model) else None
             if not rows:  # what became current meanwhile may lie before
-                place = (0, -1)
+                place, stored = _START, 0
                 continue
-            batch = await self._made(maker, model, rows)
+            fresh = [row for row in rows if _place(row) not in refused]
+            batch = await self._tried(maker, model, fresh, refused) if fresh else None
+            if batch is None:
+                place = _place(fresh[0] if fresh else rows[-1])
+                continue
             async with run.fenced() as connection:
                 if not await self._store(connection, model, batch):
                     return None
-            place = (rows[-1]["rev"], rows[-1]["ordinal"])
-            made += len(rows)
-            done = min(done + len(rows), passages)
+            place = _place(batch.rows[-1])
+            stored += len(batch.rows)
+            made += len(batch.rows)
+            done = min(done + len(batch.rows), passages)
             await run.progress(done, passages, f"{done} of {passages} passages have their vector")
             await self._let_imports_by(run)
+
+    async def _tried(
+        self, maker: Maker, model: Model, rows: Sequence[asyncpg.Record], refused: set[tuple[int, int]]
+    ) -> _Batch | None:
+        """The vectors of these passages, or of the first of them where one makes the model fail; None where that is the first.
+
+        Such a passage is left out until the lore changes or a process starts: it must not keep all after it from theirs.
+
+        Raises:
+            ModelAway: The model gives nothing that can be used, of any text.
+        """
+        try:
+            return await self._made(maker, model, rows)
+        except BadVectors as error:
+            if len(rows) > 1:
+                return await self._tried(maker, model, rows[: len(rows) // 2], refused)
+            checked(await maker.query(_HARMLESS), count=1, dimensions=model.dimensions)
+            log.warning("lore_passage_refused", rev=rows[0]["rev"], passage=rows[0]["ordinal"], why=error.message)
+            refused.add(_place(rows[0]))
+            return None
 
     async def _keep_serving(self, run: Run, building: Model) -> bool:
         """Give passages that came since the building began the vectors of the model that serves meanwhile; False where it cannot."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from body_broker.background import end
-from body_broker.lore.embedding.words import ModelAway, Numbers, Text
+from body_broker.lore.embedding.words import BadVectors, ModelAway, Numbers, Text
 
 _CHILD = (
     "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from body_broker.lore.embedding.child import main; main()"
@@ -94,7 +94,8 @@ class Bulk:
                 raise ModelAway(said["refused"], next_step=said["next_step"])
             numbers = array("f", await _message(stdout))
         except (EOFError, ConnectionError) as error:
-            raise ModelAway("The process that makes vectors ended in the middle of its work.") from error
+            # One of the texts may be why: whoever asked tries fewer.
+            raise BadVectors("The process that makes vectors ended in the middle of its work.") from error
         return list(_regrouped(numbers, said["parts"]))
 
     async def _retire(self) -> None:

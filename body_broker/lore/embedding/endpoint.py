@@ -57,11 +57,18 @@ class Endpoint:
         raise AssertionError("the last room returns or raises")
 
     async def passages(self, texts: Sequence[Text]) -> list[Sequence[Numbers]]:
-        """The vectors of each passage, by one request; shorter parts and another where it finds them too long."""
+        """The vectors of each passage; of shorter parts where it finds them too long. No request holds more than `at_once` texts."""
         for room in ROOMS_CHARACTERS:
             parts = [parts_of(text, _characters, room) for text in texts]
+            flat = [part for several in parts for part in several]
             try:
-                vectors = iter(await self._post([part for several in parts for part in several], tries=2))
+                vectors = iter(
+                    [
+                        vector
+                        for start in range(0, len(flat), self.at_once)
+                        for vector in await self._post(flat[start : start + self.at_once], tries=2)
+                    ]
+                )
             except _TooLong:
                 if room == ROOMS_CHARACTERS[-1]:
                     raise

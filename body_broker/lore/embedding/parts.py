@@ -12,7 +12,7 @@ TEXT = 1
 """Raised whenever something else of a passage is embedded: it is part of every model's name, so that all is embedded anew."""
 
 Size = Callable[[Sequence[str]], list[int]]
-"""How much of a model's room each text takes, in whatever the model counts; no text takes more than it has characters."""
+"""How much of a model's room each text takes, in whatever the model counts: a letter may take several, or none."""
 
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n\s*\n|(?<=[。！？])")
 
@@ -29,7 +29,8 @@ def parts_of(text: Text, size: Size, room: int) -> list[str]:
     whole = head + text.content
     if size([whole])[0] <= room:
         return [whole]
-    head = f"{head[: room // 2 - 1].rstrip()}\n"  # cut where somebody gave a heading that fills the room
+    while len(head) > 1 and size([head])[0] > room // 2:  # somebody gave a title or heading that fills the room
+        head = f"{head[: len(head) // 2].rstrip()}\n"
     left = room - size([head])[0]
     pieces = [piece for sentence in _sentences(text.content) for piece in _fitting(sentence, size, left)]
     return [head + part for part in _packed(pieces, size(pieces), left)]
@@ -47,7 +48,7 @@ def _sentences(content: str) -> Iterator[str]:
 
 def _fitting(sentence: str, size: Size, room: int) -> Iterator[str]:
     """The sentence, or what it is cut into where it alone does not fit: at blanks, else anywhere."""
-    if len(sentence) <= room or size([sentence])[0] <= room:
+    if len(sentence) <= 1 or size([sentence])[0] <= room:
         yield sentence
         return
     middle = sentence.rfind(" ", 1, len(sentence) // 2 + 1) + 1 or len(sentence) // 2
@@ -56,7 +57,7 @@ def _fitting(sentence: str, size: Size, room: int) -> Iterator[str]:
 
 
 def _packed(pieces: Sequence[str], sizes: Sequence[int], room: int) -> Iterator[str]:
-    goal = sum(sizes) / math.ceil(sum(sizes) / room)
+    goal = sum(sizes) / max(1, math.ceil(sum(sizes) / room))  # marks alone may have no size
     part, taken = "", 0
     for piece, taking in zip(pieces, sizes, strict=True):
         # Parts of like size: a last one of two words would be near to everything.

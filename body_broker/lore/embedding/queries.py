@@ -8,7 +8,7 @@ from collections import OrderedDict
 from body_broker.lore.embedding.making import Makers
 from body_broker.lore.embedding.models import Model, Serving
 from body_broker.lore.embedding.vectors import checked
-from body_broker.lore.embedding.words import Maker, ModelAway, Vector
+from body_broker.lore.embedding.words import BadVectors, Maker, ModelAway, Vector
 from body_broker.lore.index import QueryVector
 
 KEPT_BYTES_MAX = 4 * 1024 * 1024
@@ -42,14 +42,15 @@ class Queries:
         Raises:
             ModelAway: The model cannot be asked now, or gives what cannot be used.
         """
-        if self._makers.off:
-            return None
+        if self._makers.off or not text.strip():
+            return None  # an API refuses nothing at all, and nothing is near to it
         model = await self._serving.model()
         maker = model and self._makers.of(model)
         if model is None or maker is None:
             return None
         key = (model.id, text)
-        if (vector := self._kept.get(key)) is not None:
+        vector = self._kept.get(key)
+        if vector is not None and len(vector) == model.dimensions:
             self._kept.move_to_end(key)
         else:
             vector = await self._made(key, model, maker)
@@ -76,12 +77,15 @@ class Queries:
         try:
             given = await maker.query(key[1])
             (vector,) = checked(given, count=1, dimensions=model.dimensions)
+        except BadVectors:
+            raise  # this text's fault, as far as is known: others are asked
         except ModelAway:
             self._away_until[model.id] = asyncio.get_running_loop().time() + _AWAY_S
             raise
         finally:
             del self._under_way[key]
-        self._keep(key, vector)
+        if model.dimensions is not None:  # else nothing is known to compare it with
+            self._keep(key, vector)
         return vector
 
     def _keep(self, key: _Key, vector: Vector) -> None:

@@ -61,9 +61,10 @@ async def all_made(pool: Pool, progress: Progress | None = None) -> None:
         progress: Told passages done and in all.
 
     Raises:
-        ModelAway: The job failed, or fails again and again.
+        ModelAway: The job failed, or fails again and again; or the model refuses some of them.
     """
     await heal(pool)
+    idle = 0
     while True:
         now = await standing(pool)
         if not now.models:
@@ -76,6 +77,13 @@ async def all_made(pool: Pool, progress: Progress | None = None) -> None:
         for job in now.jobs:
             if job.kind == VECTORS and job.error and (job.state == "failed" or job.attempts >= _TRIES_SHOWN):
                 raise ModelAway(f"The vectors wait: {job.error['message']}", next_step=job.error["next_step"])
+        # Twice, because the job may have ended between counting the passages and looking for it.
+        idle = 0 if any(job.kind == VECTORS for job in now.jobs) else idle + 1
+        if idle > 1:
+            raise ModelAway(
+                f"{now.passages - have} passages have no vector: the model refuses them.",
+                next_step="Words find them; the log names each.",
+            )
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
