@@ -24,8 +24,14 @@ FUNCTION_LINES_MAX = 70
 LAZY: dict[tuple[str, str], str] = {
     ("body_broker/tuning/figures.py", "jsonschema"): "slow to import, and needed only where a key's schema is checked",
     ("body_broker/tuning/figures.py", "jsonschema.exceptions"): "as above",
-    ("body_broker/lore/embedding/local.py", "body_broker.lore.embedding.minilm"): "numpy, tokenizers and 90 MB of weights",
-    ("body_broker/lore/embedding/making.py", "body_broker.lore.embedding.endpoint"): "aiohttp, where there is an endpoint",
+    (
+        "body_broker/lore/embedding/local.py",
+        "body_broker.lore.embedding.minilm",
+    ): "numpy, tokenizers and 90 MB of weights",
+    (
+        "body_broker/lore/embedding/making.py",
+        "body_broker.lore.embedding.endpoint",
+    ): "aiohttp, where there is an endpoint",
     (
         "body_broker/lore/opensearch/opening.py",
         "body_broker.lore.opensearch.client",

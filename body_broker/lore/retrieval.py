@@ -125,7 +125,7 @@ class Lore:
                 live = await self._index.live(number, {hit.rev for hit in hits}, where)
                 hits = [hit for hit in hits if hit.rev in live]
             found = await reading.passages(self._pool, hits[offset : offset + limit])
-            if len(found) == len(hits[offset : offset + limit]):
+            if len(hits) == len(ranked.hits) and len(found) == len(hits[offset : offset + limit]):
                 break
         reached = min(offset + limit, DEPTH_MAX)
         if after is not None and after.get("ranked") != sorted(ranked.by):

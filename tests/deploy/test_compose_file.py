@@ -128,6 +128,10 @@ def test_what_compose_sets_are_settings_that_fit(name: str, services: dict[str, 
     assert set(service["depends_on"]) == {"postgres", "valkey", "opensearch"}
 
 
+def test_no_two_services_build_one_image(services: dict[str, Service]) -> None:
+    assert [name for name, service in services.items() if "build" in service] == ["hub"]
+
+
 def test_the_image_is_built_from_what_is_there_for_an_ordinary_user() -> None:
     steps = dockerfile()
     given = {str(file.relative_to(ROOT)) for file in context()}

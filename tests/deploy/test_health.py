@@ -54,6 +54,21 @@ async def test_a_hub_is_healthy_until_it_drains(settings_for: Callable[..., Sett
         assert await _asked(url) == (1, "not ready: 503")
 
 
+async def test_a_proxy_that_the_environment_names_is_not_asked(settings_for: Callable[..., Settings]) -> None:
+    async with open_runtime(settings_for()) as runtime, listening(runtime, Address("127.0.0.1", 0)) as served:
+        url = served.url.replace("/mcp", "/readyz")
+        assert await _asked(url, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9") == (0, "healthy")
+
+
+async def test_a_process_that_is_up_but_does_not_work_is_not_healthy(
+    settings_for: Callable[..., Settings], database_url: str
+) -> None:
+    env = {"BODY_BROKER_DATABASE_URL": database_url, "BODY_BROKER_SECRET_KEY": SECRET}
+    async with open_runtime(settings_for(), name="worker"):
+        code, said = await _asked("worker", **env)
+    assert (code, said) == (1, "nothing heard of the worker for 60 s")
+
+
 async def test_a_worker_is_healthy_while_it_is_heard_of(
     settings_for: Callable[..., Settings], database_url: str
 ) -> None:

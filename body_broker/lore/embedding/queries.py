@@ -50,7 +50,8 @@ class Queries:
             return None
         key = (model.id, text)
         vector = self._kept.get(key)
-        if vector is not None and len(vector) == model.dimensions:
+        # One that was kept before the model's size was known may be of another.
+        if vector is not None and model.dimensions in {None, len(vector)}:
             self._kept.move_to_end(key)
         else:
             vector = await self._made(key, model, maker)
@@ -84,11 +85,12 @@ class Queries:
             raise
         finally:
             del self._under_way[key]
-        if model.dimensions is not None:  # else nothing is known to compare it with
-            self._keep(key, vector)
+        self._keep(key, vector)
         return vector
 
     def _keep(self, key: _Key, vector: Vector) -> None:
+        if (before := self._kept.pop(key, None)) is not None:
+            self._taken -= _size(key, before)
         self._kept[key] = vector
         self._taken += _size(key, vector)
         while self._taken > self._room:

@@ -22,7 +22,7 @@ def limits(knowledge: Mapping[str, Json]) -> dict[str, Json]:
         "spoils_nothing": "spoiler_level" not in knowledge,
         "known_to_all": "known_by" not in knowledge,
         "known_by": [_short(name) for name in _names(knowledge.get("known_by"))],
-        "fields": sorted({_short(term) for name, value in knowledge.items() for term in _terms(name, value)}),
+        "fields": sorted({_short(term) for name, value in knowledge.items() for term in _held(name, value)}),
     }
     level = knowledge.get("spoiler_level")
     if isinstance(level, int | float) and not isinstance(level, bool) and math.isfinite(level):
@@ -57,6 +57,15 @@ def _names(value: Json) -> list[str]:
     """What jsonb's `?` finds in a value."""
     named = cast("Iterable[Json]", value) if isinstance(value, list | dict) else [value]
     return [name for name in named if isinstance(name, str)]
+
+
+def _held(name: str, value: Json) -> Iterator[str]:
+    """The terms of a document's value; for jsonb a list of its own holds each scalar in it as if that stood alone."""
+    yield from _terms(name, value)
+    if isinstance(value, list):
+        for inner in cast("list[Json]", value):
+            if not isinstance(inner, list | dict):
+                yield from _terms(name, inner)
 
 
 def _terms(path: str, value: Json) -> Iterator[str]:

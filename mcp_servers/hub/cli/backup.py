@@ -116,7 +116,7 @@ def restore(file: Path, data_dir: Path | None, *, keep_tokens: bool) -> None:
                 load_dump(archive, url, _show)
                 _end_progress()
                 report = run(_finish(archive, there, url, keep_tokens=keep_tokens))
-            _move_anchor(place, anchor)
+        _move_anchor(settings.data_dir, anchor)
     for line in report_lines(report):
         click.echo(line)
     _tell(archive.facts, settings, keep_tokens=keep_tokens)
@@ -142,6 +142,8 @@ async def _settle(pool: Pool, *, keep_tokens: bool) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(_TAINT_EVERY_SESSION)
         await connection.execute(_TAINT)
+        # A copy in OpenSearch belongs to the hub that was backed up, and knows revs that are given out anew here.
+        await connection.execute("DELETE FROM lore_copy")
         if not keep_tokens:
             await connection.execute(_END_TOKENS)
         # What a dump does not bring: without it the first searches are planned blindly.

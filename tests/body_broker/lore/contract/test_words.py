@@ -164,6 +164,8 @@ _FIELDS: list[tuple[dict[str, Json], list[str]]] = [
     ({"secret": True}, ["North"]),
     ({"secret": 1}, []),
     ({"gone": None}, ["South"]),
+    ({"tags": "sea"}, ["North", "South"]),
+    ({"tags": "salt"}, ["North"]),
     ({"tags": ["sea"]}, ["North", "South"]),
     ({"tags": ["sea", "salt"]}, ["North"]),
     ({"tags": []}, ["North", "South"]),

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from body_broker.lore.documents import Effect
 from body_broker.lore.embedding import building
+from body_broker.lore.embedding.words import ModelAway
 from body_broker.lore.importing import REINDEX
 from body_broker.work import queue
 from tests.body_broker.lore.conftest import OPERATOR
@@ -312,15 +314,71 @@ async def _tried(studio: Studio) -> list[queue.WorkSummary]:
 async def test_nothing_of_a_wrong_answer_is_stored(studio: Studio, api: EmbeddingsApi) -> None:
     await studio.bring(FERRY, BELL)
 
-    async def one_is_short(texts: list[str]) -> web.Response:
-        first, second = await api.vectors(texts)
-        return answer_with([first, second[:10]])
+    async def too_short(texts: list[str]) -> web.Response:
+        vectors = await api.vectors(texts)
+        return answer_with([vector[: 10 + at] if len(texts) > 1 else [] for at, vector in enumerate(vectors)])
 
-    api.misbehave = one_is_short
+    api.misbehave = too_short
     async with studio.working():
         (job,) = await wait_until(lambda: _tried(studio), "it was tried more than once")
-    assert job.error["message"] == "The model gave a vector of 10 numbers; 384 were expected."
+    assert job.error["message"] == "The model gave a vector of 0 numbers; 0 were expected."
     assert await studio.vectors() == []
+
+
+async def test_a_passage_that_the_model_refuses_keeps_no_other_from_its_vector(
+    studio: Studio, api: EmbeddingsApi
+) -> None:
+    await studio.bring(*texts([f"The lantern of pier {n} went out." for n in range(40)]))
+    await studio.bring(text("Odd", "A poisonous passage."), text("Late", "The last lantern."))
+
+    async def refuse(given: list[str]) -> web.Response | None:
+        return web.Response(status=400) if any("poisonous" in each for each in given) else None
+
+    api.misbehave = refuse
+    await studio.embed_all()
+
+    assert len(await studio.vectors()) == 41
+    (job,) = await studio.jobs("succeeded")
+    assert job.attempts == 1
+    page = await studio.search("odd passage")
+    assert "Odd" in {passage.title for passage in page.passages}
+    assert page.unavailable == ["vectors_incomplete"]
+    async with studio.working():
+        with pytest.raises(ModelAway, match="1 passages have no vector: the model refuses them"):
+            await studio.embedding.all_made()
+
+
+async def test_no_request_holds_more_texts_than_an_api_takes(studio: Studio, api: EmbeddingsApi) -> None:
+    await studio.bring(text("The Quay", long_text(12, "lantern")), text("The Ferry", long_text(12, "oar")))
+
+    async def refuse(given: list[str]) -> web.Response | None:
+        return web.Response(status=413) if len(given) > 32 or any(len(each) > 900 for each in given) else None
+
+    api.misbehave = refuse
+    await studio.embed_all()
+
+    assert await studio.sql("SELECT count(*) FROM lore_vector WHERE part > 0")
+    assert max(map(len, api.asked)) <= 32
+    assert not await studio.sql(
+        "SELECT count(*) FROM lore_chunk c WHERE NOT EXISTS ("
+        "SELECT FROM lore_vector v WHERE v.rev = c.rev AND v.ordinal = c.ordinal)"
+    )
+
+
+async def test_a_document_that_repeats_itself_a_thousand_times_is_brought_again(studio: Studio) -> None:
+    chapter = f"Chapter 1\n\n{long_text(1, 'lantern')}\n\n"
+    await studio.bring(text("Log", chapter * 1_600))
+    await studio.pool.execute(
+        "INSERT INTO lore_vector (rev, ordinal, model_id, part, index_id, embedding)"
+        " SELECT c.rev, c.ordinal, m.id, 0, d.index_id, array_fill(0.05::real, ARRAY[384])::vector"
+        " FROM lore_model m, lore_document d JOIN lore_chunk c ON c.rev = d.rev"
+    )
+    before = len(await studio.vectors())
+    assert before > 1_000
+
+    await studio.bring(text("Log", f"{chapter * 1_600}It is new."))  # within the statement's time
+
+    assert len(await studio.vectors()) >= before - 2
 
 
 async def test_a_model_that_changes_its_size_in_the_middle_is_found_out(studio: Studio, api: EmbeddingsApi) -> None:

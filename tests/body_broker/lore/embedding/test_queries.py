@@ -76,6 +76,20 @@ async def test_a_model_that_did_not_answer_is_not_waited_for_by_everybody(studio
     assert len(api.asked) == 1
 
 
+async def test_a_text_that_the_model_refuses_is_no_reason_to_ask_it_nothing_else(
+    studio: Studio, api: EmbeddingsApi
+) -> None:
+    async def refuse(given: list[str]) -> web.Response | None:
+        return web.Response(status=400) if "odd" in given[0] else None
+
+    api.misbehave = refuse
+    with pytest.raises(ModelAway, match="refuses"):
+        await studio.embedding.embed("an odd text")
+
+    assert await studio.embedding.embed("who rows the dead") is not None
+    assert await studio.embedding.embed(" ") is None
+
+
 @pytest.mark.parametrize(
     ("vector", "what"),
     [

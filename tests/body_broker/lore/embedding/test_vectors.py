@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -76,9 +77,29 @@ def test_the_parts_of_a_passage_fit_and_hold_all_of_it(title: str, heading: str,
         assert parts == [whole]
         return
     named = f"{title}\n{heading}\n"
-    head = f"{named[: room // 2 - 1].rstrip()}\n"
+    head = named
+    while len(head) > room // 2:
+        head = f"{head[: len(head) // 2].rstrip()}\n"
     assert all(part.startswith(head) for part in parts)
     assert "".join("".join(part.removeprefix(head) for part in parts).split()) == "".join(content.split())
+
+
+@given(
+    st.text(alphabet="한국민속촌 ́̂a", max_size=200),
+    st.text(alphabet="관람안내문́", max_size=120),
+    st.text(alphabet="한국 민속촌.\ń̂", min_size=1, max_size=1_500),
+    st.integers(120, 260),
+)
+def test_letters_that_take_much_room_or_none_end_in_parts_that_fit(
+    title: str, heading: str, content: str, room: int
+) -> None:
+    def pieces(texts: Sequence[str]) -> list[int]:  # a syllable of Hangul is three letters to MiniLM, a mark is none
+        return [sum(3 if "가" <= letter <= "힣" else 0 for letter in each) for each in texts]
+
+    parts = parts_of(Text(title, heading, content), pieces, room)
+
+    assert max(pieces(parts)) <= room
+    assert "".join("".join(parts).split()).endswith("".join(content.split())[-1:])
 
 
 def test_parts_are_of_like_size_and_end_with_sentences() -> None:
