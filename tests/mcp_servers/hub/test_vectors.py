@@ -28,14 +28,15 @@ QUESTION = "Which boatman carries dead people over the river?"
 
 async def test_silver_finds_by_words_and_meaning_what_an_import_brought(open_hub: OpenHub, redis: object) -> None:
     _ = redis  # flushed before the test
-    async with open_hub(embeddings="local") as hub, hub.client("tier:silver") as silver:
+    async with open_hub(embeddings="local", tools="all") as hub, hub.client("tier:silver") as silver:
         await hub.runtime.rag.lore.importing.take([FERRY, BELL], index="shared", canon=True, origin=OPERATOR)
         async with working(hub.runtime):
             await wait_until(lambda: _vectors(hub, 2), "the vectors are made", timeout_s=60)
 
-        found = await _search(silver, "search_lore", query=QUESTION)
-        assert [item["title"] for item in found["items"]] == ["Osric Vane", "The Bell"]
-        assert found["unavailable"] == []
+        for tool in ("search_lore", "vector_search"):
+            found = await _search(silver, tool, query=QUESTION)
+            assert [item["title"] for item in found["items"]] == ["Osric Vane", "The Bell"]
+            assert found["unavailable"] == []
 
 
 async def test_a_hub_whose_vectors_are_away_answers_by_words_and_says_so(open_hub: OpenHub, redis: object) -> None:

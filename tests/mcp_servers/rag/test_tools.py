@@ -152,6 +152,37 @@ async def test_only_outside_passages_make_an_answer_outside(hub: Runtime) -> Non
     assert (await ask(hub, "brief_on", {"subject": "the bell"}, kind="prompt")).outside
 
 
+async def test_filters_narrow_search_and_context_to_whom_it_may_be_told(hub: Runtime) -> None:
+    known: dict[str, dict[str, Any]] = {
+        "Plain": {"tags": ["sea"], "region": "north"},
+        "Late": {"spoiler_level": 4, "region": "north"},
+        "Secret": {"known_by": ["mira"]},
+    }
+    await bring(
+        hub, *[make_draft(f"{name}.txt", name, f"A lantern, {name}.", "text", meta) for name, meta in known.items()]
+    )
+
+    async def titles(name: str, **filters: Any) -> set[str]:
+        key = "query" if name == "search_lore" else "topic"
+        told = await tell(hub, name, {key: "lantern", "filters": filters})
+        return {found["title"] for found in told["items" if name == "search_lore" else "citations"]}
+
+    for name in ("search_lore", "retrieve_context"):
+        assert await titles(name, spoiler_max=3) == {"Plain", "Secret"}
+        assert await titles(name, spoiler_max=3, known_to="osric") == {"Plain"}
+        assert await titles(name, fields={"region": "north"}) == {"Plain", "Late"}
+        assert await titles(name, fields={"tags": "sea"}) == {"Plain"}
+        assert await titles(name, source="outside") == set()
+
+
+async def test_a_cursor_belongs_to_its_filters(hub: Runtime) -> None:
+    await bring(hub, *[text(f"Lantern {n}", f"A lantern, {n}.") for n in range(4)])
+    first = await tell(hub, "search_lore", {"query": "lantern", "k": 2, "filters": {"source": "canon"}})
+
+    with pytest.raises(BadInput):
+        await tell(hub, "search_lore", {"query": "lantern", "k": 2, "cursor": first["next_cursor"]})
+
+
 async def test_pages_follow_their_cursor_and_a_cursor_serves_its_owner_only(hub: Runtime) -> None:
     await bring(hub, *(text(f"Step {n}", f"A lantern on step {n}.") for n in range(5)))
 
@@ -307,6 +338,10 @@ async def test_an_agents_changes_stand_beside_the_audit_record_that_allowed_them
     [
         ("search_lore", {"query": ""}),
         ("search_lore", {"query": "x" * 2_001}),
+        ("search_lore", {"query": "lantern " * 12_500}),
+        ("search_lore", {"query": "x", "filters": {"spoiler_max": 101}}),
+        ("search_lore", {"query": "x", "filters": {"colour": "red"}}),
+        ("search_lore", {"query": "x", "filters": {"fields": {"a": [1]}}}),
         ("search_lore", {"query": "x", "k": 51}),
         ("search_lore", {"query": "x", "k": "3"}),
         ("search_lore", {"query": "x", "index": "shared"}),
