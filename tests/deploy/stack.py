@@ -142,7 +142,10 @@ def build(home: Path) -> Image:
             if step.keyword == "RUN" and step.stage == 0:
                 boxes.run(
                     ["sh", "-c", step.text],
-                    env=env | env_of(0) | {"PATH": _SYSTEM_PATH, "HOME": str(Path.home())},
+                    # By its own path: a link to it in another folder finds another Python's library.
+                    env=env
+                    | env_of(0)
+                    | {"PATH": _SYSTEM_PATH, "HOME": str(Path.home()), "UV_PYTHON": str(BASE_PYTHON)},
                     workdir="/src",
                     binds=[
                         [str(source), "/src"],
