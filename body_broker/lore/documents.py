@@ -17,6 +17,9 @@ from body_broker.text import digest, new_id
 
 PAGE_CHARACTERS = 10_000
 """As the lore_page table is laid out; another figure needs a migration."""
+_MANY = 100
+"""Passages; fewer leave the counts about right, or the tables so small that no plan is bad."""
+TABLES = ("lore_document", "lore_edition", "lore_chunk", "lore_posting", "lore_posting_total")
 _NO_DOCUMENT = "Search again: ids change when a document is deleted and imported anew."
 
 
@@ -338,6 +341,18 @@ async def approve(
         *effect.columns(),
     )
     return changed["index_id"], changed["rev"]
+
+
+async def analyze(connection: Executor, tables: Sequence[str], added: int) -> None:
+    """Let PostgreSQL count what was added, where that is much: a search planned by the counts of before took 500 ms instead of 6.
+
+    Args:
+        connection: Not in a transaction that anybody waits for.
+        tables: Names of ours.
+        added: Passages.
+    """
+    if added >= _MANY:
+        await connection.execute(f"ANALYZE {', '.join(tables)}")
 
 
 async def abandoned_jobs(connection: Connection) -> list[str]:

@@ -131,6 +131,7 @@ class Importing:
             documents_done += len(seen)
             done += sum(stop - start for _, start, stop, _ in batch)
             await run.progress(done, total, f"{done} of {total} passages")
+        await documents.analyze(self._pool, documents.TABLES, total)
         return {"documents": documents_done, "unchanged": run.input["unchanged"], "passages": total}
 
     async def _sizes(self, run: Run, revs: Sequence[int]) -> list[list[int]]:

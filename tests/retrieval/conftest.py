@@ -56,10 +56,16 @@ def node_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["postgresql", "opensearch"])
-async def collected(collections_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Services]:
+def index(request: pytest.FixtureRequest) -> str:
+    """What answers."""
+    return request.param
+
+
+@pytest.fixture
+async def collected(collections_url: str, index: str, request: pytest.FixtureRequest) -> AsyncIterator[Services]:
     """Lore over both collections, on the embedded index and on a copy in OpenSearch."""
     more: dict[str, object] = {}
-    if request.param == "opensearch":
+    if index == "opensearch":
         more = {"opensearch_url": request.getfixturevalue("node_url"), "opensearch_engine": "lucene"}
     async with library(settings_of(collections_url, **more)) as services:
         if more:

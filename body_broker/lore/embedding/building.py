@@ -181,6 +181,7 @@ class Building:
                 keeping = await self._keep_serving(run, model)
             rows = await self._pool.fetch(_NEXT, model.id, *place, maker.at_once)
             if not rows and stored == 0:
+                await documents.analyze(self._pool, ("lore_vector",), made)
                 return made if await self._serve(run, model) else None
             if not rows:  # what became current meanwhile may lie before
                 place, stored = _START, 0
