@@ -64,6 +64,7 @@ class Boxes:
             "scratch": scratch,
             "argv": list(argv),
             "env": dict(env),
+            "keeps": [str(ROOT), str(SHARED)],
             "reads": [str(path) for path in (sys.executable, BASE_PYTHON, ROOT / "x", SHARED / "x")],
             "files": {
                 "/etc/hosts": "127.0.0.1 localhost hub worker postgres valkey opensearch s3\n",
