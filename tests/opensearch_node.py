@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import httpx2
@@ -83,11 +82,3 @@ async def clear(url: str) -> None:
     """Delete every index of lore there is."""
     for found in (await ask(url, "GET", "/_cat/indices/lore*?format=json")).json():
         await ask(url, "DELETE", f"/{found['index']}")
-
-
-def wait_dead(pid: int, timeout_s: float = 30.0) -> None:
-    """Return once a process is gone."""
-    end = time.monotonic() + timeout_s
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < end, f"{pid} lives"
-        time.sleep(0.02)
