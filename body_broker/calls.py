@@ -54,6 +54,8 @@ class Result(BaseModel):
 Run = Callable[[Any, "Call", Any], Awaitable[Result]]
 Complete = Callable[[str, Mapping[str, str], "Call", Any], Awaitable["Suggestions"]]
 """`async (value so far, the other arguments given, call, services) -> Suggestions` for one argument of a prompt or resource."""
+Establish = Callable[[Any, "Caller", Any], Awaitable[frozenset[str]]]
+"""`async (arguments, caller, services) -> facts`: what the hub itself finds out about one call before it is decided (ADR 7)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Operation:
         open_world: MCP's openWorldHint: it reaches systems beyond the hub.
         reports_progress: It reports progress, so its calls are streamed.
         asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
+        establishes: What finds out the facts that rules read of its calls; a fact that is not found out is false.
     """
 
     kind: ClassVar[Literal["tool", "resource", "prompt"]]
@@ -91,6 +94,7 @@ class Operation:
     open_world: bool = False
     reports_progress: bool = False
     asks: bool = False
+    establishes: Establish | None = None
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -65,6 +65,31 @@ class Settings(BaseModel):
     opensearch_timeout_s: Seconds = Field(
         2, description="How long a search may wait for OpenSearch before PostgreSQL answers in its place."
     )
+    engine: Literal["own", "external", "off"] = Field(
+        "own",
+        description="Who arbitrates changes of the world: ours, another engine that speaks docs/engine-protocol.md, or nobody.",
+    )
+    engine_tick_hz: int = Field(30, ge=1, le=1000, description="Ticks a second of our own engine.")
+    engine_lease_s: Seconds = Field(
+        3, description="How long an engine may be silent before another takes its place under a new epoch."
+    )
+    world_open_changes_max: int = Field(
+        256, ge=1, le=100_000, description="Changes of the world that one requester may have waiting."
+    )
+    gitleaks: Path | None = Field(
+        None, description="The program gitleaks; without it the one on PATH, and where there is none scans say so."
+    )
+    scan_rules_dir: Path | None = Field(None, description="A studio's own semgrep rules, used beside ours.")
+    scan_wait_s: Seconds = Field(20, description="How long a call waits for its scan before it answers with a job.")
+    scan_timeout_s: Seconds = Field(600, description="How long one scanner may run.")
+    aws_roles: Path | None = Field(
+        None,
+        description="TOML file that says which IAM role each principal's AWS queries assume; without it there are none.",
+    )
+    aws_region: str | None = Field(None, description="The AWS region that is asked where a call names none.")
+    aws_endpoint_url: str | None = Field(
+        None, description="Another endpoint for every AWS service, such as a private one's."
+    )
     database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
 
@@ -109,7 +134,16 @@ class Settings(BaseModel):
         "console", description="One JSON object a line, or lines for people."
     )
 
-    @field_validator("data_dir", "policies_dir", "audit_anchor", "tls_certificate", "tls_key")
+    @field_validator(
+        "data_dir",
+        "policies_dir",
+        "audit_anchor",
+        "tls_certificate",
+        "tls_key",
+        "gitleaks",
+        "scan_rules_dir",
+        "aws_roles",
+    )
     @classmethod
     def _home(cls, path: Path | None) -> Path | None:
         return path.expanduser() if path else path

@@ -63,6 +63,10 @@ class EventBus(InMemorySubscriptionBus):
         """A resource has new content; what rooms are given to announce their changes."""
         await self.publish(ResourceUpdated(uri=uri))
 
+    async def heard_here(self, uri: str) -> None:
+        """A resource has new content, and every hub learns of it by itself: tell only who listens here."""
+        await super().publish(ResourceUpdated(uri=uri))
+
     async def set_log_level(self, session: str, level: str) -> None:
         """What this login wants to hear from now on, for a day.
 

@@ -31,6 +31,7 @@ from body_broker.errors import (
     UnknownTool,
 )
 from body_broker.inputs import AskClient
+from body_broker.settings import PREFIX, Settings
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
@@ -177,6 +178,7 @@ class Gate:
                 tainted=passage.session.tainted,
                 depth=passage.request.depth,
                 history=passage.session.history,
+                facts=await self._facts(passage),
             ),
         )
         if isinstance(decision, Allow):
@@ -186,6 +188,17 @@ class Gate:
             rules = list(decision.rules)
             raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
         raise _approval_required(operation.name, decision)
+
+    async def _facts(self, passage: Passage) -> frozenset[str]:
+        """What the hub itself knows of this call: what its row finds out, and that a backend that is not there costs nothing."""
+        operation = passage.operation
+        facts: frozenset[str] = frozenset()
+        if operation.establishes is not None:
+            services = self._services.get(passage.row.server)
+            facts = await operation.establishes(passage.arguments, passage.caller, services)
+        if operation.needs and operation.needs not in self.configured:
+            facts |= {"within_budget"}
+        return facts
 
     def _require_configured(self, setting: str | None) -> None:
         if setting and setting not in self.configured:
@@ -321,6 +334,12 @@ class Gate:
 
 
 def _not_configured(setting: str) -> NotConfigured:
+    if setting.removeprefix(PREFIX).lower() not in Settings.model_fields:
+        return NotConfigured(
+            f"This version has no backend for this tool; one that has it is configured by {setting}.",
+            next_step="Go on without it: nothing that can be set today brings it.",
+            details={"setting": setting},
+        )
     return NotConfigured(
         f"The backend of this tool is not configured: {setting} is not set.",
         next_step=f"Ask the people who run this hub to set {setting} (docs/settings.md) and restart it.",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from body_broker.calls import Room
 from body_broker.errors import StartError
+from mcp_servers.admin import server as admin
+from mcp_servers.cybersecurity import server as cybersecurity
+from mcp_servers.game_state import server as game_state
 from mcp_servers.hub import own
 from mcp_servers.rag import server as rag
+from mcp_servers.storyteller import server as storyteller
 
-ROOMS: tuple[Room, ...] = (own.ROOM, rag.ROOM)
+ROOMS: tuple[Room, ...] = (own.ROOM, storyteller.ROOM, cybersecurity.ROOM, admin.ROOM, game_state.ROOM, rag.ROOM)
 
 
 def rooms_named(names: tuple[str, ...]) -> tuple[Room, ...]:

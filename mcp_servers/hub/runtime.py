@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 from body_broker.audit.auditor import Auditor, open_auditor
 from body_broker.calls import Room
-from body_broker.lore.embedding import Embedding, open_embedding
-from body_broker.lore.opensearch import Copy, Ledger, open_copy
 from body_broker.settings import Settings
-from body_broker.storage.postgres import Pool
 from body_broker.storage.stores import Stores, open_stores
 from mcp_servers.hub import own
 from mcp_servers.hub.cursors import CursorSeals
@@ -25,9 +22,9 @@ from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.secrets import Secrets
+from mcp_servers.hub.services import RoomServices, open_services
 from mcp_servers.hub.sessions import Sessions, open_sessions
 from mcp_servers.hub.tokens import Tokens
-from mcp_servers.rag import server as rag
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 
@@ -50,9 +47,7 @@ class Runtime:
     bus: EventBus
     gate: Gate
     listings: Listings
-    rag: rag.Services
-    embedding: Embedding
-    copy: Copy | None
+    services: RoomServices
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -116,11 +111,12 @@ async def open_runtime(
         )
         bus = EventBus(stores.redis)
         metrics = Metrics()
-        lore = await stack.enter_async_context(_open_lore(settings, stores.pool, bus, lasting=name != "cli"))
+        services = await stack.enter_async_context(open_services(settings, stores, bus, lasting=name != "cli"))
         gate = Gate(
             rooms=rooms,
             policy=policy,
-            services={own.ROOM.name: own.HubServices(stores.pool, metrics), "rag": lore.services}
+            services={own.ROOM.name: own.HubServices(stores.pool, metrics)}
+            | dict(services.by_room())
             | (extra_services or {}),
             auditor=auditor,
             sessions=sessions,
@@ -145,39 +141,8 @@ async def open_runtime(
             bus=bus,
             gate=gate,
             listings=Listings(rooms, policy, configured(settings)),
-            rag=lore.services,
-            embedding=lore.embedding,
-            copy=lore.copy,
+            services=services,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _LoreParts:
-    services: rag.Services
-    embedding: Embedding
-    copy: Copy | None
-
-
-@asynccontextmanager
-async def _open_lore(settings: Settings, pool: Pool, bus: EventBus, *, lasting: bool) -> AsyncGenerator[_LoreParts]:
-    """Lore with what follows it: vectors, and the copy in OpenSearch where there is one."""
-    async with AsyncExitStack() as stack:
-        copy = None
-        if settings.opensearch_url is not None:
-            copy = await stack.enter_async_context(open_copy(pool, settings))
-        # Even a process without an OpenSearch notes what it changes, for those that have one.
-        follower = copy or Ledger()
-        # A command that comes and goes does not decide which model the studio uses.
-        embedding = await stack.enter_async_context(open_embedding(pool, settings, (follower,), replace=lasting))
-        services = rag.Services.build(
-            pool,
-            announce=bus.resource_updated,
-            embed=embedding.embed,
-            copy=copy and copy.index,
-            followers=(embedding, follower),
-            following={**embedding.handlers(), **(copy.handlers() if copy else {})},
-        )
-        yield _LoreParts(services, embedding, copy)
 
 
 def configured(settings: Settings) -> frozenset[str]:

@@ -17,12 +17,12 @@ log = get_logger(__name__)
 def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worker:
     """A worker for every kind of work the rooms bring, or only for these."""
     settings = runtime.settings
-    handlers = runtime.rag.handlers()
+    handlers = runtime.services.handlers()
     return Worker(
         runtime.stores.pool,
         {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds},
         database_url=runtime.stores.database_url,
-        schedules=runtime.copy.schedules() if runtime.copy and kinds is None else (),
+        schedules=runtime.services.schedules() if kinds is None else (),
         concurrency=settings.worker_concurrency,
         lease_s=settings.worker_lease_s,
     )
@@ -31,7 +31,7 @@ def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worke
 def stop(runtime: Runtime, worker: Worker) -> None:
     """Claim nothing more, and let nothing wait for what is long and goes on anywhere: vectors."""
     worker.stop()
-    runtime.embedding.hand_back()
+    runtime.services.embedding.hand_back()
 
 
 @asynccontextmanager

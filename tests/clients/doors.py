@@ -47,10 +47,10 @@ class Door:
 
     async def bring(self, title: str, body: str) -> tuple[str, str | None]:
         """The document that anna's import made, and the job that did; None where it was there already."""
-        taken = await self.runtime.rag.lore.importing.take(
+        taken = await self.runtime.services.rag.lore.importing.take(
             [make_draft(title, title, body)], index="shared", canon=True, origin=Origin(chain=(ANNA,), session="tests")
         )
-        await self.runtime.rag.follow(taken)
+        await self.runtime.services.rag.follow(taken)
         return taken.documents[0].doc_id, taken.job_id
 
     async def audited(self, action: str, kind: str, verdict: str) -> int:

@@ -134,8 +134,8 @@ async def test_a_job_of_one_hub_is_read_and_cancelled_through_the_other(pair: Pa
 async def _import(hub: Hub, text: str) -> str:
     """The URI of the document that a worker has imported."""
     drafts = [make_draft("ferry.txt", "Ferry", text)]
-    taken = await hub.runtime.rag.lore.importing.take(drafts, index="shared", canon=True, origin=ANNA)
-    await hub.runtime.rag.follow(taken)
+    taken = await hub.runtime.services.rag.lore.importing.take(drafts, index="shared", canon=True, origin=ANNA)
+    await hub.runtime.services.rag.follow(taken)
     return document_uri(taken.documents[0].doc_id)
 
 

@@ -54,7 +54,7 @@ async def _demo(settings: Settings, *, once: bool) -> None:
         await _import_lore(runtime)
         _say("hub", f"{hub.url}, {len(runtime.gate.policy.catalogue.entries)} operations behind one gate")
         issued = await runtime.tokens.issue("tier:silver", ttl_s=3600, by=operator())
-        await _as_silver(hub.url, issued.token, by_meaning=runtime.embedding.lacks is None)
+        await _as_silver(hub.url, issued.token, by_meaning=runtime.services.embedding.lacks is None)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")
         if not once:
@@ -64,10 +64,10 @@ async def _demo(settings: Settings, *, once: bool) -> None:
 async def _import_lore(runtime: Runtime) -> None:
     with resources.as_file(resources.files("mcp_servers.hub").joinpath("demo_lore")) as folder:
         receipt = await record(runtime, "lore import", {"index": "shared", "paths": 1, "canon": True})
-        done = await runtime.rag.import_paths([folder], index="shared", by=operator(), receipt=receipt)
-    lacks = runtime.embedding.lacks
+        done = await runtime.services.rag.import_paths([folder], index="shared", by=operator(), receipt=receipt)
+    lacks = runtime.services.embedding.lacks
     if lacks is None:
-        await runtime.embedding.all_made()
+        await runtime.services.embedding.all_made()
     ways = "by words and by meaning" if lacks is None else f"by words alone: {lacks}"
     _say(
         "lore",

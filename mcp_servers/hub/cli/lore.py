@@ -92,7 +92,7 @@ async def _import(settings: Settings, given: _Brought, *, wait: bool) -> tuple[I
     async with open_runtime(settings, name="cli") as runtime, working(runtime, kinds):
         details = {"index": given.index, "paths": len(given.paths), "canon": given.canon}
         receipt = await record(runtime, "lore import", details)
-        done = await runtime.rag.import_paths(
+        done = await runtime.services.rag.import_paths(
             given.paths,
             index=given.index,
             by=operator(),
@@ -103,7 +103,7 @@ async def _import(settings: Settings, given: _Brought, *, wait: bool) -> tuple[I
             progress=_show,
         )
         if wait:
-            await runtime.embedding.all_made(_show)
+            await runtime.services.embedding.all_made(_show)
         vectors = await _vectors(runtime)
     if sys.stderr.isatty():
         click.echo(file=sys.stderr)
@@ -112,9 +112,9 @@ async def _import(settings: Settings, given: _Brought, *, wait: bool) -> tuple[I
 
 async def _vectors(runtime: Runtime) -> str:
     """One sentence on how far the vectors are."""
-    if runtime.embedding.lacks is not None:
-        return f"Found by words alone: {runtime.embedding.lacks}."
-    now = await runtime.embedding.standing()
+    if runtime.services.embedding.lacks is not None:
+        return f"Found by words alone: {runtime.services.embedding.lacks}."
+    now = await runtime.services.embedding.standing()
     have = now.models[-1][1] if now.models else 0
     if have == now.passages:
         return "Every passage is found by meaning too."
@@ -131,10 +131,10 @@ def status(data_dir: Path | None) -> None:
 
 async def _status(settings: Settings) -> list[tuple[str, str]]:
     async with open_runtime(settings, name="cli") as runtime:
-        now = await runtime.embedding.standing()
-        lacks = runtime.embedding.lacks
-        copies = [] if runtime.copy is None else await runtime.copy.standing()
-        copying = [] if runtime.copy is None else await runtime.copy.jobs()
+        now = await runtime.services.embedding.standing()
+        lacks = runtime.services.embedding.lacks
+        copies = [] if runtime.services.copy is None else await runtime.services.copy.standing()
+        copying = [] if runtime.services.copy is None else await runtime.services.copy.jobs()
     rows = [("documents", str(now.documents)), ("passages", str(now.passages))]
     rows += [(model.state, f"{model.name}: {have} of {now.passages} passages") for model, have in now.models]
     if lacks is not None:
@@ -165,14 +165,14 @@ def reindex(index: str | None, data_dir: Path | None) -> None:
 async def _reindex(settings: Settings, index: str | None) -> str:
     async with open_runtime(settings, name="cli") as runtime, working(runtime, (REBUILD, REINDEX)):
         await record(runtime, "lore reindex", {"index": index})
-        if index is None and runtime.copy is not None:
-            documents = await runtime.copy.rebuild(_show)
+        if index is None and runtime.services.copy is not None:
+            documents = await runtime.services.copy.rebuild(_show)
             return f"OpenSearch holds a new copy of {documents} documents."
-        lore = runtime.rag.lore
+        lore = runtime.services.rag.lore
         names = [index] if index is not None else [each.name for each in (await lore.list_indices(limit=10_000))[0]]
         origin = Origin(chain=(operator(),), session=operator())
         jobs = [await lore.importing.reindex(index_named(name), origin) for name in names]
-        done = [await runtime.rag.follow(Intake(job, []), _show) for job in jobs]
+        done = [await runtime.services.rag.follow(Intake(job, []), _show) for job in jobs]
     documents, passages = sum(each.documents for each in done), sum(each.passages for each in done)
     return f"{documents} documents indexed anew, {passages} passages."
 
@@ -190,7 +190,7 @@ def approve(document: str, rev: int | None, data_dir: Path | None) -> None:
 async def _approve(settings: Settings, document: str, rev: int | None) -> int:
     async with open_runtime(settings, name="cli") as runtime:
         receipt = await record(runtime, "lore approve", {"document": document})
-        return await runtime.rag.lore.approve(document, Effect(operator(), receipt), rev=rev)
+        return await runtime.services.rag.lore.approve(document, Effect(operator(), receipt), rev=rev)
 
 
 async def _show(done: float, total: float | None = None, message: str | None = None) -> None:

@@ -38,7 +38,7 @@ def set_value(key: str, value: str, why: str, data_dir: Path | None) -> None:
 async def _set(settings: Settings, key: str, value: Json, why: str) -> int:
     async with open_runtime(settings, name="cli") as runtime:
         receipt = await record(runtime, "config set", {"key": key})
-        return (await runtime.rag.tuning.set(key, value, by=operator(), why=why, receipt=receipt)).version
+        return (await runtime.services.rag.tuning.set(key, value, by=operator(), why=why, receipt=receipt)).version
 
 
 @config.command()
@@ -51,7 +51,7 @@ def get(key: str, data_dir: Path | None) -> None:
 
 async def _get(settings: Settings, key: str) -> Json:
     async with open_runtime(settings, name="cli") as runtime:
-        return (await runtime.rag.tuning.get(key)).value
+        return (await runtime.services.rag.tuning.get(key)).value
 
 
 @config.command()
@@ -65,5 +65,5 @@ def history(key: str, data_dir: Path | None) -> None:
 
 async def _history(settings: Settings, key: str) -> list[str]:
     async with open_runtime(settings, name="cli") as runtime:
-        past = await runtime.rag.tuning.history(key)
+        past = await runtime.services.rag.tuning.history(key)
     return [f"{p.version:>4}  {p.at:%Y-%m-%d %H:%M}  {p.by:20}  {json.dumps(p.value)}  {p.why}" for p in past]

@@ -225,7 +225,7 @@ async def _client(url: str, token: str) -> AsyncGenerator[Client]:
 
 async def _import(runtime: Runtime, folder: Path, text: str) -> None:
     await asyncio.to_thread((folder / "story.txt").write_text, text)
-    await runtime.rag.import_paths([folder / "story.txt"], index="shared", by="operator:tests")
+    await runtime.services.rag.import_paths([folder / "story.txt"], index="shared", by="operator:tests")
 
 
 async def _is_done(runtime: Runtime, job: str) -> bool:

@@ -87,7 +87,7 @@ async def test_what_an_earlier_program_left_works_after_the_migration(
             await _identities_hold(runtime, schema)
             await _lore_is_found(runtime, schema)
             if schema >= TUNING:
-                assert (await runtime.rag.tuning.get("spawn.rate")).value == 42
+                assert (await runtime.services.rag.tuning.get("spawn.rate")).value == 42
 
 
 @pytest.mark.parametrize("schema", [*EARLIER, len(KNOWN)])

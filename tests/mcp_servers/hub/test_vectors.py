@@ -29,7 +29,7 @@ QUESTION = "Which boatman carries dead people over the river?"
 async def test_silver_finds_by_words_and_meaning_what_an_import_brought(open_hub: OpenHub, redis: object) -> None:
     _ = redis  # flushed before the test
     async with open_hub(embeddings="local", tools="all") as hub, hub.client("tier:silver") as silver:
-        await hub.runtime.rag.lore.importing.take([FERRY, BELL], index="shared", canon=True, origin=OPERATOR)
+        await hub.runtime.services.rag.lore.importing.take([FERRY, BELL], index="shared", canon=True, origin=OPERATOR)
         async with working(hub.runtime):
             await wait_until(lambda: _vectors(hub, 2), "the vectors are made", timeout_s=60)
 
@@ -43,7 +43,7 @@ async def test_a_hub_whose_vectors_are_away_answers_by_words_and_says_so(open_hu
     _ = redis  # flushed before the test
     nowhere = {"embeddings": "http://127.0.0.1:1/v1", "embeddings_model": "minilm"}
     async with open_hub(**nowhere) as hub, hub.client("tier:silver") as silver:
-        await hub.runtime.rag.lore.importing.take([FERRY, BELL], index="shared", canon=True, origin=OPERATOR)
+        await hub.runtime.services.rag.lore.importing.take([FERRY, BELL], index="shared", canon=True, origin=OPERATOR)
         async with working(hub.runtime):
             await wait_until(lambda: _documents(hub, 2), "the import is done")
 

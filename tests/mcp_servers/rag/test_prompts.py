@@ -103,7 +103,7 @@ def test_names_are_runs_of_capitals_that_do_not_only_begin_sentences() -> None:
 async def test_what_changed_is_told_with_titles_ids_and_counts(hub: Runtime) -> None:
     kept, gone = await bring(hub, text("The Quay", "It burned."), text("The Bell", "It rang."))
     await bring(hub, text("The Quay", "It stands."))
-    await hub.rag.lore.delete_document(gone, Effect("person:ann", None))
+    await hub.services.rag.lore.delete_document(gone, Effect("person:ann", None))
     said, outside = await fill(hub, "what_changed")
     assert "In all: 1 deleted, 1 imported." in said
     assert f"imported: The Quay [{kept}, lore-shared, canon] by operator:ann" in said

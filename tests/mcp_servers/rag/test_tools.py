@@ -83,7 +83,7 @@ async def hub(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterato
     handed: dict[str, Services] = {}
     extra: dict[str, object] = {"fixture": handed}
     async with open_runtime(settings, (*ROOMS, FIXTURE), extra_services=extra) as runtime, working(runtime):
-        handed["rag"] = runtime.rag
+        handed["rag"] = runtime.services.rag
         yield runtime
 
 
@@ -100,8 +100,8 @@ async def tell(hub: Runtime, name: str, arguments: dict[str, Any], *, caller: Ca
 
 async def bring(hub: Runtime, *drafts: Draft, index: str = "shared", canon: bool = True) -> list[str]:
     origin = Origin(chain=("operator:ann",), session="operator:ann")
-    taken = await hub.rag.lore.importing.take(drafts, index=index, canon=canon, origin=origin)
-    await hub.rag.follow(taken)
+    taken = await hub.services.rag.lore.importing.take(drafts, index=index, canon=canon, origin=origin)
+    await hub.services.rag.follow(taken)
     return [document.doc_id for document in taken.documents]
 
 
@@ -250,7 +250,7 @@ async def test_a_briefing_holds_cited_passages_or_says_that_there_are_none(hub: 
 
 async def test_figures_are_looked_up(hub: Runtime) -> None:
     for key, value in (("spawn.night.rate", 1.5), ("spawn.table", ["wolf"] * 400), ("zone.quay.rating", "M")):
-        await hub.rag.tuning.set(key, value, by="operator:ann")
+        await hub.services.rag.tuning.set(key, value, by="operator:ann")
 
     assert await tell(hub, "get_config", {"key": "spawn.night.rate"}) == {
         "key": "spawn.night.rate",
@@ -300,7 +300,7 @@ async def test_what_an_agent_ingests_is_outside_and_found_once_its_job_is_done(h
     }
 
     taken = await write(hub, "ingest", given)
-    job = await hub.rag.follow(Intake(taken["job_id"], []))
+    job = await hub.services.rag.follow(Intake(taken["job_id"], []))
     again = await write(hub, "ingest", given)
 
     (item,) = (await tell(hub, "search_lore", {"query": "ferry"}))["items"]
@@ -313,9 +313,9 @@ async def test_what_an_agent_ingests_is_outside_and_found_once_its_job_is_done(h
 
 async def test_an_agents_changes_stand_beside_the_audit_record_that_allowed_them(hub: Runtime) -> None:
     taken = await write(hub, "ingest", {"documents": [{"title": "Notes", "text": "The ferry."}], "persona": "osric"})
-    await hub.rag.follow(Intake(taken["job_id"], []))
+    await hub.services.rag.follow(Intake(taken["job_id"], []))
     job_id = (await write(hub, "reindex", {"index": "lore-osric"}))["job_id"]
-    await hub.rag.follow(Intake(job_id, []))
+    await hub.services.rag.follow(Intake(job_id, []))
     doc_id = taken["documents"][0]["doc_id"]
     assert await write(hub, "delete", {"id": doc_id}) == {"doc_id": doc_id, "deleted": True}
     assert await write(hub, "delete", {"id": doc_id}) == {"doc_id": doc_id, "deleted": False}
@@ -367,8 +367,10 @@ async def test_an_operator_imports_files_and_sees_how_far_it_is(hub: Runtime, tm
         assert message
         seen.append((done, total))
 
-    done = await hub.rag.import_paths([tmp_path / "lore"], index="lore-osric", by="operator:ann", progress=progress)
-    again = await hub.rag.import_paths([tmp_path / "lore"], index="persona:osric", by="operator:ann")
+    done = await hub.services.rag.import_paths(
+        [tmp_path / "lore"], index="lore-osric", by="operator:ann", progress=progress
+    )
+    again = await hub.services.rag.import_paths([tmp_path / "lore"], index="persona:osric", by="operator:ann")
 
     assert (done.documents, done.unchanged) == (3, 0)
     assert seen[-1] == (done.passages, done.passages)

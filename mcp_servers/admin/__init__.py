@@ -1,0 +1,1 @@
+"""The admin server: read-only queries of the studio's AWS account."""

@@ -1,0 +1,1 @@
+"""The cybersecurity server: scans of repositories and their findings."""

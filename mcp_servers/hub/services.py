@@ -1,0 +1,138 @@
+"""Owns what each room's functions are given: opened over one process's stores, closed in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from body_broker.lore.embedding import Embedding, open_embedding
+from body_broker.lore.opensearch import Copy, Ledger, open_copy
+from body_broker.settings import Settings
+from body_broker.storage.postgres import Pool
+from body_broker.storage.stores import Stores
+from body_broker.work.run import Handler
+from body_broker.work.schedule import Schedule
+from body_broker.world.map import WorldMap
+from body_broker.world.model import Event
+from mcp_servers.admin.services import Services as Admin
+from mcp_servers.cybersecurity.services import Services as Cybersecurity
+from mcp_servers.game_state.services import Services as GameState
+from mcp_servers.hub.events import EventBus
+from mcp_servers.hub.scanners import find_semgrep, link_semgrep
+from mcp_servers.rag.services import Services as Rag
+from mcp_servers.storyteller.services import Services as Storyteller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomServices:
+    """The services of every server, and what stands behind several of them."""
+
+    rag: Rag
+    game_state: GameState
+    storyteller: Storyteller
+    cybersecurity: Cybersecurity
+    admin: Admin
+    world: WorldMap
+    embedding: Embedding
+    copy: Copy | None
+
+    def by_room(self) -> Mapping[str, object]:
+        """Each server's services, by its name."""
+        return {
+            "rag": self.rag,
+            "game_state": self.game_state,
+            "storyteller": self.storyteller,
+            "cybersecurity": self.cybersecurity,
+            "admin": self.admin,
+        }
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """What a worker needs to do the work of every server."""
+        return {**self.rag.handlers(), **self.cybersecurity.handlers()}
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The work that comes round by itself."""
+        return tuple(self.copy.schedules()) if self.copy else ()
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, stores: Stores, bus: EventBus, *, lasting: bool
+) -> AsyncGenerator[RoomServices]:
+    """The services of every server over these stores.
+
+    Args:
+        settings: Loaded once by the entry point.
+        stores: Open.
+        bus: Tells listeners what changed.
+        lasting: Whether the process stays: a command that comes and goes neither follows the world nor decides which model the
+            studio uses.
+    """
+
+    async def announce(event: Event) -> None:
+        for uri in _uris(event):
+            await bus.heard_here(uri)
+
+    async with AsyncExitStack() as stack:
+        rag, embedding, copy = await stack.enter_async_context(_open_lore(settings, stores.pool, bus, lasting=lasting))
+        world = WorldMap(stores.pool, stores.redis, announce)
+        if lasting:
+            await stack.enter_async_context(world.following())
+        yield RoomServices(
+            rag=rag,
+            game_state=GameState(
+                pool=stores.pool, redis=stores.redis, world=world, open_changes_max=settings.world_open_changes_max
+            ),
+            storyteller=Storyteller(pool=stores.pool, lore=rag.lore, world=world),
+            cybersecurity=Cybersecurity(
+                pool=stores.pool,
+                staging_dir=settings.data_dir / "staging",
+                find_semgrep=partial(_semgrep, settings.data_dir),
+                gitleaks=settings.gitleaks,
+                rules_dir=settings.scan_rules_dir,
+                wait_s=settings.scan_wait_s,
+                timeout_s=settings.scan_timeout_s,
+            ),
+            admin=Admin(roles=settings.aws_roles, region=settings.aws_region, endpoint_url=settings.aws_endpoint_url),
+            world=world,
+            embedding=embedding,
+            copy=copy,
+        )
+
+
+def _semgrep(data_dir: Path) -> Path | None:
+    engine = find_semgrep(data_dir)
+    return engine and link_semgrep(engine, data_dir)
+
+
+def _uris(event: Event) -> list[str]:
+    """The resources that an event changes."""
+    found = [f"game://npc/{event.entity_id}"] if event.kind == "npc" else []
+    region = event.entity_id if event.kind == "region" else event.region
+    return found if region is None else [*found, f"game://region/{region}", f"game://events/{region}"]
+
+
+@asynccontextmanager
+async def _open_lore(
+    settings: Settings, pool: Pool, bus: EventBus, *, lasting: bool
+) -> AsyncGenerator[tuple[Rag, Embedding, Copy | None]]:
+    """Lore with what follows it: vectors, and the copy in OpenSearch where there is one."""
+    async with AsyncExitStack() as stack:
+        copy = None
+        if settings.opensearch_url is not None:
+            copy = await stack.enter_async_context(open_copy(pool, settings))
+        # Even a process without an OpenSearch notes what it changes, for those that have one.
+        follower = copy or Ledger()
+        embedding = await stack.enter_async_context(open_embedding(pool, settings, (follower,), replace=lasting))
+        services = Rag.build(
+            pool,
+            announce=bus.resource_updated,
+            embed=embedding.embed,
+            copy=copy and copy.index,
+            followers=(embedding, follower),
+            following={**embedding.handlers(), **(copy.handlers() if copy else {})},
+        )
+        yield services, embedding, copy

@@ -1,0 +1,1 @@
+"""The storyteller server: lore, facts, plots and consistency with canon."""
