@@ -149,34 +149,66 @@ def _prompt_definition(prompt: Prompt) -> types.Prompt:
 
 
 def lean_schema(schema: dict[str, Any], *, output: bool = False) -> dict[str, Any]:
-    """A JSON Schema that means the same in fewer tokens, which every model that is shown it pays for.
+    """A JSON Schema that says enough in few tokens, which every model that is shown it pays for.
 
-    Titles that pydantic derives from names go, `default: null` goes, `X or null` becomes a pair of types. What a result holds is
-    told by its field names: output schemas keep no descriptions and stay open.
+    Titles that pydantic derives from names go, and definitions stand where they are used. Of an argument that may be left out
+    the `null` goes, and so do bounds on the length of text: whoever passes them is told. What a result holds is told by its field
+    names: there nothing but names is left below the first level.
     """
-    dropped = {"title", *(("description", "default", "additionalProperties") if output else ())}
-    found: dict[str, Any] = {}
-    for key, value in _flat_optional(schema).items():
-        if key in {"properties", "$defs"}:
-            found[key] = {name: lean_schema(field, output=output) for name, field in value.items()}
-        elif key not in dropped and not (key == "default" and value is None):
-            found[key] = _lean(value, output=output)
-    if "properties" in schema:
-        found.pop("description", None)  # the model's docstring; the tool's own description stands beside the schema
+    definitions: dict[str, Any] = schema.get("$defs", {})
+    found = _lean({k: v for k, v in schema.items() if k not in {"$defs", "description"}}, definitions)
+    if output:
+        optional = {name for name, field in schema.get("properties", {}).items() if "anyOf" in field}
+        fields: dict[str, Any] = found.get("properties", {})
+        found["properties"] = {
+            # A result does hold null, and clients hold it to this schema.
+            name: _told({k: v for k, v in field.items() if name not in optional or k not in {"type", "enum"}})
+            for name, field in fields.items()
+        }
+        found.pop("additionalProperties", None)
     return found
 
 
-def _flat_optional(schema: dict[str, Any]) -> dict[str, Any]:
-    match schema.get("anyOf"):
-        case [{"type": str(kind), **rest}, {"type": "null"}] if "enum" not in rest and "const" not in rest:
-            return {**rest, "type": [kind, "null"], **{k: v for k, v in schema.items() if k != "anyOf"}}
-        case _:
-            return schema
+_LEFT_OUT = frozenset(
+    {"title", "minLength", "maxLength", "minProperties", "maxProperties", "propertyNames", "minItems"}
+)
 
 
-def _lean(value: Any, *, output: bool) -> Any:  # any part of a JSON Schema
-    if isinstance(value, dict):
-        return lean_schema(cast("dict[str, Any]", value), output=output)
+def _lean(value: Any, definitions: dict[str, Any], *, named: bool = False) -> Any:  # any part of a JSON Schema
     if isinstance(value, list):
-        return [_lean(item, output=output) for item in cast("list[Any]", value)]
-    return value
+        return [_lean(item, definitions) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    part = cast("dict[str, Any]", value)
+    if named:
+        return {name: _lean(field, definitions) for name, field in part.items()}
+    if (reference := part.get("$ref")) is not None:
+        definition = definitions[reference.rpartition("/")[2]]
+        inner = {k: v for k, v in definition.items() if k not in {"description", "additionalProperties"}}
+        part = inner | {k: v for k, v in part.items() if k != "$ref"}
+    part = _without_null(part)
+    if "$ref" in part:
+        return _lean(part, definitions)
+    return {
+        key: _lean(field, definitions, named=key == "properties")
+        for key, field in part.items()
+        if key not in _LEFT_OUT and not (key == "default" and field is None)
+    }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds: list[dict[str, Any]] = schema.get("anyOf", [])
+    kept = [kind for kind in kinds if kind != {"type": "null"}]
+    if len(kept) == 1 < len(kinds):
+        return kept[0] | {k: v for k, v in schema.items() if k != "anyOf"}
+    return schema
+
+
+def _told(field: dict[str, Any]) -> dict[str, Any]:
+    """One field of a result: its type, and the names below it where it is an object or a list of them."""
+    kept = {k: v for k, v in field.items() if k in {"type", "enum"}}
+    if "properties" in field:
+        return kept | {"properties": {name: {} for name in field["properties"]}}
+    if "properties" in field.get("items", {}):
+        return kept | {"items": {"properties": {name: {} for name in field["items"]["properties"]}}}
+    return kept

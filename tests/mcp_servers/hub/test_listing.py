@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
 
-from body_broker.calls import Caller
+from body_broker.calls import Caller, Result
 from body_broker.errors import NotFound
 from body_broker.settings import load_settings
 from mcp_servers.hub.listing import Listings, lean_schema, uri_pattern
@@ -55,9 +55,19 @@ def test_an_error_fits_every_tool_s_output_schema_for_clients_of_the_typescript_
 @pytest.mark.parametrize("model", [SearchLore, GetDocument])
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"query": "x"}, {"query": 5}, {"query": "x", "persona": None}, {"query": "x", "k": 0}, {"id": "x"}, {"no": 1}],
+    [
+        {},
+        {"query": "x"},
+        {"query": 5},
+        {"query": "x", "persona": 1},
+        {"query": "x", "filters": {"source": "canon"}},
+        {"query": "x", "filters": {"source": "nowhere"}},
+        {"query": "x", "k": 0},
+        {"id": "x"},
+        {"no": 1},
+    ],
 )
-def test_a_lean_schema_accepts_exactly_what_the_full_one_does(
+def test_a_lean_schema_accepts_what_the_full_one_does_but_for_lengths_and_nulls(
     model: type[SearchLore], arguments: dict[str, Any]
 ) -> None:
     full = model.model_json_schema()
@@ -82,3 +92,26 @@ def test_a_uri_s_field_is_one_segment() -> None:
     assert not pattern.fullmatch("lore://doc/a/b")
     assert not pattern.fullmatch("lore://doc/")
     assert not pattern.fullmatch("lore://docs/a")
+
+
+class Part(Result):
+    """A part of a result."""
+
+    name: str
+    note: str | None = None
+
+
+class Whole(Result):
+    """A result with every kind of field that may be empty."""
+
+    part: Part | None = None
+    parts: tuple[Part, ...] = ()
+    text_or_none: str | None = None
+    state: Literal["a", "b"] | None = None
+
+
+def test_a_result_with_nulls_fits_its_lean_schema_for_clients_hold_it_to_that() -> None:
+    lean = lean_schema(Whole.model_json_schema(mode="serialization"), output=True)
+    for whole in (Whole(), Whole(part=Part(name="x"), parts=(Part(name="y"),), text_or_none="t", state="a")):
+        jsonschema.validate(whole.model_dump(mode="json"), lean)
+    assert set(lean["properties"]["parts"]["items"]["properties"]) == {"name", "note"}
