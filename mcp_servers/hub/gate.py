@@ -42,7 +42,7 @@ from mcp_servers.hub.passage import Passage, Row
 from mcp_servers.hub.requests import Answer, Request, kind_of
 from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.sessions import Sessions
-from policies.decision import Allow, Ask, Deny, Question, chain_of
+from policies.decision import FACTS, Allow, Ask, Deny, Question, chain_of
 from policies.engine import Policy
 
 log = get_logger(__name__)
@@ -170,17 +170,15 @@ class Gate:
         """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
         operation, caller = passage.operation, passage.caller
         passage.session = await self._sessions.enter(caller, fresh=passage.row.taint_gated)
-        decision = self.policy.decide(
-            Question(
-                action=operation.name,
-                identities=chain_of(caller),
-                arguments=passage.values,
-                tainted=passage.session.tainted,
-                depth=passage.request.depth,
-                history=passage.session.history,
-                facts=await self._facts(passage),
-            ),
+        question = Question(
+            action=operation.name,
+            identities=chain_of(caller),
+            arguments=passage.values,
+            tainted=passage.session.tainted,
+            depth=passage.request.depth,
+            history=passage.session.history,
         )
+        decision = self.policy.decide(question._replace(facts=await self._facts(passage, question)))
         if isinstance(decision, Allow):
             self._sessions.record(caller, passage.row.group)
             return
@@ -189,16 +187,19 @@ class Gate:
             raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
         raise _approval_required(operation.name, decision)
 
-    async def _facts(self, passage: Passage) -> frozenset[str]:
+    async def _facts(self, passage: Passage, question: Question) -> frozenset[str]:
         """What the hub itself knows of this call: what its row finds out, and that a backend that is not there costs nothing."""
         operation = passage.operation
         facts: frozenset[str] = frozenset()
-        if operation.establishes is not None:
-            services = self._services.get(passage.row.server)
-            facts = await operation.establishes(passage.arguments, passage.caller, services)
         if operation.needs and operation.needs not in self.configured:
-            facts |= {"within_budget"}
-        return facts
+            facts = frozenset({"within_budget"})
+        if operation.establishes is None:
+            return facts
+        # Who is denied with every fact and with none is not looked up for.
+        if all(isinstance(self.policy.decide(question._replace(facts=f)), Deny) for f in (frozenset(FACTS), facts)):
+            return facts
+        services = self._services.get(passage.row.server)
+        return facts | await operation.establishes(passage.arguments, passage.caller, services)
 
     def _require_configured(self, setting: str | None) -> None:
         if setting and setting not in self.configured:

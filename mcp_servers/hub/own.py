@@ -181,6 +181,7 @@ ROOM = Room(
             title="List my jobs",
             description="Your jobs, newest first. Use get_job for the result of one you know.",
             output="as_marked",
+            profile="all",
         ),
         Tool(
             name="cancel_job",

@@ -217,6 +217,7 @@ ROOM = Room(
             run=list_indices,
             title="List lore indices",
             description="Which lore there is: the shared index and each persona's. Not needed before a search.",
+            profile="all",
         ),
         Tool(
             name="get_config",

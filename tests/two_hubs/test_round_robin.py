@@ -30,20 +30,23 @@ async def test_each_request_goes_to_the_other_hub_and_every_one_is_answered(pair
     assert first + second >= 10
 
 
-async def test_a_listing_is_paged_through_with_cursors_that_one_hub_sealed_and_the_other_opens(pair: Pair) -> None:
-    pool = pair.one.runtime.stores.pool
-    wanted = [await queue.enqueue(pool, "nobody.runs", {}, origin=ANNA, waiting=True) for _ in range(6)]
-    seen: list[str] = []
-    async with pair.client("person:anna") as client:
-        cursor: str | None = None
-        while True:
-            page = (await client.call_tool("list_jobs", {"limit": 1, "cursor": cursor})).structured_content
-            assert page is not None
-            seen += [job["id"] for job in page["items"]]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
-    assert seen == list(reversed(wanted))
+async def test_a_listing_is_paged_through_with_cursors_that_one_hub_sealed_and_the_other_opens(
+    open_pair: OpenPair,
+) -> None:
+    async with open_pair(tools="all") as pair:
+        pool = pair.one.runtime.stores.pool
+        wanted = [await queue.enqueue(pool, "nobody.runs", {}, origin=ANNA, waiting=True) for _ in range(6)]
+        seen: list[str] = []
+        async with pair.client("person:anna") as client:
+            cursor: str | None = None
+            while True:
+                page = (await client.call_tool("list_jobs", {"limit": 1, "cursor": cursor})).structured_content
+                assert page is not None
+                seen += [job["id"] for job in page["items"]]
+                cursor = page["next_cursor"]
+                if cursor is None:
+                    break
+        assert seen == list(reversed(wanted))
 
 
 async def test_a_cursor_of_one_hub_is_worth_nothing_to_somebody_else_on_the_other(pair: Pair) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 from body_broker.calls import (
     Arguments,
     Call,
+    Caller,
     Prompt,
     PromptText,
     Resource,
@@ -98,6 +99,12 @@ async def complete_id(value: str, given: Mapping[str, str], call: Call, seen: Se
     )
 
 
+async def own_npcs(arguments: Words, caller: Caller, seen: Seen) -> frozenset[str]:
+    """The caller's own NPC is the one that is called as its principal."""
+    seen.calls.append(f"whose {arguments.text}")
+    return frozenset({"own_npc"}) if arguments.text == caller.chain[-1] else frozenset[str]()
+
+
 def row(name: str, run: object, group: str | None, **more: object) -> Tool:
     return Tool(name=name, run=run, group=group, title=name, description=f"Fixture {name}.", **more)  # type: ignore[arg-type]
 
@@ -120,6 +127,9 @@ ROOM = Room(
         row("fx_admin_read", echo, "admin_read"),
         row("fx_unclassified", echo, None, effect="once"),
         row("fx_needs", echo, "retrieval", needs="BODY_BROKER_NOT_THERE"),
+        row("fx_costly", echo, "draft", needs="BODY_BROKER_NOT_THERE", modifiers=frozenset({"spend"})),
+        row("fx_unset", echo, "draft", needs="BODY_BROKER_AWS_ROLES", modifiers=frozenset({"spend"})),
+        row("fx_intent", echo, "intent", establishes=own_npcs),
         row("fx_extra", echo, "retrieval", profile="all"),
     ),
     resources=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -129,6 +130,38 @@ async def test_a_tool_whose_backend_is_not_configured_is_not_listed_and_a_call_n
         denied = error_of(await gold.call_tool("fx_needs", {}))
     assert (error["code"], error["setting"]) == ("not_configured", "BODY_BROKER_NOT_THERE")
     assert denied["code"] == "denied"  # policy first: gold learns nothing of settings
+
+
+async def test_a_call_that_waits_for_a_backend_names_its_setting_and_says_where_no_setting_brings_it_yet(
+    hub: Hub,
+) -> None:
+    async with hub.client("tier:bronze") as bronze, hub.client("tier:silver") as silver:
+        later = error_of(await bronze.call_tool("fx_costly", {}))
+        unset = error_of(await bronze.call_tool("fx_unset", {}))
+        denied = error_of(await silver.call_tool("fx_costly", {}))
+    assert (later["code"], later["setting"]) == ("not_configured", "BODY_BROKER_NOT_THERE")
+    assert "This version has no backend" in later["message"]
+    assert (unset["code"], unset["setting"]) == ("not_configured", "BODY_BROKER_AWS_ROLES")
+    assert "is not set" in unset["message"]
+    assert denied["code"] == "denied"  # what costs money is not for silver, configured or not
+
+
+async def test_what_costs_money_is_denied_where_its_backend_is_there_and_nobody_states_a_budget(
+    open_hub: OpenHub, redis: object, tmp_path: Path
+) -> None:
+    _ = redis  # flushed before the test
+    async with open_hub(aws_roles=tmp_path / "roles.toml") as hub, hub.client("tier:bronze") as bronze:
+        error = error_of(await bronze.call_tool("fx_unset", {}))
+    assert (error["code"], error["rules"]) == ("denied", ["spend-needs-budget"])
+
+
+async def test_a_fact_is_found_out_by_the_row_and_never_claimed_by_the_caller(hub: Hub) -> None:
+    async with hub.client("tier:gold") as gold:
+        own = await gold.call_tool("fx_intent", {"text": "tier:gold"})
+        other = error_of(await gold.call_tool("fx_intent", {"text": "npc of somebody else"}))
+    assert not own.is_error
+    assert other["code"] == "denied"
+    assert hub.seen.calls == ["whose tier:gold", "fx_intent", "whose npc of somebody else"]
 
 
 async def test_an_effect_is_durable_on_the_audit_before_it_begins_and_its_outcome_after(hub: Hub) -> None:
