@@ -78,7 +78,7 @@ async def hub(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterato
     """A hub's parts with a worker, on the test's own stores."""
     settings = Settings.model_validate(
         {"database_url": database_url, "redis_url": redis_url, "secret_key": "k" * 40, "data_dir": tmp_path}
-        | {"embeddings": "off"}  # tests of their own have vectors
+        | {"embeddings": "off", "tools": "all"}  # tests of their own have vectors
     )
     handed: dict[str, Services] = {}
     extra: dict[str, object] = {"fixture": handed}
