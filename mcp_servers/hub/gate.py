@@ -185,6 +185,7 @@ class Gate:
         if isinstance(decision, Deny):
             rules = list(decision.rules)
             raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
+        self._require_configured(operation.needs)  # nobody is asked about what could not be done
         raise _approval_required(operation.name, decision)
 
     async def _facts(self, passage: Passage, question: Question) -> frozenset[str]:

@@ -139,10 +139,12 @@ async def test_a_call_that_waits_for_a_backend_names_its_setting_and_says_where_
         later = error_of(await bronze.call_tool("fx_costly", {}))
         unset = error_of(await bronze.call_tool("fx_unset", {}))
         denied = error_of(await silver.call_tool("fx_costly", {}))
+        asked = error_of(await bronze.call_tool("fx_asked", {}))
     assert (later["code"], later["setting"]) == ("not_configured", "BODY_BROKER_NOT_THERE")
     assert "This version has no backend" in later["message"]
     assert (unset["code"], unset["setting"]) == ("not_configured", "BODY_BROKER_AWS_ROLES")
     assert "is not set" in unset["message"]
+    assert asked["code"] == "not_configured"  # and not that somebody would have to agree first
     assert denied["code"] == "denied"  # what costs money is not for silver, configured or not
 
 
