@@ -54,9 +54,10 @@ _COUNTED_INSIDE = frozenset({"resources/read", "prompts/get", "completion/comple
 VERSION = metadata.version("body-broker")
 
 INSTRUCTIONS = """\
-Body Broker is the one door to a game studio's tools: lore search and configuration look-ups now, more servers later.
+Body Broker is the one door to a game studio: its living world, its lore and canon, security scans, cloud administration.
 Every call is decided by policy for who you are (`whoami` says who) and audited.
-- tools/list shows what you may call or ask for. Prefer searching lore before writing anything canonical.
+- tools/list shows what you may call or ask for. Search lore and check consistency before writing anything canonical.
+- The world changes only through queue_state_change: the game's engine decides, get_change_status says how it did.
 - An error says `code`, what happened and the next step. `denied` names its rule: do not retry, use another tool or ask a person. \
 `approval_required` means a person must agree first. `rate_limited` and `unavailable` may be retried after `retry_after_s`.
 - A job answers at once with an id: read it with `get_job`, stop it with `cancel_job`.
