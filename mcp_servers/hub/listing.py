@@ -152,19 +152,13 @@ def lean_schema(schema: dict[str, Any], *, output: bool = False) -> dict[str, An
     """A JSON Schema that says enough in few tokens, which every model that is shown it pays for.
 
     Titles that pydantic derives from names go, and definitions stand where they are used. Of an argument that may be left out
-    the `null` goes, and so do bounds on the length of text: whoever passes them is told. What a result holds is told by its field
-    names: there nothing but names is left below the first level.
+    the `null` goes, and so do bounds on the length of text: whoever passes them is told. Of a result only the names are
+    left, and those below them: what stands there is seen when it is there.
     """
     definitions: dict[str, Any] = schema.get("$defs", {})
     found = _lean({k: v for k, v in schema.items() if k not in {"$defs", "description"}}, definitions)
     if output:
-        optional = {name for name, field in schema.get("properties", {}).items() if "anyOf" in field}
-        fields: dict[str, Any] = found.get("properties", {})
-        found["properties"] = {
-            # A result does hold null, and clients hold it to this schema.
-            name: _told({k: v for k, v in field.items() if name not in optional or k not in {"type", "enum"}})
-            for name, field in fields.items()
-        }
+        found["properties"] = {name: _names(field) for name, field in found.get("properties", {}).items()}
         found.pop("additionalProperties", None)
     return found
 
@@ -204,11 +198,10 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _told(field: dict[str, Any]) -> dict[str, Any]:
-    """One field of a result: its type, and the names below it where it is an object or a list of them."""
-    kept = {k: v for k, v in field.items() if k in {"type", "enum"}}
+def _names(field: dict[str, Any]) -> dict[str, Any]:
+    """One field of a result: the names below it where it is an object or a list of them."""
     if "properties" in field:
-        return kept | {"properties": {name: {} for name in field["properties"]}}
+        return {"properties": {name: {} for name in field["properties"]}}
     if "properties" in field.get("items", {}):
-        return kept | {"items": {"properties": {name: {} for name in field["items"]["properties"]}}}
-    return kept
+        return {"items": {"properties": {name: {} for name in field["items"]["properties"]}}}
+    return {}
