@@ -85,6 +85,7 @@ class Change:
         batch: Changes of one batch are decided together, all or nothing; None stands alone.
         rank: 2 for a player's input, 1 for the game server's, 0 for everybody else's: higher goes first.
         tainted: Whether text from outside is behind it.
+        ancestry: Signatures of the changes that it was caused by: what each wanted of which entity.
     """
 
     seq: int
@@ -101,6 +102,7 @@ class Change:
     depth: int
     tainted: bool
     expires_at: datetime
+    ancestry: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

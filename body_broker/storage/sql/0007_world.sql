@@ -41,6 +41,8 @@ CREATE TABLE world_change (
     priority smallint NOT NULL,
     causation text,                           -- the change or event that caused it
     depth smallint NOT NULL,
+    signature text NOT NULL,                  -- of entity, operation and payload
+    ancestry text[] NOT NULL,                 -- the signatures of its causes: a change that is among its own causes is refused
     tainted boolean NOT NULL,
     origin jsonb NOT NULL,
     queued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -49,6 +51,7 @@ CREATE TABLE world_change (
     state text NOT NULL DEFAULT 'queued'
         CHECK (state IN ('queued', 'applied', 'conflict', 'rejected', 'expired', 'cancelled')),
     rule text,                                -- why it was not applied
+    current_version bigint,                   -- the entity's, where another one was expected
     observed jsonb,                           -- what the engine saw it do: entities, versions
     epoch bigint,
     tick bigint,
@@ -57,6 +60,8 @@ CREATE TABLE world_change (
 );
 CREATE INDEX world_change_next ON world_change (rank DESC, priority DESC, seq) WHERE state = 'queued';
 CREATE INDEX world_change_open ON world_change (actor) WHERE state = 'queued';
+CREATE INDEX world_change_batch ON world_change (batch) WHERE state = 'queued' AND batch IS NOT NULL;
+CREATE INDEX world_change_decided ON world_change (decided_at) WHERE state <> 'queued';
 CREATE INDEX world_change_entity ON world_change (entity_id, seq);
 
 CREATE TABLE world_event (

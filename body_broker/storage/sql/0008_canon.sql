@@ -1,9 +1,27 @@
 -- Canon as structure: facts with their time and source, the predicates they use, and graphs of plots.
 
+-- The one row that whoever writes canon locks; readers know by its version whether what they remember is still so.
+CREATE TABLE canon (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version bigint NOT NULL DEFAULT 0
+);
+INSERT INTO canon DEFAULT VALUES;
+
+CREATE TABLE canon_change (
+    version bigint PRIMARY KEY,
+    change text NOT NULL CHECK (change IN ('loaded', 'fact_added', 'fact_retired')),
+    fact_id text,                             -- null: a load, which is of many
+    by text NOT NULL,
+    receipt_writer text,
+    receipt_sequence bigint,
+    at timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE predicate (
     name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,63}$'),
     functional boolean NOT NULL,              -- one value at a time: two are a contradiction
-    meaning text NOT NULL
+    meaning text NOT NULL,
+    says text[] NOT NULL DEFAULT '{}'         -- how a text says it, with {subject} and {object}
 );
 
 CREATE TABLE fact (
@@ -12,12 +30,14 @@ CREATE TABLE fact (
     predicate text NOT NULL REFERENCES predicate,
     object jsonb NOT NULL,                    -- a scalar; an entity is named by its id
     valid_from double precision,              -- story time; null is always
-    valid_to double precision,
+    valid_to double precision,                -- excluded
     known_by text[],                          -- null: known to all
     source text NOT NULL,                     -- a lore document, a plot node, an operator
+    loaded boolean NOT NULL,                  -- from a world file: another load without it retires it
     retired_at timestamptz,
     by text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
+    at timestamptz NOT NULL DEFAULT now(),
+    CHECK (valid_from IS NULL OR valid_to IS NULL OR valid_from < valid_to)
 );
 CREATE INDEX fact_subject ON fact (subject, predicate) WHERE retired_at IS NULL;
 
@@ -29,9 +49,11 @@ CREATE TABLE plot_graph (
     at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Ids of nodes are one name space over all graphs; a quest's is that of the entity that says how far it is.
 CREATE TABLE plot_node (
-    id text NOT NULL CHECK (id ~ '^[a-z0-9][a-z0-9_.-]{0,79}$'),
+    id text PRIMARY KEY CHECK (id ~ '^[a-z0-9][a-z0-9_.-]{0,79}$'),
     graph_id text NOT NULL REFERENCES plot_graph ON DELETE CASCADE,
+    ordinal integer NOT NULL,                 -- as the file has them
     kind text NOT NULL CHECK (kind IN ('quest', 'stage', 'beat', 'ending')),
     title text NOT NULL,
     summary text NOT NULL,
@@ -40,7 +62,7 @@ CREATE TABLE plot_node (
     exclusive_group text,
     story_time double precision,
     spoiler_level integer NOT NULL DEFAULT 0,
-    PRIMARY KEY (graph_id, id)
+    UNIQUE (graph_id, id)
 );
 
 CREATE TABLE plot_edge (

@@ -1,0 +1,300 @@
+"""Owns what the hub answers an engine: who is welcome, what is recorded, what is refused, when an epoch is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import asyncpg
+
+from body_broker.storage.postgres import Pool
+from body_broker.storage.redis import Redis
+from body_broker.telemetry import get_logger
+from body_broker.world import epochs, mirror, reading
+from body_broker.world.engine import outbox, recording
+from body_broker.world.engine.coding import Unreadable, read_order, read_report
+from body_broker.world.engine.fitting import Unfit
+from body_broker.world.engine.holding import WINDOW, Holding, Read
+from body_broker.world.engine.messages import (
+    READ_KEY,
+    TO_ENGINE,
+    Bye,
+    Change,
+    Ended,
+    EndReason,
+    Heartbeat,
+    Hello,
+    Lease,
+    Numbered,
+    Observation,
+    Outcome,
+    Recorded,
+    Refusal,
+    RefusalCode,
+    Snapshot,
+    Taken,
+    Welcome,
+)
+from body_broker.world.engine.recording import BAD_OUTCOME
+from body_broker.world.engine.streams import FIRST, Stream, clock_ms, written_ms
+from body_broker.world.model import Event
+
+log = get_logger(__name__)
+
+_RESUME_MAX = 2_000
+
+
+class Desk:
+    """The hub's side of the conversation, for as long as one process leads; used by one task at a time.
+
+    Args:
+        pool: The database.
+        redis: Where the streams are.
+        lease_s: How long an engine may be silent.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, pool: Pool, redis: Redis, *, lease_s: float, clock: Callable[[], float]) -> None:
+        self._pool, self._redis = pool, redis
+        self._lease_s, self._clock = lease_s, clock
+        self._lease_ms = int(lease_s * 1000)
+        self._orders = Stream(redis, TO_ENGINE)
+        self._holding: Holding | None = None
+        self._pos: int | None = None
+        self._server = self._begun = ""
+        self._since_ms = 0
+
+    async def resume(self) -> str:
+        """Go on where the last relay stopped; the id of the last report that was read."""
+        self._server = await self._run_of_redis()
+        self._since_ms = await clock_ms(self._redis) - self._lease_ms
+        read = Read.of(await self._redis.get(READ_KEY))
+        status = await epochs.status(self._pool)
+        if (
+            read is not None
+            and read.server == self._server
+            and (read.epoch, read.engine) == (status.epoch, status.engine)
+        ):
+            await outbox.send_again(self._pool, read.epoch)
+            found = await reading.world(self._pool)
+            await self._mirror(found, read.epoch)
+            self._holding = Holding(
+                epoch=read.epoch,
+                engine=read.engine,
+                instance=read.instance,
+                heard_at=self._clock(),
+                heard=read.heard,
+                said=await self._said(read.epoch),
+                world=found.entities,
+            )
+        elif status.external:
+            # What this epoch's engine and we said to each other is lost.
+            await epochs.release(self._pool, status.epoch)
+            await outbox.forget_sent(self._pool)
+            await self._orders.add(Ended(epoch=max(status.epoch, 1), reason="lost"))
+        return read.entry if read is not None else FIRST
+
+    async def hear(self, entry: str, raw: bytes) -> None:
+        """Take one report; what is wrong with it is told, and nothing an engine says stops the relay."""
+        report = read_report(raw)
+        if isinstance(report, Hello):
+            # One from before this relay was here has been given up or said again.
+            if written_ms(entry) >= self._since_ms:
+                await self._greet(report)
+            return
+        held = self._holding
+        if held is None or report.epoch != held.epoch:
+            await self._refuse_stranger(entry, report)
+        elif report.n is None:
+            await self._refuse(entry, "bad_message", getattr(report, "message", ""), held.epoch)
+        elif report.n > held.heard + 1:
+            await self._end("lost")
+        elif report.n == held.heard + 1:
+            held.heard = report.n
+            await self._take(held, entry, report)
+
+    async def settle(self, entry: str) -> None:
+        """Say what is recorded, and remember that everything up to this entry was read."""
+        held = self._holding
+        if held is not None and self._pos is not None:
+            await self._orders.add(Recorded(epoch=held.epoch, n=held.next_n(), upto=held.heard, pos=self._pos))
+        self._pos = None
+        read = Read(entry, self._server)
+        if held is not None:
+            read = Read(entry, self._server, held.epoch, held.engine, held.instance, held.heard)
+        await self._redis.set(READ_KEY, read.as_json())
+
+    async def look(self) -> None:
+        """End an epoch that is over: its engine has been silent for too long, or somebody else has written the world."""
+        held = self._holding
+        if held is None:
+            return
+        if (await epochs.status(self._pool)).epoch != held.epoch:
+            await self._end("reload")
+        elif self._clock() - held.heard_at > self._lease_s:
+            await self._end("lapsed")
+
+    async def send(self) -> bool:
+        """Tell the engine of what is queued; whether there may be more."""
+        held = self._holding
+        room = 0 if held is None else WINDOW - len(held.open)
+        if held is None or room <= 0:
+            return False
+        try:
+            parcels = await outbox.take_changes(self._pool, held.epoch, room)
+        except epochs.Superseded:
+            await self._end("reload")
+            return False
+        for parcel in parcels:
+            await self._orders.add(
+                Change(epoch=held.epoch, n=held.next_n(), atomic=parcel.atomic, changes=parcel.changes)
+            )
+            held.open |= {change.change_id for change in parcel.changes}
+        return bool(parcels)
+
+    async def _greet(self, hello: Hello) -> None:
+        held = self._holding
+        if held is not None and (held.engine, held.instance) == (hello.engine, hello.instance):
+            # It begins anew: what it was sent and what it told us is as the record has it.
+            await epochs.release(self._pool, held.epoch)
+            await self._end("replaced")
+        taken = await epochs.acquire(
+            self._pool, name=hello.engine, lease_s=self._lease_s, tick_hz=hello.tick_hz, external=True
+        )
+        if taken is None:
+            retry_ms = int(await epochs.free_in_s(self._pool) * 1000) + 1
+            await self._orders.add(Taken(engine=hello.engine, instance=hello.instance, retry_ms=retry_ms))
+            return
+        if self._holding is not None:
+            await self._end("lapsed")
+        await outbox.forget_sent(self._pool)
+        found = await reading.world(self._pool)
+        await self._mirror(found, taken.number)
+        pages = outbox.pages_of(found.entities.values())
+        held = self._holding = Holding(
+            epoch=taken.number,
+            engine=hello.engine,
+            instance=hello.instance,
+            heard_at=self._clock(),
+            world=found.entities,
+        )
+        entry = await self._orders.add(
+            Welcome(
+                engine=hello.engine,
+                instance=hello.instance,
+                epoch=taken.number,
+                n=held.next_n(),
+                lease_ms=self._lease_ms,
+                tick=taken.tick,
+                entities=sum(map(len, pages)),
+                snapshots=len(pages),
+            )
+        )
+        for page in pages:
+            await self._orders.add(Snapshot(epoch=held.epoch, n=held.next_n(), entities=tuple(page)))
+        # What is older than the last epoch is worth nothing to anybody.
+        await self._orders.forget_before(self._begun or entry)
+        self._begun = entry
+        log.warning("engine_welcome", engine=hello.engine, epoch=taken.number)
+
+    async def _take(self, held: Holding, entry: str, report: Numbered | Unreadable) -> None:
+        match report:
+            case Heartbeat():
+                await self._renew(held)
+            case Outcome() | Observation():
+                await self._record(held, entry, report)
+            case Bye():
+                await epochs.release(self._pool, held.epoch)
+                await self._end("bye")
+            case Unreadable():
+                await self._refuse(entry, report.code, report.message, held.epoch)
+                if report.type in {Outcome.model_fields["type"].default, Observation.model_fields["type"].default}:
+                    # Something happened over there that we shall never know.
+                    await self._give_up(held)
+
+    async def _renew(self, held: Holding) -> None:
+        try:
+            await epochs.renew(self._pool, held.epoch, self._lease_s)
+        except epochs.Superseded:
+            await self._end("reload")
+            return
+        held.heard_at = self._clock()
+        await self._orders.add(Lease(epoch=held.epoch, n=held.next_n(), lease_ms=self._lease_ms))
+
+    async def _record(self, held: Holding, entry: str, report: Outcome | Observation) -> None:
+        try:
+            if isinstance(report, Outcome):
+                made = await recording.record_outcome(self._pool, held.epoch, report)
+                held.open -= {part.change_id for part in report.outcomes}
+            else:
+                made = await recording.record_observation(self._pool, held.epoch, held.engine, report)
+        except epochs.Superseded:
+            await self._refuse(entry, "old_epoch", "This epoch is not in force: say hello.", held.epoch)
+            await self._end("reload")
+        except (Unfit, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as fault:
+            why = f"{fault}." if isinstance(fault, Unfit) else "The record does not take it."
+            if isinstance(report, Outcome):
+                await recording.reject(
+                    self._pool, held.epoch, {part.change_id for part in report.outcomes}, BAD_OUTCOME
+                )
+            await self._refuse(entry, "unfit", why, held.epoch)
+            await self._give_up(held)
+        else:
+            self._pos = made.pos
+            held.world.update(made.entities)
+            await mirror.publish(self._redis, made.events, held.world, epoch=held.epoch, decided=made.decided)
+
+    async def _mirror(self, found: reading.World, epoch: int) -> None:
+        """Bring the copy in Redis up to the record: whoever wrote last may have ended between the two."""
+
+        async def prove() -> None:
+            await epochs.renew(self._pool, epoch, self._lease_s)
+
+        lacking: list[Event] = []
+        at = max(await mirror.latest(self._redis), found.pos - mirror.EVENTS_KEPT)
+        while page := await reading.events(self._pool, after_pos=at, limit=reading.EVENTS_MAX):
+            lacking += page
+            at = page[-1].pos
+        await mirror.rewrite(
+            self._redis,
+            found.entities,
+            lacking,
+            epoch=epoch,
+            last_pos=found.pos,
+            prove=prove,
+            proof_s=self._lease_s,
+        )
+
+    async def _give_up(self, held: Holding) -> None:
+        """Let the engine begin anew at once: its world is another one than ours."""
+        await epochs.release(self._pool, held.epoch)
+        await self._end("out_of_step")
+
+    async def _refuse_stranger(self, entry: str, report: Numbered | Unreadable) -> None:
+        if isinstance(report, Unreadable) and report.epoch is None:
+            await self._refuse(entry, report.code, report.message, None)
+        else:
+            await self._refuse(entry, "old_epoch", "This epoch is not in force: say hello.", report.epoch)
+
+    async def _refuse(self, entry: str, code: RefusalCode, message: str, epoch: int | None) -> None:
+        log.warning("engine_message_refused", code=code, why=message)
+        await self._orders.add(Refusal(of=entry, code=code, message=message, epoch=epoch))
+
+    async def _end(self, reason: EndReason) -> None:
+        held, self._holding, self._pos = self._holding, None, None
+        if held is not None:
+            log.warning("engine_epoch_ended", epoch=held.epoch, engine=held.engine, reason=reason)
+            await self._orders.add(Ended(epoch=held.epoch, reason=reason))
+            await outbox.forget_sent(self._pool)
+
+    async def _run_of_redis(self) -> str:
+        """Which run of the server this is: one that began anew may have lost the latest of its streams."""
+        found = await self._redis.info("server")  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
+        return str(found.get("run_id", ""))
+
+    async def _said(self, epoch: int) -> int:
+        """The number of the latest message to the engine of this epoch."""
+        for _, raw in await self._orders.latest(_RESUME_MAX):
+            order = read_order(raw)
+            if not isinstance(order, (Unreadable, Taken, Refusal, Ended)) and order.epoch == epoch:
+                return order.n
+        return 0
