@@ -1,12 +1,180 @@
-"""The admin server: read-only queries of the studio's AWS account. Owns the tools' wording."""
+"""The admin server: read-only queries of the studio's AWS account, and changes that people approve. Owns the tools' wording."""
 
 from __future__ import annotations
 
-from body_broker.calls import Room
+from typing import NoReturn
+
+from body_broker.calls import Call, Room, Tool
+from body_broker.errors import NotConfigured
+from mcp_servers.admin import catalogue
+from mcp_servers.admin.keeping import iso
+from mcp_servers.admin.models import (
+    ApproveChange,
+    AwsIdentity,
+    AwsPage,
+    AwsResourceType,
+    AwsResourceTypes,
+    ChangeDraft,
+    ChangeState,
+    GenerateAdminReport,
+    ListAwsResourceTypes,
+    Nothing,
+    ProposeChange,
+    QueryAwsResource,
+    ReportJob,
+)
+from mcp_servers.admin.query import Query
+from mcp_servers.admin.roles import SETTING
+from mcp_servers.admin.services import Services
+
+_APPROVALS = "BODY_BROKER_APPROVALS"
+_BRONZE = "BODY_BROKER_BRONZE"
+
+
+async def query_aws_resource(arguments: QueryAwsResource, call: Call, services: Services) -> AwsPage:
+    """Things of one kind in AWS (seed 001, Admin MCP)."""
+    row = catalogue.row_of(arguments.service, arguments.resource)
+    query = Query(
+        row=row,
+        plan=row.plan(arguments.identifier, services.today()),
+        region=arguments.region,
+        limit=arguments.limit,
+    )
+    answer = await services.query(query, call, cursor=call.open_cursor(arguments.cursor))
+    cursor = call.seal_cursor(await services.cursor(query, answer))
+    return AwsPage(
+        items=answer.items,
+        truncated=cursor is not None,
+        next_cursor=cursor,
+        account=answer.account,
+        region=answer.region,
+        source=answer.source,
+        cached_at=answer.cached_at,
+    )
+
+
+async def get_aws_identity(_arguments: Nothing, call: Call, services: Services) -> AwsIdentity:
+    """Who the caller is to AWS."""
+    found = await services.identity(call)
+    return AwsIdentity(
+        principal=found.grant.principal,
+        account=found.account,
+        arn=found.arn,
+        role=found.grant.arn,
+        tags=found.tags,
+        source_identity=found.source_identity,
+        region=found.region,
+        expires_at=iso(found.expires_at),
+    )
+
+
+async def list_aws_resource_types(
+    arguments: ListAwsResourceTypes, _call: Call, _services: Services
+) -> AwsResourceTypes:
+    """What the catalogue has."""
+    rows = catalogue.rows_of(arguments.service)
+    return AwsResourceTypes(
+        items=[
+            AwsResourceType(
+                service=row.service,
+                resource=row.resource,
+                about=row.about,
+                identifier=row.identifier,
+                fields=[*row.fields, *(["tags"] if row.tags else [])],
+                checked=row.checked,
+                costs=row.costs or None,
+            )
+            for row in rows
+        ]
+    )
+
+
+async def propose_change(_arguments: ProposeChange, _call: Call, _services: Services) -> ChangeDraft:
+    """What a change would do, without doing it."""
+    _waits_for(_APPROVALS)
+
+
+async def approve_change(_arguments: ApproveChange, _call: Call, _services: Services) -> ChangeState:
+    """Ask people for a change, which is executed once after their yes (seed 001, Admin MCP)."""
+    _waits_for(_APPROVALS)
+
+
+async def generate_admin_report(_arguments: GenerateAdminReport, _call: Call, _services: Services) -> ReportJob:
+    """Have bronze write a report (seed 001, Admin MCP)."""
+    _waits_for(_BRONZE)
+
+
+def _waits_for(setting: str) -> NoReturn:
+    raise NotConfigured(
+        f"This version has no backend for this tool; one that has it is configured by {setting}.",
+        next_step="Go on without it: nothing that can be set today brings it.",
+        details={"setting": setting},
+    )
+
 
 ROOM = Room(
     name="admin",
     title="Administration",
     description="Read-only look at the studio's cloud, and reports.",
-    tools=(),
+    tools=(
+        Tool(
+            name="query_aws_resource",
+            group="admin_read",
+            run=query_aws_resource,
+            title="Query AWS",
+            description=(
+                "Look at the studio's AWS account, read-only: instances, databases, clusters, alarms, costs. Costs are an hour old"
+                " at most. Not for logs or data in buckets."
+            ),
+            output="outside",  # whoever may name a thing in the account writes these texts
+            needs=SETTING,
+            open_world=True,
+        ),
+        Tool(
+            name="get_aws_identity",
+            group="admin_read",
+            run=get_aws_identity,
+            title="Get AWS identity",
+            description="Which AWS role your queries run as, until when. Use it when a query is refused.",
+            needs=SETTING,
+            open_world=True,
+        ),
+        Tool(
+            name="list_aws_resource_types",
+            group="admin_read",
+            run=list_aws_resource_types,
+            title="List AWS resource types",
+            description="What query_aws_resource can be asked, what identifies one, what a call costs.",
+            needs=SETTING,
+            profile="all",
+        ),
+        Tool(
+            name="generate_admin_report",
+            group="admin_read",
+            modifiers=frozenset({"spend", "long_running"}),
+            run=generate_admin_report,
+            title="Generate a report",
+            description="Have a report of the studio's operations written. Answers with a job. For one figure, query it.",
+            effect="once",
+            needs=_BRONZE,
+        ),
+        Tool(
+            name="propose_change",
+            group="draft",
+            run=propose_change,
+            title="Propose a change",
+            description="See what a change would do, as a diff, without asking anybody. To have it made, use approve_change.",
+            effect="repeatable",
+            needs=_APPROVALS,
+        ),
+        Tool(
+            name="approve_change",
+            group="admin_change",
+            run=approve_change,
+            title="Ask for a change",
+            description="Ask people to approve a change; it is made once after their yes. Your own yes never counts.",
+            effect="once",
+            needs=_APPROVALS,
+        ),
+    ),
 )

@@ -1,21 +1,134 @@
-"""Owns what the admin server's tools need: which role each principal assumes, and AWS itself."""
+"""Owns what the admin server's tools need: which role each principal assumes, and AWS itself, asked in threads of its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from body_broker.calls import Call, Json
+from body_broker.errors import NotConfigured
+from body_broker.storage.redis import Redis
+from mcp_servers.admin.keeping import Keeping
+from mcp_servers.admin.query import START, Answer, Identity, Query, Who
+from mcp_servers.admin.roles import SETTING, Grant, Roles
+
+if TYPE_CHECKING:
+    from mcp_servers.admin.aws import Aws
+
+_THREADS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The studio's AWS account, read only.
 
-    Attributes:
-        roles: TOML file that says which IAM role each principal assumes; None where AWS is not set up.
+    Args:
+        roles: Which IAM role each principal assumes; None where AWS is not set up.
         region: Asked where a call names none.
         endpoint_url: Another endpoint for every service.
+        redis: Keeps what costs money to ask, and AWS' long page tokens.
+        clock: Unix seconds.
     """
 
-    roles: Path | None
-    region: str | None
-    endpoint_url: str | None
+    def __init__(
+        self,
+        *,
+        roles: Roles | None,
+        region: str | None,
+        endpoint_url: str | None,
+        redis: Redis,
+        clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
+    ) -> None:
+        self._roles, self._region, self._endpoint_url, self._clock = roles, region, endpoint_url, clock
+        self._keeping = Keeping(redis)
+        self._paying = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._asking: tuple[Aws, Any] | None = None
+        # Its own threads: a cloud that hangs takes none of those that the hub reads files with.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
+
+    @classmethod
+    def load(cls, roles: Path | None, *, region: str | None, endpoint_url: str | None, redis: Redis) -> Services:
+        """The services over a roles file, which is read here.
+
+        Raises:
+            StartError: The file is not understood; every fault of it is named.
+        """
+        return cls(roles=roles and Roles.load(roles), region=region, endpoint_url=endpoint_url, redis=redis)
+
+    def today(self) -> date:
+        """The day, in UTC."""
+        return datetime.fromtimestamp(self._clock(), UTC).date()
+
+    async def query(self, query: Query, call: Call, *, cursor: Json) -> Answer:
+        """A page of things. Each role of the caller's chain is asked; the answer is that of who acts.
+
+        Raises:
+            NotConfigured: Somebody of the chain has no role, or the hub has no credentials.
+            Denied: A role may not read that.
+            BadInput: The region, the identifier or the cursor is none.
+            NotFound: Nothing is called so.
+            RateLimited: AWS takes no more for now.
+            Unavailable: AWS cannot be reached.
+        """
+        *others, acting = self._grants(call)
+        who = Who(call.caller.chain, call.operation.name)
+        query = replace(query, start=await self._keeping.position(query.bound(), cursor))
+        for grant in others:
+            await self._ask(replace(query, start=START, limit=1), grant, who)  # may they read it, too?
+        return await self._ask(query, acting, who)
+
+    async def cursor(self, query: Query, answer: Answer) -> Json:
+        """What a cursor to the next page holds; None where that was all."""
+        return None if answer.after is None else await self._keeping.state(query.bound(), answer.after)
+
+    async def identity(self, call: Call) -> Identity:
+        """Who the caller's queries are to AWS, as AWS itself says.
+
+        Raises:
+            NotConfigured: Somebody of the chain has no role, or the hub has no credentials.
+            Unavailable: AWS cannot be reached.
+        """
+        grant = self._grants(call)[-1]
+        aws, asking = await self._open()
+        return await self._in_thread(asking.identify, aws, grant, Who(call.caller.chain, call.operation.name))
+
+    def _grants(self, call: Call) -> tuple[Grant, ...]:
+        if self._roles is None:
+            raise NotConfigured(
+                "AWS is not set up on this hub.",
+                next_step=f"Ask the people who run it to set {SETTING} (docs/aws.md) and restart it.",
+                details={"setting": SETTING},
+            )
+        return self._roles.grants(call.caller)
+
+    async def _ask(self, query: Query, grant: Grant, who: Who) -> Answer:
+        aws, asking = await self._open()
+        if not query.row.kept_s:
+            return await self._in_thread(asking.ask, aws, query, grant, who)
+        name = query.kept_as(grant)
+        async with self._paying:  # nobody pays for what another is asking just now
+            kept = await self._keeping.answer(name)
+            if kept is None:
+                kept = await self._in_thread(asking.ask, aws, query, grant, who)
+                await self._keeping.keep(name, kept, at=self._clock(), for_s=query.row.kept_s)
+            return kept
+
+    async def _open(self) -> tuple[Aws, Any]:
+        async with self._opening:
+            opened = self._asking or await self._in_thread(self._import)
+            self._asking = opened
+            return opened
+
+    def _import(self) -> tuple[Aws, Any]:
+        from mcp_servers.admin import asking  # noqa: PLC0415 - imports boto3, 0.4 s and 30 MB
+
+        return asking.Aws(region=self._region, endpoint_url=self._endpoint_url, clock=self._clock), asking
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:  # what the function gives
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

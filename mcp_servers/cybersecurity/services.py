@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from body_broker.storage.postgres import Pool
 from body_broker.work.run import Handler
+from mcp_servers.cybersecurity import jobs, staging
+from mcp_servers.cybersecurity.scanning import Scanning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class Services:
         rules_dir: A studio's own rules, used beside ours.
         wait_s: How long a call waits for its scan.
         timeout_s: How long one scanner may run.
+        turn: Scans of one process take turns.
     """
 
     pool: Pool
@@ -30,7 +35,23 @@ class Services:
     rules_dir: Path | None
     wait_s: float
     timeout_s: float
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to scan."""
-        return {}
+        return {jobs.SCAN: partial(jobs.perform, pool=self.pool, scanning=self.scanning)}
+
+    async def scanning(self) -> Scanning:
+        """What scans here, with what is installed now."""
+        return Scanning(
+            staging_dir=self.staging_dir,
+            engine=await asyncio.to_thread(self.find_semgrep),
+            gitleaks=self.gitleaks,
+            rules_dir=self.rules_dir,
+            timeout_s=self.timeout_s,
+            turn=self.turn,
+        )
+
+    async def sweep(self) -> int:
+        """How many copies were removed that killed processes left behind."""
+        return await asyncio.to_thread(staging.sweep, self.staging_dir)

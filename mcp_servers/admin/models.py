@@ -1,0 +1,164 @@
+"""Owns the shapes of the admin server's tools: what each takes and answers, and how an answer reads as text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from body_broker.calls import Arguments, Json, Result
+from mcp_servers.admin.catalogue import SERVICES
+from mcp_servers.admin.catalogue.row import Checked
+from policies.probes import OTHER_KINDS, WRITE_KINDS
+
+Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
+KINDS = (*WRITE_KINDS, *OTHER_KINDS)
+
+
+class QueryAwsResource(Arguments):
+    """What is asked of AWS."""
+
+    service: Annotated[str, Field(max_length=40, description=f"One of {', '.join(SERVICES)}.")]
+    resource: Annotated[str, Field(max_length=40, description="Such as instances; a wrong one names the right ones.")]
+    identifier: Annotated[
+        str | None,
+        Field(
+            min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:/=+@][A-Za-z0-9_.:/=+@ -]*$", description="One by id."
+        ),
+    ] = None
+    region: Annotated[str | None, Field(min_length=1, max_length=30, pattern=r"^[a-z0-9-]+$")] = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    cursor: Cursor = None
+
+
+class AwsPage(Result):
+    """Things in AWS, secrets redacted."""
+
+    items: list[dict[str, Json]]
+    truncated: bool
+    next_cursor: str | None = None
+    account: str
+    region: str = Field(description="`global` where the service knows none.")
+    source: Literal["aws", "kept"]
+    cached_at: str | None = Field(default=None, description="When a kept answer was AWS'.")
+
+    def text(self) -> str:
+        """One line each."""
+        of = f"account {self.account}, {self.region}" + (f", as of {self.cached_at}" if self.cached_at else "")
+        more = ["More with next_cursor."] if self.truncated else []
+        return "\n".join([f"{len(self.items)} in {of}.", *(orjson.dumps(one).decode() for one in self.items), *more])
+
+
+class Nothing(Arguments):
+    """No arguments."""
+
+
+class AwsIdentity(Result):
+    """Who the caller's queries are to AWS."""
+
+    principal: str
+    account: str
+    arn: str
+    role: str
+    tags: dict[str, str]
+    source_identity: str
+    region: str
+    expires_at: str
+
+
+class ListAwsResourceTypes(Arguments):
+    """A service, or all."""
+
+    service: Annotated[str | None, Field(max_length=40)] = None
+
+
+class AwsResourceType(BaseModel):
+    """A row of the catalogue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    service: str
+    resource: str
+    about: str
+    identifier: str
+    fields: list[str]
+    checked: Checked
+    costs: str | None = None
+
+
+class AwsResourceTypes(Result):
+    """What can be queried."""
+
+    items: list[AwsResourceType]
+
+    def text(self) -> str:
+        """One line each."""
+        return "\n".join(
+            f"{row.service} {row.resource}: {row.about}; by {row.identifier}"
+            + (f"; {row.costs}" if row.costs else "")
+            + ("" if row.checked == "runs" else f" ({row.checked})")
+            for row in self.items
+        )
+
+
+class ChangeRequest(BaseModel):
+    """A change of the studio's systems.
+
+    An unknown kind is refused by the policy, by its rule, so the schema only names the known ones.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    kind: Annotated[str, Field(min_length=1, max_length=40, json_schema_extra={"enum": list(KINDS)})]
+    target: Annotated[
+        str, Field(min_length=1, max_length=200, description="What is changed: a key, an id, a deployment.")
+    ]
+    params: Annotated[dict[str, Json], Field(max_length=32)] = Field(default={})
+    reason: Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")] = None
+
+
+class ProposeChange(Arguments):
+    """A change that somebody considers."""
+
+    change_request: ChangeRequest
+
+
+class ChangeDraft(Result):
+    """What a change would do; nothing has happened."""
+
+    change_id: str
+    state: Literal["draft"]
+    diff: str
+    expires_at: str
+
+
+class ApproveChange(Arguments):
+    """A change that people are asked for."""
+
+    change_request: ChangeRequest
+
+
+class ChangeState(Result):
+    """How far a change is."""
+
+    approved: bool
+    state: Literal["pending", "approved", "executing", "done", "failed", "unknown", "denied", "expired", "cancelled"]
+    change_id: str
+
+
+class GenerateAdminReport(Arguments):
+    """A report, and what its author knows already."""
+
+    metrics: Annotated[dict[str, Json], Field(max_length=100, description="Joined to what the hub collects.")] = Field(
+        default={}
+    )
+    report: Literal["weekly", "costs", "capacity", "incidents"] = "weekly"
+    period: Literal["day", "week", "month"] = "week"
+
+
+class ReportJob(Result):
+    """A report that is being written."""
+
+    job_id: str
+    status: Literal["queued"]
