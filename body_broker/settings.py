@@ -84,7 +84,7 @@ class Settings(BaseModel):
     scan_timeout_s: Seconds = Field(600, description="How long one scanner may run.")
     aws_roles: Path | None = Field(
         None,
-        description="TOML file that says which IAM role each principal's AWS queries assume; without it there are none.",
+        description="TOML file that says which IAM role each principal's AWS queries assume; docs/aws.md has the steps.",
     )
     aws_region: str | None = Field(None, description="The AWS region that is asked where a call names none.")
     aws_endpoint_url: str | None = Field(

@@ -69,6 +69,16 @@ def _s3() -> str | None:
     return None if (data_dir().parent / "s3" / "versitygw").is_file() else f"no versitygw beside {data_dir()}"
 
 
+def gitleaks() -> Path:
+    """The program gitleaks (BODY_BROKER_TEST_SCANNERS)."""
+    folder = os.environ.get("BODY_BROKER_TEST_SCANNERS")  # noqa: TID251  # tests' own
+    return (Path(folder) if folder else PROJECT.parent / "shared" / "scanners") / "gitleaks"
+
+
+def _gitleaks() -> str | None:
+    return None if gitleaks().is_file() else f"no {gitleaks()} (BODY_BROKER_TEST_SCANNERS names its folder)"
+
+
 def _boxes() -> str | None:
     absent = [name for name in ("unshare", "nsenter", "mount", "ip") if shutil.which(name) is None]
     if absent:
@@ -89,6 +99,7 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "seeds": _seeds,
     "uv": _uv,
     "semgrep": _semgrep,
+    "gitleaks": _gitleaks,
     "npm": _npm,
     "java": _java,
     "opensearch": _opensearch,

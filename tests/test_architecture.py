@@ -40,13 +40,14 @@ LAZY: dict[tuple[str, str], str] = {
         "body_broker/lore/opensearch/client.py",
         "body_broker.lore.opensearch.signing",
     ): "boto3, only for Amazon's services",
+    ("mcp_servers/admin/services.py", "mcp_servers.admin"): "boto3, only where AWS is asked",
 }
 
 # The libraries that one room owns, and that room; "" is nobody yet.
 OWNERS = {
     "slack_sdk": "approvals/slack",
     "opensearchpy": "body_broker/lore/opensearch",
-    "boto3": "body_broker/lore/opensearch",
+    "boto3": ("body_broker/lore/opensearch", "mcp_servers/admin"),
     "vllm": "",
     "semgrep": "",
     "cedarpy": "policies/",
@@ -192,7 +193,14 @@ def test_the_path_that_serves_loads_no_client_of_something_else() -> None:
 
 
 # Libraries that are imported and come with a declared one, which is pinned with them.
-BROUGHT = {"starlette": "mcp", "mcp_types": "mcp", "httpx2": "mcp", "cryptography": "pyjwt"}
+BROUGHT = {
+    "starlette": "mcp",
+    "mcp_types": "mcp",
+    "httpx2": "mcp",
+    "cryptography": "pyjwt",
+    "botocore": "boto3",
+    "jmespath": "boto3",
+}
 
 
 def test_every_library_that_is_imported_is_declared_or_known_to_come_along() -> None:

@@ -24,6 +24,7 @@ class Link:
         timeout_s: How long connecting or one statement may take.
         heard: Called with each NOTIFY's payload.
         lost: Called when the connection is lost.
+        channel: The NOTIFY channel that is listened to.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Link:
         timeout_s: float,
         heard: Callable[[str], None],
         lost: Callable[[], None],
+        channel: str = CHANNEL,
     ) -> None:
         self._database_url, self._name, self._timeout_s = database_url, name, timeout_s
-        self._heard, self._lost = heard, lost
+        self._heard, self._lost, self._channel = heard, lost, channel
         self._lock = asyncio.Lock()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
 
@@ -69,7 +71,7 @@ class Link:
             server_settings={"application_name": self._name, "timezone": "UTC"},
         )
         connection.add_termination_listener(self._on_lost)
-        await connection.add_listener(CHANNEL, self._on_notify)
+        await connection.add_listener(self._channel, self._on_notify)
         return connection
 
     def _on_notify(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

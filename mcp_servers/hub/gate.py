@@ -336,7 +336,8 @@ class Gate:
 
 
 def _not_configured(setting: str) -> NotConfigured:
-    if setting.removeprefix(PREFIX).lower() not in Settings.model_fields:
+    field = Settings.model_fields.get(setting.removeprefix(PREFIX).lower())
+    if field is None:
         return NotConfigured(
             f"This version has no backend for this tool; one that has it is configured by {setting}.",
             next_step="Go on without it: nothing that can be set today brings it.",
@@ -344,7 +345,7 @@ def _not_configured(setting: str) -> NotConfigured:
         )
     return NotConfigured(
         f"The backend of this tool is not configured: {setting} is not set.",
-        next_step=f"Ask the people who run this hub to set {setting} (docs/settings.md) and restart it.",
+        next_step=f"Ask the people who run this hub to set {setting} and restart it: {field.description}",
         details={"setting": setting},
     )
 

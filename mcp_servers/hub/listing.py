@@ -152,17 +152,18 @@ def lean_schema(schema: dict[str, Any], *, output: bool = False) -> dict[str, An
     """A JSON Schema that says enough in few tokens, which every model that is shown it pays for.
 
     Titles that pydantic derives from names go, and definitions stand where they are used. Of an argument that may be left out
-    the `null` goes, and so do bounds on the length of text: whoever passes them is told. Of a result only the names are
-    left, and those below them: what stands there is seen when it is there.
+    the `null` goes, and so do empty defaults and bounds that few calls reach: whoever passes them is told. Of a result only the names of its
+    fields are left: what stands in them is seen when it is there.
     """
     definitions: dict[str, Any] = schema.get("$defs", {})
     found = _lean({k: v for k, v in schema.items() if k not in {"$defs", "description"}}, definitions)
     if output:
-        found["properties"] = {name: _names(field) for name, field in found.get("properties", {}).items()}
+        found["properties"] = {name: {} for name in found.get("properties", {})}
         found.pop("additionalProperties", None)
     return found
 
 
+_FAR = 1_000  # a bound that far off is met by few calls, and those are told
 _LEFT_OUT = frozenset(
     {"title", "minLength", "maxLength", "minProperties", "maxProperties", "propertyNames", "minItems"}
 )
@@ -186,8 +187,24 @@ def _lean(value: Any, definitions: dict[str, Any], *, named: bool = False) -> An
     return {
         key: _lean(field, definitions, named=key == "properties")
         for key, field in part.items()
-        if key not in _LEFT_OUT and not (key == "default" and field is None)
+        if key not in _LEFT_OUT and not _goes_without_saying(key, field, part)
     }
+
+
+def _goes_without_saying(key: str, value: Any, part: dict[str, Any]) -> bool:  # one keyword of a JSON Schema
+    match key:
+        case "default":
+            return not value
+        case "minimum":
+            return value in {0, 1}
+        case "maximum" | "maxItems":
+            return value >= _FAR
+        case "additionalProperties":
+            return value is True
+        case "type":
+            return "enum" in part or "const" in part
+        case _:
+            return False
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -196,12 +213,3 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     if len(kept) == 1 < len(kinds):
         return kept[0] | {k: v for k, v in schema.items() if k != "anyOf"}
     return schema
-
-
-def _names(field: dict[str, Any]) -> dict[str, Any]:
-    """One field of a result: the names below it where it is an object or a list of them."""
-    if "properties" in field:
-        return {"properties": {name: {} for name in field["properties"]}}
-    if "properties" in field.get("items", {}):
-        return {"items": {"properties": {name: {} for name in field["items"]["properties"]}}}
-    return {}

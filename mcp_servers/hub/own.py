@@ -14,9 +14,7 @@ from body_broker.work import queue
 from body_broker.work.model import State, WorkItem, WorkSummary
 from mcp_servers.hub.metrics import Metrics
 
-JobId = Annotated[
-    str, Field(min_length=5, max_length=80, description="The job's id, as the tool that started it answered.")
-]
+JobId = Annotated[str, Field(min_length=5, max_length=80)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ ROOM = Room(
             group="own",
             run=whoami,
             title="Who am I",
-            description="Who the hub takes you for: identity chain, roles, whether this session has read text from outside.",
+            description="Who the hub takes you for: identity chain, roles, whether this session is tainted by text from outside.",
         ),
         Tool(
             name="get_job",

@@ -22,6 +22,7 @@ from body_broker.calls import Caller
 from body_broker.errors import SettingsError, StartError
 from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
+from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
 from mcp_servers.hub.pages import routes
 from mcp_servers.hub.protocol import Protocol
@@ -87,12 +88,13 @@ def check_bind(address: Address, settings: Settings) -> None:
 
 @asynccontextmanager
 async def beside(runtime: Runtime) -> AsyncGenerator[None]:
-    """What runs beside a serving hub: the event tail, the audit anchor, and on embedded stores a worker."""
+    """What runs beside a serving hub: the event tail, the audit anchor, and on embedded stores a worker and an engine."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(runtime.bus.tailing())
         await stack.enter_async_context(_anchoring(runtime))
         if runtime.settings.embedded:
             await stack.enter_async_context(working(runtime))
+            await stack.enter_async_context(arbitrating(runtime))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from body_broker.storage.postgres import Pool
 from body_broker.storage.stores import Stores
 from body_broker.work.run import Handler
 from body_broker.work.schedule import Schedule
+from body_broker.world import purging
 from body_broker.world.map import WorldMap
 from body_broker.world.model import Event
 from mcp_servers.admin.services import Services as Admin
@@ -51,11 +53,11 @@ class RoomServices:
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to do the work of every server."""
-        return {**self.rag.handlers(), **self.cybersecurity.handlers()}
+        return {**self.rag.handlers(), **self.cybersecurity.handlers(), **purging.handlers(self.game_state.pool)}
 
     def schedules(self) -> tuple[Schedule, ...]:
         """The work that comes round by itself."""
-        return tuple(self.copy.schedules()) if self.copy else ()
+        return (*purging.schedules(), *(self.copy.schedules() if self.copy else ()))
 
 
 @asynccontextmanager
@@ -81,22 +83,32 @@ async def open_services(
         world = WorldMap(stores.pool, stores.redis, announce)
         if lasting:
             await stack.enter_async_context(world.following())
+        admin = await asyncio.to_thread(
+            Admin.load,
+            settings.aws_roles,
+            region=settings.aws_region,
+            endpoint_url=settings.aws_endpoint_url,
+            redis=stores.redis,
+        )
+        cybersecurity = Cybersecurity(
+            pool=stores.pool,
+            staging_dir=settings.data_dir / "staging",
+            find_semgrep=partial(_semgrep, settings.data_dir),
+            gitleaks=settings.gitleaks,
+            rules_dir=settings.scan_rules_dir,
+            wait_s=min(settings.scan_wait_s, settings.call_timeout_s / 2),  # a call must not end before it answers
+            timeout_s=settings.scan_timeout_s,
+        )
+        if lasting:
+            await cybersecurity.sweep()
         yield RoomServices(
             rag=rag,
             game_state=GameState(
                 pool=stores.pool, redis=stores.redis, world=world, open_changes_max=settings.world_open_changes_max
             ),
             storyteller=Storyteller(pool=stores.pool, lore=rag.lore, world=world),
-            cybersecurity=Cybersecurity(
-                pool=stores.pool,
-                staging_dir=settings.data_dir / "staging",
-                find_semgrep=partial(_semgrep, settings.data_dir),
-                gitleaks=settings.gitleaks,
-                rules_dir=settings.scan_rules_dir,
-                wait_s=settings.scan_wait_s,
-                timeout_s=settings.scan_timeout_s,
-            ),
-            admin=Admin(roles=settings.aws_roles, region=settings.aws_region, endpoint_url=settings.aws_endpoint_url),
+            cybersecurity=cybersecurity,
+            admin=admin,
             world=world,
             embedding=embedding,
             copy=copy,

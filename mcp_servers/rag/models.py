@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from body_broker.calls import Arguments, Json, Result
 from body_broker.lore.index import EVERYTHING, Filter
@@ -14,9 +14,9 @@ from body_broker.lore.model import Citation, Format, IndexSummary, Missing, Pass
 Words = Annotated[str, Field(min_length=1, max_length=2_000)]
 Persona = Annotated[
     str | None,
-    Field(max_length=64, description="Whose own lore to search; the shared lore where it has none."),
+    Field(max_length=64, description="Whose own lore; else the shared."),
 ]
-Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
+Cursor = Annotated[str | None, Field(max_length=1_024)]
 DocumentId = Annotated[str, Field(min_length=1, max_length=80)]
 Reason = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
 _SAID: dict[Missing, str] = {
@@ -44,6 +44,7 @@ class Filters(BaseModel):
     fields: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=200)] | int | float | bool] | None,
         Field(max_length=8, description="Values of the documents' metadata."),
+        WithJsonSchema({"type": "object"}),
     ] = None
 
     def filter(self) -> Filter:
@@ -134,10 +135,8 @@ class GetDocument(Arguments):
     """Part of a document."""
 
     id: DocumentId
-    start: Annotated[int, Field(ge=0, le=100_000_000, description="First character.")] = 0
-    end: Annotated[int | None, Field(ge=1, le=100_000_000, description="Last character, excluded; 20,000 at most.")] = (
-        None
-    )
+    start: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    end: Annotated[int | None, Field(ge=1, le=100_000_000, description="Excluded; 20,000 characters at most.")] = None
 
 
 class DocumentText(Result):

@@ -178,8 +178,8 @@ ROOM = Room(
             run=search_lore,
             title="Search lore",
             description=(
-                "Find passages of the game's lore that answer a question, with citations. Use it before writing or judging"
-                " anything canonical. Not for the live state of the game."
+                "Passages of the game's lore that answer a question, with citations. Use it before writing anything canonical;"
+                " not for live state."
             ),
             output="as_marked",  # each passage says whether its document is canon
         ),
@@ -198,8 +198,8 @@ ROOM = Room(
             run=retrieve_context,
             title="Retrieve context",
             description=(
-                "Gather what the lore says of a topic, within a token budget and without repetition, to put into a prompt."
-                " To find one answer or to page through many, use search_lore."
+                "What the lore says of a topic, without repetition and within a token budget, to put into a prompt."
+                " For one answer use search_lore."
             ),
             output="as_marked",
         ),
@@ -208,7 +208,7 @@ ROOM = Room(
             group="retrieval",
             run=get_document,
             title="Get a document",
-            description="Read the text around a citation, or a document part by part. To find where something stands, use search_lore.",
+            description="The text around a citation, or a document part by part. To find where something stands use search_lore.",
             output="as_marked",
         ),
         Tool(

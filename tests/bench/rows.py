@@ -181,6 +181,10 @@ FAMILIES = (
 CALLS = {
     "read": ("bench_lore_3", {"query": "who keeps the lantern", "k": 3, "mode": "hybrid"}),
     "write": ("bench_event_3", {"kind": "weather", "target": "zone:1", "payload": {"rain": 0.5}, "key": "abcdefgh1"}),
+    "npc": ("get_npc_state", {"npc_id": "npc-7"}),
+    "npc fields": ("get_npc_state", {"npc_id": "npc-7", "fields": ["mood", "position"]}),
+    "npcs": ("get_npc_states", {"npc_ids": [f"npc-{n}" for n in range(100)]}),
+    "region": ("get_world_state", {"region": "ashmere"}),
 }
 
 

@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: `python -m tests.bench.served hub|fastmcp DATA_DIR`; prints one line of JSON when ready."""
+"""What is measured, each in a process of its own: `python -m tests.bench.served hub|world|fastmcp DATA_DIR`; prints one line of JSON when ready."""
 
 from __future__ import annotations
 
@@ -14,27 +14,35 @@ from body_broker.calls import Room
 from tests.bench.rows import room, rows
 
 TOOLS = 51
+FAMILIES_MIN = 20
+"""Rows of the benchmark itself, however many the hub has: what is called is among them."""
 
 
 def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-async def hub(data_dir: Path) -> None:
-    """The hub as shipped, its own rooms filled up to 51 tools; limits wide enough not to be what is measured."""
+async def hub(data_dir: Path, *, in_a_world: bool = False) -> None:
+    """The hub as shipped, its own rooms filled up to 51 listed tools; limits wide enough not to be what is measured."""
     from body_broker.settings import load_settings
     from mcp_servers.hub.rooms import ROOMS
-    from mcp_servers.hub.runtime import open_runtime
+    from mcp_servers.hub.runtime import open_runtime, profiled
     from mcp_servers.hub.serve import Address, freeze_start_up, listening
+    from tests.bench.world import fill
 
-    settings = load_settings({}, data_dir=data_dir, rate_per_s=50_000, concurrency_max=256)
-    ours = sum(len(r.tools) for r in ROOMS)
-    rooms: tuple[Room, ...] = (*ROOMS, room(TOOLS - ours))
-    async with open_runtime(settings, rooms) as runtime, listening(runtime, Address("127.0.0.1", 0)) as served:
-        freeze_start_up()
-        tokens = {who: (await runtime.tokens.issue(f"tier:{who}", ttl_s=7200)).token for who in ("silver", "bronze")}
-        say(url=served.url, tokens=tokens, pid=os.getpid())
-        await served.serving
+    tools = "all" if in_a_world else "core"
+    settings = load_settings({}, data_dir=data_dir, rate_per_s=50_000, concurrency_max=256, tools=tools)
+    ours = sum(len(r.tools) for r in profiled(ROOMS, "core"))
+    rooms: tuple[Room, ...] = (*ROOMS, room(max(TOOLS - ours, FAMILIES_MIN)))
+    async with open_runtime(settings, rooms) as runtime:
+        if in_a_world:
+            await fill(runtime.stores.pool)
+            await runtime.services.world.check()
+        async with listening(runtime, Address("127.0.0.1", 0)) as served:
+            freeze_start_up()
+            issued = {who: await runtime.tokens.issue(f"tier:{who}", ttl_s=7200) for who in ("silver", "bronze")}
+            say(url=served.url, tokens={who: found.token for who, found in issued.items()}, pid=os.getpid())
+            await served.serving
 
 
 def fastmcp_baseline() -> None:
@@ -89,9 +97,9 @@ def plain_function(tool: Any) -> Any:  # FastMCP reads a function's signature, s
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "hub":
+    if sys.argv[1] in {"hub", "world"}:
         import uvloop
 
-        uvloop.run(hub(Path(sys.argv[2])))
+        uvloop.run(hub(Path(sys.argv[2]), in_a_world=sys.argv[1] == "world"))
     else:
         fastmcp_baseline()

@@ -76,21 +76,29 @@ class Product:
         worker = self._start("worker", "worker")
         await worker.says(lambda said: "Working." in said or None, "the worker works")
 
+    async def start_engine(self) -> None:
+        """Arbitrate, or wait for the right to."""
+        engine = self._start("engine", "engine")
+        await engine.says(lambda said: "epoch" in said or "Waiting" in said or None, "the engine stands by")
+
     def pid(self, name: str) -> int | None:
-        """The process of hub or worker."""
+        """The process of hub, worker or engine."""
         program = self._programs.get(name)
         return program and program.pid
 
-    def victims(self) -> list[Victim]:
+    def victims(self, beside: str = "worker") -> list[Victim]:
         """What dies: the two programs, which an operator's supervisor starts again, and the stores, which nobody does."""
+        starts = {"hub": self.start_hub, "worker": self.start_worker, "engine": self.start_engine}
 
         return [
-            Victim("hub", lambda: self.pid("hub"), lambda: self._restart("hub", self.start_hub)),
-            Victim("worker", lambda: self.pid("worker"), lambda: self._restart("worker", self.start_worker)),
+            *(self._victim(name, starts[name]) for name in ("hub", beside)),
             Victim("keeper", lambda: embedded.status(self.data_dir).keeper_pid),
             Victim("postgres", lambda: embedded.status(self.data_dir).postgres_pid),
             Victim("valkey", lambda: embedded.status(self.data_dir).valkey_pid),
         ]
+
+    def _victim(self, name: str, start: Callable[[], Awaitable[None]]) -> Victim:
+        return Victim(name, lambda: self.pid(name), lambda: self._restart(name, start))
 
     async def ready(self) -> None:
         """Return once the hub says that it is ready; no program may have died that was not killed."""
@@ -172,12 +180,12 @@ class Product:
             await program.stop()
 
     @asynccontextmanager
-    async def open(self, *principals: str) -> AsyncGenerator[None]:
-        """Running, with a token for each principal; nothing of it is left on the way out."""
+    async def open(self, *principals: str, beside: str = "worker") -> AsyncGenerator[None]:
+        """A hub and a worker (or an engine) running, with a token for each principal; nothing of it is left on the way out."""
         try:
             self.database_url = (await asyncio.to_thread(Layout, self.data_dir)).urls.database_url
             await self.start_hub()
-            await self.start_worker()
+            await (self.start_worker if beside == "worker" else self.start_engine)()
             for principal in principals:
                 kind, _, name = principal.partition(":")
                 said = await self.run("token", "issue", f"--{kind}", name)

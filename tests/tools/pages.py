@@ -11,12 +11,15 @@ from typing import Any
 
 import annotated_types
 import click
+import yaml
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from body_broker.calls import Operation, Resource, Room
 from body_broker.errors import BodyBrokerError, StartError
 from body_broker.settings import PREFIX, Settings
+from body_broker.world.files.model import schema as schema_of_world_files
+from mcp_servers.cybersecurity.semgrep import rule_files
 from mcp_servers.hub.cli import body_broker as command_line
 from mcp_servers.hub.rooms import ROOMS
 from policies.catalogue import Catalogue
@@ -210,9 +213,36 @@ def policy_page() -> str:
     )
 
 
+def scan_rules_page() -> str:
+    """docs/scan-rules.md."""
+    pack: list[dict[str, Any]] = [
+        rule for file in rule_files(None) for rule in yaml.safe_load(file.read_text("utf-8"))["rules"]
+    ]
+    grades = {"ERROR": "high", "WARNING": "medium", "INFO": "low"}
+    return (
+        "# Rules of a scan\n\n"
+        "Our own semgrep rules, which every scan of code uses; `BODY_BROKER_SCAN_RULES_DIR` adds a studio's own. They follow a\n"
+        "value within one function, not from one to the next: no finding is no proof. *Confidence* is how often a finding is\n"
+        "a fault; severity is how bad it is then.\n\n"
+        + table(
+            ("Rule", "What it finds", "CWE", "Severity", "Confidence", "What to do"),
+            (
+                (f"`{r['id']}`", m["title"], m["cwe"], grades[r["severity"]], m["confidence"], m["fix"].strip())
+                for r in pack
+                for m in (r["metadata"],)
+            ),
+        )
+    )
+
+
 def cedar_schema() -> str:
     """policies/hub.cedarschema."""
     return emit(Catalogue.of(ROOMS))
+
+
+def world_schema() -> str:
+    """docs/world.schema.json."""
+    return json.dumps(schema_of_world_files(), indent=2, ensure_ascii=False) + "\n"
 
 
 def commands_page() -> str:

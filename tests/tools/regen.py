@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from policies.matrix import matrix_markdown
-from tests.tools import ordered, pages, seeds
+from tests.tools import aws, ordered, pages, protocol, seeds
 from tests.tools.project import ROOT
 
 
@@ -58,8 +58,18 @@ GENERATED = (
     Generated("docs/tools.md", pages.tools_page),
     Generated("docs/commands.md", pages.commands_page),
     Generated("docs/policy.md", pages.policy_page),
+    Generated("docs/world.schema.json", pages.world_schema),
+    Generated("docs/scan-rules.md", pages.scan_rules_page),
     Generated("docs/seeds.md", seeds.page),
+    Generated("docs/engine-protocol/schema.json", protocol.schema_text),
+    Generated("docs/engine-protocol/golden.jsonl", protocol.golden_text),
+    Generated("docs/engine-protocol.md", protocol.messages_part, part="messages"),
+    Generated("docs/engine-protocol.md", protocol.operations_part, part="operations"),
+    Generated("docs/engine-protocol.md", protocol.rules_part, part="rules"),
+    Generated("docs/engine-protocol.md", protocol.checks_part, part="checks"),
     Generated("policies/hub.cedarschema", pages.cedar_schema),
+    Generated("docs/aws.md", aws.catalogue_table, part="catalogue"),
+    Generated("docs/aws.md", aws.iam_policy, part="policy"),
     Generated("README.md", matrix_markdown, part="matrix"),
     Generated("README.md", ordered.packages_table, part="packages"),
 )

@@ -15,10 +15,12 @@ from body_broker.telemetry import get_logger
 _COMMANDS = {
     "serve": "serving",
     "worker": "serving",
+    "engine": "engine",
     "demo": "demo",
     "connect": "connect",
     "token": "tokens",
     "lore": "lore",
+    "world": "world",
     "config": "tuning",
     "policy": "policy",
     "audit": "audit",
@@ -28,6 +30,8 @@ _COMMANDS = {
     "backup": "backup",
     "restore": "backup",
     "scanners": "scanners",
+    "repos": "repos",
+    "scan": "scan",
 }
 
 

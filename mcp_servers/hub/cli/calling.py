@@ -70,6 +70,7 @@ def call(tool: str, arguments: str, principal: str, data_dir: Path | None, *, as
 async def _call(settings: Settings, principal: str, tool: str, arguments: Any) -> dict[str, Any]:  # any JSON value
     async with open_runtime(settings, name="cli") as runtime:
         caller = await runtime.identities.local(principal, over="cli")
+        await runtime.services.world.load()  # a command does not follow the world, it reads it once
         try:
             return tool_result(
                 await runtime.gate.run(Request(name=tool, kind="tool", arguments=arguments, caller=caller))
