@@ -79,6 +79,10 @@ def _gitleaks() -> str | None:
     return None if gitleaks().is_file() else f"no {gitleaks()} (BODY_BROKER_TEST_SCANNERS names its folder)"
 
 
+def _godot() -> str | None:
+    return None if shutil.which("godot3-server") else "apt-get install godot3-server"
+
+
 def _boxes() -> str | None:
     absent = [name for name in ("unshare", "nsenter", "mount", "ip") if shutil.which(name) is None]
     if absent:
@@ -106,6 +110,7 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "weights": _weights,
     "s3": _s3,
     "boxes": _boxes,
+    "godot": _godot,
 }
 
 

@@ -115,13 +115,13 @@ async def _read(process: asyncio.subprocess.Process, chunks: list[bytes]) -> boo
 
 
 def isolation() -> Isolation:
-    """What holds scanners on this machine beside their bounds. Blocks at its first call."""
-    return "bwrap" if _bwrap() else "rlimit"
+    """What holds scanners on this machine: a box of bubblewrap's, or bounds alone. Blocks at its first call."""
+    return "bwrap" if find_bwrap() else "rlimit"
 
 
 @lru_cache(maxsize=1)
-def _bwrap() -> str | None:
-    """bubblewrap, where it is and may make namespaces here."""
+def find_bwrap() -> str | None:
+    """bubblewrap, where it is and may make namespaces here. Blocks at its first call."""
     found = shutil.which("bwrap")
     if found is None:
         return None
@@ -141,18 +141,26 @@ def _confined(command: Command) -> list[str]:
         "open_files": _OPEN_FILES,
         "memory_bytes": command.memory_bytes,
     }
-    bwrap = _bwrap()
-    held = _box(bwrap, command) if bwrap else []
+    bwrap = find_bwrap()
+    held = boxed(bwrap, command) if bwrap else []
     return [sys.executable, "-I", "-S", str(Path(confine.__file__)), json.dumps(bounds), *held, *command.words]
 
 
-def _box(bwrap: str, command: Command) -> list[str]:
+def boxed(bwrap: str, command: Command) -> list[str]:
     """A file system of only what is needed, no network, no other processes."""
     words = [bwrap, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
     words += ["--tmpfs", "/tmp"]  # noqa: S108 - the box's own
-    for place in (*_SYSTEM, *map(str, command.needs), str(command.source)):
-        words += ["--ro-bind-try", place, place]
+    for place in (*map(Path, _SYSTEM), *command.needs, command.source):
+        words += _shown(place)
     return [*words, "--bind", str(command.work), str(command.work), "--chdir", str(command.work), "--"]
+
+
+def _shown(place: Path) -> list[str]:
+    """The words that show a place in the box; a link stays a link, for a program may find its libraries by where it lies."""
+    if not place.is_symlink() or str(place) in _SYSTEM:
+        return ["--ro-bind-try", str(place), str(place)]
+    real = place.resolve()
+    return ["--ro-bind-try", str(real.parent), str(real.parent), "--symlink", str(real), str(place)]
 
 
 def _environment(command: Command) -> dict[str, str]:

@@ -34,13 +34,15 @@ def check_op(name: str, kind: Kind | None) -> Op:
         BadInput: There is none, or it is not for that kind; those that are stand in `details["ops"]`.
     """
     op = OPERATIONS.get(name)
-    fitting = [each.name for each in OPERATIONS.values() if kind is None or kind in each.kinds]
+    fitting = [
+        each.name for each in OPERATIONS.values() if kind is None or (kind in each.kinds and each.apply is not None)
+    ]
     if op is not None and (kind is None or kind in op.kinds):
         return op
-    what = "is no op" if op is None else f"is no op for a {kind}"
+    what = "is no op" if op is None else f"is no op for kind {kind}"
     raise BadInput(
         f"{clean(name, limit=40)!r} {what}.",
-        next_step=f"Ops{'' if kind is None else f' for a {kind}'} are: {', '.join(fitting)}. game://operations has their payloads.",
+        next_step=f"Ops{'' if kind is None else f' for kind {kind}'} are: {', '.join(fitting)}. game://operations has their payloads.",
         details={"ops": fitting},
     )
 

@@ -241,7 +241,7 @@ def missing(found: Entity | None, entity_id: str, kind: Kind | None) -> NotFound
         return NotFound(f"There is no {kind or 'entity'} {name!r}.", next_step=look)
     if found.removed:
         return NotFound(f"{name!r} was removed from the world.", next_step="get_entity_history has what it was.")
-    return NotFound(f"{name!r} is a {found.kind}, not a {kind}.", next_step="find_entities shows any kind by ids.")
+    return NotFound(f"{name!r} is of kind {found.kind}, not {kind}.", next_step="find_entities shows any kind by ids.")
 
 
 async def get_predictions(_arguments: GetPredictions, _call: Call, _services: Services) -> Predictions:

@@ -73,9 +73,12 @@ async def open_services(
         lasting: Whether the process stays: a command that comes and goes neither follows the world nor decides which model the
             studio uses.
     """
+    regions: dict[str, str | None] = {}  # where each entity was before its next event: it may leave a region
 
     async def announce(event: Event) -> None:
-        for uri in _uris(event):
+        left = regions.get(event.entity_id)
+        regions[event.entity_id] = event.region
+        for uri in _uris(event, left):
             await bus.heard_here(uri)
 
     async with AsyncExitStack() as stack:
@@ -83,6 +86,7 @@ async def open_services(
         world = WorldMap(stores.pool, stores.redis, announce)
         if lasting:
             await stack.enter_async_context(world.following())
+            regions.update({each.id: each.region for each in world.entities.values()})
         admin = await asyncio.to_thread(
             Admin.load,
             settings.aws_roles,
@@ -120,9 +124,11 @@ def _semgrep(data_dir: Path) -> Path | None:
     return engine and link_semgrep(engine, data_dir)
 
 
-def _uris(event: Event) -> list[str]:
-    """The resources that an event changes."""
+def _uris(event: Event, left: str | None) -> list[str]:
+    """The resources that an event changes, of an entity that was in the region `left`."""
     found = [f"game://npc/{event.entity_id}"] if event.kind == "npc" else []
+    if left is not None and left != event.region:
+        found.append(f"game://region/{left}")
     region = event.entity_id if event.kind == "region" else event.region
     return found if region is None else [*found, f"game://region/{region}", f"game://events/{region}"]
 

@@ -7,22 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from body_broker.world.files.model import Entry, data_of, region_of
+from body_broker.world.files.model import Entry, region_of
 from body_broker.world.model import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An entity and where it stands in its file."""
+    """An entity, where it stands in its file, and its fields with their defaults."""
 
     kind: Kind
     entry: Entry
     where: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Its fields with their defaults."""
-        return data_of(self.entry)
+    data: dict[str, Any]
 
 
 def rings(entities: Sequence[Placed]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from body_broker.world.canon import plots
 from body_broker.world.canon.model import Fact, FactTerm, FlagTerm, ItemTerm, Leaf, NodeTerm, PlotGraph, PlotNode
 from body_broker.world.files import holding
 from body_broker.world.files.holding import Placed
-from body_broker.world.files.model import SECTIONS, WorldFile, region_of
+from body_broker.world.files.model import SECTIONS, WorldFile, data_of, region_of
 from body_broker.world.files.reading import Source
 from body_broker.world.model import ENTITY_ID, Kind
 
@@ -99,7 +99,7 @@ def placed(parts: Sequence[Part]) -> Iterator[Placed]:
     """Every entity of the files."""
     for part in parts:
         for kind, number, entry in part.file.each_entity():
-            yield Placed(kind, entry, part.at(f"entities.{SECTIONS[kind]}", number))
+            yield Placed(kind, entry, part.at(f"entities.{SECTIONS[kind]}", number), data_of(entry))
 
 
 def _twice(named: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -115,6 +115,8 @@ def _entity(each: Placed, ids: Mapping[str, str]) -> Iterator[str]:
     if region is not None:
         yield from _reference(f"{each.where}.region", region, ids, _KINDS_OF_FIELD["region"])
     for name, value in each.data.items():
+        if not value or isinstance(value, int | float):
+            continue
         allowed = _KINDS_OF_FIELD.get(name, ())
         for named in sorted(kinds.references(each.kind, {name: value})):
             where = f"{each.where}.{name}{_within(value, named)}"

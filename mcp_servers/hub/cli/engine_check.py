@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -53,7 +54,7 @@ async def _check(redis_url: str | None, engine_id: str | None, command: str | No
     width = max(len(each.name) for each in CHECKS)
     passed = failed = 0
     async with AsyncExitStack() as stack:
-        url = redis_url or await stack.enter_async_context(_scratch_redis())
+        url = redis_url or await stack.enter_async_context(scratch_redis())
         redis = await stack.enter_async_context(open_redis(url))
         if command is None:
             click.echo(f"Start your engine on {url}")
@@ -69,9 +70,10 @@ async def _check(redis_url: str | None, engine_id: str | None, command: str | No
 
 
 @asynccontextmanager
-async def _scratch_redis() -> AsyncGenerator[str]:
+async def scratch_redis() -> AsyncGenerator[str]:
     """A Valkey on a free port of loopback, for as long as it is used: engines speak TCP."""
-    with tempfile.TemporaryDirectory(prefix="body-broker-check-") as folder:
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="body-broker-check-")
+    try:
         port = _free_port()
         settings = {"port": str(port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": folder}
         process = await asyncio.create_subprocess_exec(
@@ -88,6 +90,8 @@ async def _scratch_redis() -> AsyncGenerator[str]:
         finally:
             process.kill()
             await process.wait()
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _free_port() -> int:

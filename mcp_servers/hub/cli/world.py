@@ -23,7 +23,7 @@ from body_broker.text import digest
 from body_broker.work.model import Origin
 from body_broker.world import epochs, mirror
 from body_broker.world.files import exporting, loading
-from body_broker.world.files.checking import NEXT_STEP, STARTER, World, examine, open_world
+from body_broker.world.files.checking import NEXT_STEP, PROBLEMS_MAX, STARTER, World, examine, open_world
 from body_broker.world.files.loading import Loaded
 from body_broker.world.files.model import LORE_ORIGIN, SECTIONS, LoreEntry
 from body_broker.world.model import Entity
@@ -74,6 +74,13 @@ def load(file: str, data_dir: Path | None, *, prune: bool) -> None:
         told = run(_load(settings, given, prune=prune))
     for line in told:
         click.echo(line)
+
+
+def _say_problems(problems: Sequence[str]) -> None:
+    for problem in problems[:PROBLEMS_MAX]:
+        click.echo(f"  {problem}", err=True)
+    if len(problems) > PROBLEMS_MAX:
+        click.echo(f"  ... and {len(problems) - PROBLEMS_MAX} more", err=True)
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -210,8 +217,7 @@ def export(file: Path, data_dir: Path | None, *, lore: bool, force: bool) -> Non
     given, problems = examine(file)
     counts = ", ".join(f"{count} {name}" for name, count in given.counts().items() if count)
     click.echo(f"{file.name}: {counts or 'an empty world'} ({size / 1024:.0f} KiB).")
-    for problem in problems:
-        click.echo(f"  {problem}", err=True)
+    _say_problems(problems)
     if problems:
         click.echo(f"A load refuses the file until these {len(problems)} places are corrected.", err=True)
         sys.exit(1)
@@ -259,8 +265,7 @@ def check(file: str, data_dir: Path | None) -> None:
     settings_of(data_dir)
     given, problems = examine(_path(file))
     _warn(given.warnings)
-    for problem in problems:
-        click.echo(f"  {problem}", err=True)
+    _say_problems(problems)
     if problems:
         click.echo(f"{len(problems)} places are wrong.\n{NEXT_STEP}", err=True)
         sys.exit(1)

@@ -51,6 +51,8 @@ def acts(of: Sequence[Unit], until: int) -> Iterator[Claim]:
 
 
 def _actor(unit: Unit, span: Span) -> Iterator[Claim]:
+    if unit.low in words.PRONOUNS:
+        return  # whoever is told of by name and then by `she` may be told of as they lived
     if unit.key is not None:
         yield Acts(unit.key, span)
     elif unit.tag == "u":

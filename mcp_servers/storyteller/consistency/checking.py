@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -56,6 +56,7 @@ class Checked:
 def check(text: str, known: Knowledge) -> Checked:
     """Hold a text against what is known."""
     read = read_text(text, known)
+    _beware_of_the_dead(read, known)
     not_understood = [sentence for sentence in read if sentence.reason is not None]
     return Checked(
         violations=Court(known, text).judge(read),
@@ -65,9 +66,26 @@ def check(text: str, known: Knowledge) -> Checked:
     )
 
 
+def _beware_of_the_dead(read: Sequence[Read], known: Knowledge) -> None:
+    """What is done to somebody dead may be done to a body or to the living: a sentence that names one is not understood.
+
+    What it says of them still is.
+    """
+    dead = {subject for (subject, predicate), held in known.values.items() if predicate == "status" and _dead(held)}
+    for sentence in read:
+        told = {getattr(claim, "subject", getattr(claim, "who", None)) for claim in sentence.claims}
+        if sentence.reason is None and sentence.named & dead - told:
+            sentence.reason = "words"
+        dead |= {claim.who for claim in sentence.claims if isinstance(claim, Dies) and not claim.revived}
+
+
+def _dead(held: Sequence[Held]) -> bool:
+    return any(each.value == "dead" for each in held)
+
+
 def read_text(text: str, known: Knowledge) -> list[Read]:
     """What a text claims, sentence by sentence."""
-    return Reader(known.names, phrases_of(known.canon.predicates)).read(text)
+    return Reader(known.names, phrases_of(known.canon.predicates), known.occupations).read(text)
 
 
 def unknown_names(text: str, known: Knowledge) -> list[str]:

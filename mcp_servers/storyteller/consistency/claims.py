@@ -83,12 +83,14 @@ class Read:
 
     Attributes:
         reason: Why it was not understood; None where all of it was.
+        named: Keys of everybody and everything it names.
     """
 
     start: int
     end: int
     claims: list[Claim] = field(default_factory=list[Claim])
     reason: Reason | None = None
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

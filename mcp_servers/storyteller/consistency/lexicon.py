@@ -231,7 +231,7 @@ NOT_NAMES = word_set(
     "I I'm I'll I've I'd Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August"
     " September October November December God Lord Heaven Hell Christ Christmas Easter English French Latin German Spanish Italian Greek"
     " Roman Russian Dutch Turkish Irish Scottish Welsh Christian Bible Devil Satan Death Yes No Oh Ah O Well OK A.M P.M AM PM Sabbath"
-    " Nature Providence Fate Mr Mrs Ms Miss Dr Sir Madam Halloween Lent Advent Michaelmas Sundays Mondays Saturdays Fridays"
+    " Nature Providence Fate Mr Mrs Ms Miss Dr Sir Madam Halloween Lent Advent Michaelmas Sundays Mondays Tuesdays Wednesdays Thursdays Saturdays Fridays"
 )
 """Capitalised, and nobody's name."""
 STARTERS = word_set(
@@ -251,7 +251,7 @@ STARTERS = word_set(
     " look listen wait stop let see take give tell ask keep stay leave run stand sit do don't did can could would will shall may might"
     " must should is was are were be been being have has had beasts birds dogs cats wolves horses snakes worms flies bats day days nights"
     " hours minutes weeks months years life grief anger pain hunger thirst cloth rope oil salt bread wine ale meat fish nurses priests"
-    " porters sailors fishermen merchants mourners strangers travellers villagers townsfolk clerks thieves beggars widows orphans"
+    " chalk papa mama whoever whatever whichever remorse memory despair happy mate porters sailors fishermen merchants mourners strangers travellers villagers townsfolk clerks thieves beggars widows orphans"
 )
 """Words that begin a sentence with a capital and are no name."""
 

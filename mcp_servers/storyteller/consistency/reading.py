@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mcp_servers.storyteller.consistency import lexicon as words
@@ -23,11 +23,13 @@ class Reader:
     """Reads one text; what one sentence leaves for the next is here.
 
     Attributes:
+        occupations: Words that say what somebody does; `is a fool` says nothing that canon could know.
         spoken_of: The one person of the sentence before, whom `he` or `she` then means.
     """
 
     names: Names
     phrases: Sequence[Phrase] = ()
+    occupations: Collection[str] = ()
     mood: Mood = field(default_factory=Mood)
     clock: Clock = field(default_factory=Clock)
     spoken_of: str | None = None
@@ -47,6 +49,7 @@ class Reader:
         self._ghosts(of)
         claims = [self._settled(claim) for claim in self._claims(of, held.until, times)]
         found = Read(sentence.start, sentence.end, reason=held.reason)
+        found.named = frozenset(unit.key for unit in of if unit.key is not None)
         if found.reason is None and sentence.cut:
             found.reason = "long"
         if found.reason is None and not understood(of, claims):
@@ -63,6 +66,8 @@ class Reader:
             return
         yield from phrased(of, until, self.phrases)
         for claim in told(of, until):
+            if claim.predicate == "occupation" and claim.value not in self.occupations:
+                continue
             yield claim
             yield from strangers(of, claim)
         yield from quests(of, until)

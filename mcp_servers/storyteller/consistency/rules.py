@@ -114,9 +114,7 @@ class Court:
         if claim.predicate == "parent":
             yield from self._parent(claim)
             return
-        if not is_functional(self.known, claim.predicate) or (
-            claim.predicate == "occupation" and claim.value not in self.known.occupations
-        ):
+        if not is_functional(self.known, claim.predicate):
             return
         held = self._against(claim, self.known.known(claim.subject, claim.predicate))
         before = self.said.setdefault((claim.subject, claim.predicate), claim)

@@ -73,7 +73,7 @@ def units(sentence: Sentence, names: Names, text: str) -> list[Unit]:
             while at < len(all_words) and all_words[at].start < quote[1]:
                 at += 1
             continue
-        unit, taken = _name(all_words, at, names, begins=not found) or (_plain(word, found), 1)
+        unit, taken = _name(all_words, at, names, begins=_begins(found)) or (_plain(word, found), 1)
         found.append(unit)
         at += taken
     return found
@@ -127,6 +127,11 @@ def _name(all_words: Sequence[Word], at: int, names: Names, *, begins: bool) -> 
     return _alone(all_words, at, names, begins=begins)
 
 
+def _begins(before: Sequence[Unit]) -> bool:
+    """Whether the next word begins a sentence, a heading, or what stands after a colon or a dash: a capital there says little."""
+    return not any(unit.text[0].isalnum() for unit in before) or before[-1].tag in "Q;-"
+
+
 def _titled(all_words: Sequence[Word], at: int, names: Names, *, begins: bool) -> tuple[Unit, int] | None:
     """A title with the name after it; a title alone says that somebody is meant, not who."""
     skip = 2 if all_words[at + 1].text == "." else 1
@@ -157,7 +162,8 @@ def _common(low: str) -> bool:
         low in words.STARTERS
         or any(low in words_of for words_of, _ in _CLASSES)
         or low in _SINGLE
-        or low.endswith(("ly", "ing", "ness", "tion", "ment", "ed"))
+        or low.endswith(("ly", "ing", "ness", "tion", "ment", "ed", "s"))
+        or number_of(low) is not None
     )
 
 
@@ -167,7 +173,13 @@ def _tag(key: str | None, names: Names) -> tuple[str, str | None]:
 
 def _unit(all_words: Sequence[Word], at: int, count: int, tag: str, key: str | None) -> Unit:
     last = all_words[at + count - 1]
-    return Unit(all_words[at].start, last.end, " ".join(w.text for w in all_words[at : at + count]), tag, key)
+    return Unit(
+        all_words[at].start,
+        last.end,
+        " ".join(w.text for w in all_words[at : at + count]).replace(" . ", ". "),
+        tag,
+        key,
+    )
 
 
 def _plain(word: Word, before: Sequence[Unit]) -> Unit:

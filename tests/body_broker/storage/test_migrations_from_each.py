@@ -20,9 +20,14 @@ from body_broker.storage.backup import write_backup
 from body_broker.storage.embedded.binaries import POSTGRES_MAJOR
 from body_broker.storage.migrations import Migration, migrate, migrations
 from body_broker.storage.postgres import Pool, open_pool
+from body_broker.work.model import Origin
 from body_broker.work.run import Run
 from body_broker.work.worker import Worker
+from body_broker.world.canon.store import read_facts
+from body_broker.world.model import Proposal
+from body_broker.world.queue import submit, wait
 from mcp_servers.hub.cli.backup import fingerprint
+from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.requests import Request
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.secrets import Secrets
@@ -35,7 +40,7 @@ EARLIER = range(1, len(KNOWN))
 ROWS = Path(__file__).with_name("rows")
 SECRET = "a-secret-key-of-the-tests-0123456789"
 BROKEN = Migration(len(KNOWN) + 1, "broken", "DROP TABLE work CASCADE; SELECT nonsense")
-AUDIT, IDENTITY, LORE, TUNING = 2, 3, 4, 5
+AUDIT, IDENTITY, LORE, TUNING, WORLD, CANON = 2, 3, 4, 5, 7, 8
 _TABLES = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
 
 
@@ -88,6 +93,10 @@ async def test_what_an_earlier_program_left_works_after_the_migration(
             await _lore_is_found(runtime, schema)
             if schema >= TUNING:
                 assert (await runtime.services.rag.tuning.get("spawn.rate")).value == 42
+            if schema >= WORLD:
+                await _world_goes_on(runtime)
+            if schema >= CANON:
+                assert [fact.object for fact in await read_facts(pool, ["mara"])] == ["grey", "anna"]
 
 
 @pytest.mark.parametrize("schema", [*EARLIER, len(KNOWN)])
@@ -174,6 +183,35 @@ async def _lore_is_found(runtime: Runtime, schema: int) -> None:
     async with working(runtime):  # the import that was queued in those days
         await wait_until(lambda: _documents(runtime, 2), "it is done", 60)
     assert "Bell" in await _titles(runtime, ben, "who mended the bell of the lighthouse")
+
+
+async def _world_goes_on(runtime: Runtime) -> None:
+    """What was decided is kept, what nobody decided in time has expired, and what is asked for now is applied."""
+    pool, world = runtime.stores.pool, runtime.services.world
+    mara = world.get("mara")
+    assert mara is not None
+    assert (mara.version, mara.data["place"]) == (2, "alley")
+    asked = Proposal(entity_id="mara", op="move", payload={"to": "morgue"}, key="back", expect_version=2)
+    async with arbitrating(runtime):
+        (taken,) = await submit(
+            pool,
+            [asked],
+            origin=Origin(chain=("service:game",), session="tests"),
+            requester="service:game",
+            rank=1,
+            open_changes_max=9,
+        )
+        standing = await wait(pool, world, taken.change_id, "service:game", timeout_s=30)
+    assert standing.state == "applied"
+    states = await pool.fetch("SELECT key, state FROM world_change ORDER BY seq")
+    assert [(row["key"], row["state"]) for row in states] == [
+        ("move", "applied"),
+        ("say", "applied"),
+        ("late", "conflict"),
+        ("bell", "rejected"),
+        ("waiting", "expired"),
+        ("back", "applied"),
+    ]
 
 
 async def _titles(runtime: Runtime, caller: Caller, query: str) -> list[str]:

@@ -22,7 +22,7 @@ from body_broker.world.map import WorldMap
 from body_broker.world.model import EVENT_STREAM, PRIORITY_MAX, Effect
 from body_broker.world.rules import decide
 from tests.body_broker.world.conftest import Bench, Engine
-from tests.body_broker.world.scene import proposal
+from tests.body_broker.world.scene import entities, proposal
 from tests.waiting import wait_until
 
 PROCESS = Path(__file__).with_name("engine_process.py")
@@ -327,6 +327,31 @@ async def test_an_engine_goes_on_without_redis_and_makes_the_copy_whole_when_it_
 
         await wait_until(whole, "every event is in the stream again")
         assert found.epoch is not None
+
+
+async def test_a_redis_that_hangs_delays_readers_and_never_the_engine(
+    bench: Bench, engine: Engine, redis: Redis
+) -> None:
+    async with engine(lease_s=0.6) as found:
+        await wait_until(lambda: _told(redis, len(entities())), "the copy is there")
+        before = found.epoch
+        await redis.execute_command("CLIENT", "PAUSE", "60000", "WRITE")  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
+        try:
+            for n in range(5):
+                await bench.submit(proposal("mara", "heal", {"by": 1}, key=str(n)))
+                await bench.decided()
+                await wait_until(lambda: _renewed(bench), "the lease holds")
+            assert await mirror.latest(redis) == len(entities()), "Redis has heard of nothing"
+        finally:
+            await redis.execute_command("CLIENT", "UNPAUSE")  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
+
+        head = (await reading.head(bench.pool)).pos
+        await wait_until(lambda: _told(redis, head), "it is told of everything afterwards")
+        assert found.epoch == before
+
+
+async def _renewed(bench: Bench) -> bool:
+    return (await epochs.status(bench.pool)).lease_left_ms > 400
 
 
 async def test_who_arbitrates_can_be_asked(engine: Engine, pool: asyncpg.Pool) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,19 +84,9 @@ def test_no_text_leaves_longer_or_with_characters_nobody_sees(text: str) -> None
     assert told == redact(told) or REDACTED in told
 
 
-def test_a_hostile_text_costs_no_time_worth_counting() -> None:
-    # Bounds, not a stopwatch: each of these would take minutes with an unbounded pattern.
-    for text in (
-        "a" * 100_000,
-        "a://" * 20_000,
-        "eyJ" * 30_000,
-        "password" * 10_000,
-        "A1b" * 30_000,
-        "https://" * 12_000,
-    ):
-        began = time.process_time()
-        redact(text)
-        assert time.process_time() - began < 20
+@pytest.mark.parametrize("text", ["a", "a://", "eyJ", "password", "A1b", "https://", "a@:/", "-----BEGIN "])
+def test_a_text_made_to_keep_a_pattern_busy_is_answered_like_any_other(text: str) -> None:
+    assert len(redact(text * 50_000)) <= TEXT_MAX  # an unbounded pattern would still be at it tomorrow
 
 
 @pytest.mark.parametrize(

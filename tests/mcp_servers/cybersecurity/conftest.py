@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcp_servers.cybersecurity import store
+from mcp_servers.cybersecurity import programs, store
 from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.worker import working
@@ -19,6 +20,18 @@ from tests.mcp_servers.cybersecurity.repositories import faulty, rules_in, write
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, open_hub, settings_for
 
 __all__ = ["open_hub", "settings_for"]  # fixtures
+
+
+@pytest.fixture(autouse=True)
+def no_box(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A bwrap that does not work, first on PATH: tests look at the scanners' processes, which a box would hide."""
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")  # noqa: TID251  # tests' own
+    programs.find_bwrap.cache_clear()
+    yield
+    programs.find_bwrap.cache_clear()
 
 
 @dataclass

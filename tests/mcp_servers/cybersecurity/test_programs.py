@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,3 +123,29 @@ asyncio.run(run(Command(words=words, source=work, work=work, timeout_s=600)))
     hub.send_signal(signal.SIGKILL)
     hub.wait()
     wait_until_sync(lambda: not alive(pids(tmp_path / "pids")[0]), "it died too")
+
+
+def test_a_bwrap_that_makes_no_box_here_is_not_used() -> None:
+    assert shutil.which("bwrap") is not None, "the fixture's is there and does not work"
+    assert programs.isolation() == "rlimit"
+
+
+def test_a_box_shows_what_is_needed_and_lets_only_the_work_folder_be_written(tmp_path: Path) -> None:
+    engine = tmp_path / "real" / "engine"
+    engine.parent.mkdir()
+    engine.write_text("")
+    (tmp_path / "link").symlink_to(engine)
+    command = Command(
+        words=["x"], source=tmp_path / "source", work=tmp_path / "work", needs=[tmp_path / "link"], timeout_s=1
+    )
+
+    words = programs.boxed("bwrap", command)
+
+    assert {"--unshare-all", "--die-with-parent"} <= set(words)
+    pairs = {(word, words[n + 1]) for n, word in enumerate(words) if word.startswith("--") and n + 1 < len(words)}
+    assert {place for option, place in pairs if option == "--bind"} == {str(tmp_path / "work")}
+    shown = {place for option, place in pairs if option == "--ro-bind-try"}
+    assert {str(tmp_path / "source"), str(engine.parent)} <= shown
+    assert not {"/", "/home", "/root", "/etc", str(tmp_path)} & shown
+    at = words.index("--symlink")
+    assert words[at + 1 : at + 3] == [str(engine), str(tmp_path / "link")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_servers.cybersecurity import programs, semgrep
+from mcp_servers.cybersecurity import semgrep
 from mcp_servers.cybersecurity.findings import CORE, Finding, Scan, ScannerRun
 from mcp_servers.cybersecurity.reporting import summary
 from mcp_servers.cybersecurity.scanning import Scanning
@@ -252,8 +252,3 @@ async def test_a_scan_that_is_cancelled_leaves_no_process_and_no_copy(tmp_path: 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert list((tmp_path / "staging").glob("scan-*")) == []
-
-
-def test_the_isolation_is_said(tmp_path: Path) -> None:
-    assert programs.isolation() in {"bwrap", "rlimit"}
-    assert tmp_path.exists()

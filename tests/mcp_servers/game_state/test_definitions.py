@@ -11,15 +11,14 @@ from mcp_servers.game_state.proposals import BatchedChange, QueueStateChange
 from mcp_servers.game_state.server import ROOM
 from mcp_servers.hub.listing import tool_definition
 
-CHARACTERS_MAX = 920
-# What has many arguments: a change's and a search's every part, and events' fields.
+CHARACTERS_MAX = 720
+# What has many arguments: the parts of a change and of a search, the fields of events.
 WIDER = {
-    "find_entities": 1_200,
-    "get_entity_history": 1_000,
-    "get_events": 1_200,
-    "queue_state_change": 1_550,
-    "queue_state_changes": 1_550,
-    "submit_intent": 1_200,
+    "find_entities": 1_000,
+    "get_events": 920,
+    "queue_state_change": 1_350,
+    "queue_state_changes": 1_270,
+    "submit_intent": 970,
 }
 CORE = {"get_npc_state", "get_world_state", "find_entities", "queue_state_change", "get_change_status"}
 

@@ -112,7 +112,17 @@ async def test_a_listener_on_one_hub_hears_of_a_change_made_through_another(open
                     if said == uris:
                         break
         assert (await read(silver, "game://npc/osric"))["state"]["health"] == 99
-        assert (await decided_by(other, queued["change_id"]))["status"] == "applied"
+        assert (await decided_by(one, queued["change_id"]))["status"] == "applied"
+
+
+async def test_who_listens_to_a_region_hears_that_somebody_left_it(hub: Hub, game: Client, silver: Client) -> None:
+    change = {"entity_id": "osric", "op": "relocate", "payload": {"to": "cellar"}}
+    async with arbitrating(hub.runtime), silver.listen(resource_subscriptions=["game://region/ashmere"]) as heard:
+        await tell(game, "queue_state_change", change=change, expect_version=1)
+        async with asyncio.timeout(15):
+            assert isinstance(await anext(aiter(heard)), ResourceUpdated)
+        region = await read(silver, "game://region/ashmere")
+    assert "osric" not in {e["id"] for e in region["items"]}
 
 
 async def test_who_may_not_read_a_resource_may_not_listen_to_it(hub: Hub) -> None:

@@ -59,7 +59,11 @@ async def test_a_field_that_no_npc_has_is_refused_with_those_that_it_has(silver:
 
 
 async def test_who_is_no_npc_is_not_found_with_what_it_is(silver: Client) -> None:
-    for npc_id, said in (("nobody", "no npc 'nobody'"), ("ann", "'ann' is a player, not"), ("ashmere", "is a region")):
+    for npc_id, said in (
+        ("nobody", "no npc 'nobody'"),
+        ("ann", "'ann' is of kind player, not npc"),
+        ("ashmere", "is of kind region"),
+    ):
         for fresh in (False, True):
             error = error_of(await silver.call_tool("get_npc_state", {"npc_id": npc_id, "fresh": fresh}))
             assert error["code"] == "not_found"

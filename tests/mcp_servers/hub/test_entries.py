@@ -55,11 +55,15 @@ COMMANDS = {
     "call",
     "status",
     "scanners",
+    "world",
+    "engine",
+    "repos",
+    "scan",
 }
 # The groups that are for these at all: gold reads the cache and submits intents, whoever has no role minds their own.
 STRANGERS = {"tier:gold": {"own", "state_read", "intent"}, "person:stranger": {"own"}}
 REFUSALS = {"denied", "bad_input", "not_configured"}  # never anything that has begun
-WORK = {"lore_import", "lore_reindex", "work.purge"}
+WORK = {"lore_import", "lore_reindex", "work.purge", "scan", "world.purge"}
 
 
 def methods_of(protocol: Protocol) -> set[str]:

@@ -58,7 +58,11 @@ CALLS = (
     waits_for("AWS_ROLES", "query_aws_resource", {"service": "ec2", "resource": "instances"}, "person:sasha", "sre"),
     waits_for("BRONZE", "generate_admin_report", {"metrics": {}}, "tier:bronze"),
     waits_for(
-        "APPROVALS", "approve_change", {"change_request": {"kind": "config", "target": "spawn.rate"}}, "person:ada", "admin"
+        "APPROVALS",
+        "approve_change",
+        {"change_request": {"kind": "config", "target": "spawn.rate"}},
+        "person:ada",
+        "admin",
     ),
     SeedCall(
         "get_npc_state", {"npc_id": NPC}, ("tier:silver",), frozenset({"version", "as_of_tick", "age_ms", "source"})
