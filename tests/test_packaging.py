@@ -15,7 +15,14 @@ from tests.tools.pin import pins_of, with_pins, without, written_pins
 from tests.tools.project import PACKAGES, ROOT, tracked_files, uv
 
 # What is not Python and must be in the wheel, and how it is looked for.
-DATA = {"body_broker/storage/sql/": ".sql", "policies/": ".cedar", "policies/hub": ".cedarschema"}
+DATA = {
+    "body_broker/storage/sql/": ".sql",
+    "body_broker/world/starter/": ".json",
+    "mcp_servers/cybersecurity/rules/": ".yaml",
+    "mcp_servers/hub/demo_repository/": ".txt",
+    "policies/": ".cedar",
+    "policies/hub": ".cedarschema",
+}
 
 
 @pytest.fixture(scope="session")

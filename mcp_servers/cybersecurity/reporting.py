@@ -20,6 +20,8 @@ def report(
     scan: Scan, compared: Compared, kept: list[Kept], *, target: Target, scan_id: str, job_id: str
 ) -> SecurityReport:
     """The report of a scan that is kept under this id."""
+    found = [*compared.findings, *compared.fixed]
+    dropped = {"findings_not_kept": len(found) - len(kept)} if len(found) > len(kept) else {}
     return SecurityReport(
         summary=summary(scan, new=sum(f.status == "new" for f in compared.findings), fixed=len(compared.fixed)),
         scan_id=scan_id,
@@ -35,7 +37,7 @@ def report(
         groups=groups(compared.findings, {k.finding.fingerprint: k.id for k in kept}),
         scanners=list(scan.runs),
         files=scan.files,
-        skipped=scan.skipped,
+        skipped=scan.skipped | dropped,
         isolation=scan.isolation,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

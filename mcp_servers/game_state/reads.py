@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TypedDict, TypeGuard
 
 from body_broker.calls import Call
-from body_broker.errors import NotConfigured, NotFound
+from body_broker.errors import BadInput, NotConfigured, NotFound
 from body_broker.text import clean
 from body_broker.world import reading
 from body_broker.world.map import WorldMap
@@ -210,13 +210,24 @@ async def _state(
 
 
 async def _everything(arguments: FindEntities, services: Services) -> tuple[Mapping[str, Entity], Reading]:
+    """What is searched, and what that may be near to; of the database never the whole world."""
     if not arguments.fresh:
         world = await loaded(services)
         return world.entities, world.reading()
-    if arguments.ids is not None and arguments.near is None:
+    region = arguments.region
+    if arguments.near is not None:
+        near, as_of = await look_up([arguments.near], services, fresh=True)
+        if arguments.near not in near or near[arguments.near].region is None:
+            return near, as_of
+        region = near[arguments.near].region
+    elif arguments.ids is not None:
         return await look_up(arguments.ids, services, fresh=True)
-    everything = await reading.world(services.pool)
-    return everything.entities, Reading(pos=everything.pos, tick=everything.tick, age_ms=0, source="database")
+    if region is None:
+        raise BadInput(
+            "A fresh search of the whole world is too much.", next_step="Give ids, region or near, or leave fresh out."
+        )
+    found, as_of = await reading.region(services.pool, region, limit=_FRESH_MAX)
+    return {each.id: each for each in found}, as_of
 
 
 def _among(arguments: FindEntities, world: WorldMap) -> Collection[Entity]:
@@ -225,7 +236,9 @@ def _among(arguments: FindEntities, world: WorldMap) -> Collection[Entity]:
         return [found for each in dict.fromkeys(arguments.ids) if (found := world.get(each)) is not None]
     if arguments.region is not None:
         own = world.get(arguments.region)
-        return [*world.in_region(arguments.region), *([] if own is None else [own])]
+        if not is_there(own, "region"):
+            raise missing(own, arguments.region, "region")
+        return [*world.in_region(own.id), own]
     return world.entities.values() if arguments.kind is None else world.of_kind(arguments.kind)
 
 

@@ -28,7 +28,8 @@ SHARED = data_dir().parent
 BOX = Path(__file__).with_name("box.py")
 BASE_PYTHON = Path(sys.executable).resolve()
 HUB_UID, POSTGRES_UID, VALKEY_UID = 10001, 999, 998
-_UIDS = {"hub": HUB_UID, "worker": HUB_UID, "postgres": POSTGRES_UID, "valkey": VALKEY_UID}
+OURS = ("hub", "worker", "engine")
+_UIDS = {**dict.fromkeys(OURS, HUB_UID), "postgres": POSTGRES_UID, "valkey": VALKEY_UID}
 _USERS = f"""root:x:0:0::/root:/bin/sh
 postgres:x:{POSTGRES_UID}:{POSTGRES_UID}::/var/lib/postgresql:/bin/sh
 valkey:x:{VALKEY_UID}:{VALKEY_UID}::/data:/bin/sh
@@ -67,7 +68,7 @@ class Boxes:
             "keeps": [str(ROOT), str(SHARED)],
             "reads": [str(path) for path in (sys.executable, BASE_PYTHON, ROOT / "x", SHARED / "x")],
             "files": {
-                "/etc/hosts": "127.0.0.1 localhost hub worker postgres valkey opensearch s3\n",
+                "/etc/hosts": "127.0.0.1 localhost hub worker engine postgres valkey opensearch s3\n",
                 "/etc/passwd": _USERS,  # as the images have them
             },
             "folders": [],
@@ -240,7 +241,7 @@ class Stack:
 
     def _command(self, name: str) -> list[str]:
         command: list[str] = self.services[name].get("command", [])
-        if name in {"hub", "worker"}:
+        if name in OURS:
             return ["body-broker", *command]
         if name == "opensearch":
             heap = self.services[name]["environment"]["OPENSEARCH_JAVA_OPTS"].rpartition("-Xmx")[2]
@@ -252,7 +253,7 @@ class Stack:
 
     def _spec(self, name: str) -> dict[str, Any]:  # what box.py takes
         service = self.services[name]
-        ours = name in {"hub", "worker"}
+        ours = name in OURS
         env: dict[str, str] = env_of(1) if ours else {"PATH": f"{postgres_programs()}:{_SYSTEM_PATH}"}
         env |= {key: value for key, value in service["environment"].items() if value is not None}
         binds = [[str(self.image.venv), "/opt/venv"], [str(self.image.programs), "/usr/local/bin"]]

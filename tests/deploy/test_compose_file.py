@@ -17,7 +17,8 @@ from tests.tools.project import PACKAGES, ROOT, pyproject
 
 SECRETS = {"BODY_BROKER_SECRET_KEY", "POSTGRES_PASSWORD", "VALKEY_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
 FILLED = {name: f"{name.lower().replace('_', '')}0123456789abcdef0123456789abcdef" for name in SECRETS}
-OURS, ALWAYS, GPU = {"hub", "worker"}, {"hub", "worker", "postgres", "valkey", "opensearch", "s3"}, {"vllm", "trtllm"}
+OURS, GPU = {"hub", "worker", "engine"}, {"vllm", "trtllm"}
+ALWAYS = OURS | {"postgres", "valkey", "opensearch", "s3"}
 _PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+[\w.-]*")
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from body_broker.settings import Settings
+from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.runtime import open_runtime
 from mcp_servers.hub.serve import Address, listening
 from mcp_servers.hub.worker import working
 from tests.mcp_servers.hub.conftest import SECRET, settings_for
+from tests.waiting import wait_until
 
 __all__ = ["settings_for"]  # a fixture
 
@@ -37,6 +39,7 @@ async def _asked(what: str, **env: str) -> tuple[int | None, str]:
         ("http://elsewhere.example/readyz", "name the hub's /readyz"),
         ("file:///etc/passwd", "name the hub's /readyz"),
         ("worker", "no BODY_BROKER_DATABASE_URL"),
+        ("engine", "no BODY_BROKER_DATABASE_URL"),
     ],
 )
 async def test_what_cannot_be_asked_is_not_healthy(what: str, reason: str) -> None:
@@ -60,13 +63,27 @@ async def test_a_proxy_that_the_environment_names_is_not_asked(settings_for: Cal
         assert await _asked(url, HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9") == (0, "healthy")
 
 
+@pytest.mark.parametrize("what", ["worker", "engine"])
 async def test_a_process_that_is_up_but_does_not_work_is_not_healthy(
-    settings_for: Callable[..., Settings], database_url: str
+    settings_for: Callable[..., Settings], database_url: str, what: str
 ) -> None:
     env = {"BODY_BROKER_DATABASE_URL": database_url, "BODY_BROKER_SECRET_KEY": SECRET}
-    async with open_runtime(settings_for(), name="worker"):
-        code, said = await _asked("worker", **env)
-    assert (code, said) == (1, "nothing heard of the worker for 60 s")
+    async with open_runtime(settings_for(), name=what):
+        code, said = await _asked(what, **env)
+    assert (code, said) == (1, f"nothing heard of the {what} for 60 s")
+
+
+@pytest.mark.parametrize("kind", ["own", "external"])
+async def test_an_engine_is_healthy_while_it_arbitrates_or_relays(
+    settings_for: Callable[..., Settings], database_url: str, kind: str
+) -> None:
+    env = {"BODY_BROKER_DATABASE_URL": database_url, "BODY_BROKER_SECRET_KEY": SECRET}
+    async with open_runtime(settings_for(engine=kind), name="engine") as runtime, arbitrating(runtime):
+
+        async def is_well() -> bool:
+            return await _asked("engine", **env) == (0, "healthy")
+
+        await wait_until(is_well, "the engine is heard of")
 
 
 async def test_a_worker_is_healthy_while_it_is_heard_of(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.components import need
 from tests.deploy.files import compose, env_of
-from tests.deploy.stack import HUB_UID, Boxes, Image, Stack, build
+from tests.deploy.stack import HUB_UID, OURS, Boxes, Image, Stack, build
 from tests.deploy.test_compose_file import FILLED
 from tests.tools.project import pyproject
 from tests.waiting import wait_until_sync
@@ -45,7 +45,7 @@ def stack(home: Path, image: Image) -> Iterator[Stack]:
     try:
         made.prepare()
         made.start("postgres", "valkey", "opensearch", "s3")
-        made.start("hub", "worker")
+        made.start(*OURS)
         yield made
     finally:
         made.boxes.end()
@@ -86,7 +86,7 @@ def test_an_official_client_searches_through_the_stack_and_an_object_is_kept(sta
 
 def test_hub_and_worker_write_nowhere_but_into_their_volume(stack: Stack) -> None:
     # Everything above ran on a read-only root as this user; what is left to see is what they wrote where they may.
-    for name in ("hub", "worker"):
+    for name in OURS:
         status = Path(f"/proc/{stack.up[name].pid}/status").read_text()
         assert f"Uid:\t{HUB_UID}\t{HUB_UID}\t{HUB_UID}\t{HUB_UID}" in status
     stack.run("hub", "audit", "anchor")
@@ -117,13 +117,13 @@ def test_a_wrong_password_opens_no_store(stack: Stack) -> None:
 
 
 def test_each_health_check_fails_where_its_service_is_gone(stack: Stack) -> None:
-    for name in ("worker", "hub"):
+    for name in ("engine", "worker", "hub"):
         process = stack.up[name]
         process.terminate()
         assert process.wait(60) == 0, stack.log(name)  # drained on SIGTERM
         healthy, said = stack.healthy(name)
         assert not healthy
-        assert "nothing heard" in said if name == "worker" else "no answer" in said
+        assert "nothing heard" in said if name != "hub" else "no answer" in said
     for name in ("s3", "valkey", "postgres", "opensearch"):
         stack.up[name].terminate()
         stack.up[name].wait(60)

@@ -59,12 +59,14 @@ class Partner:
         redis: A Redis that nothing else uses.
         engine: Only this engine is heard; None hears the first that says hello.
         patience_s: How long an answer may take.
+        start_s: How long the first hello may take.
         lease_ms: The lease it gives.
     """
 
-    def __init__(self, redis: Redis, *, engine: str | None, patience_s: float, lease_ms: int) -> None:
+    def __init__(self, redis: Redis, *, engine: str | None, patience_s: float, start_s: float, lease_ms: int) -> None:
         self._orders, self._stream = Stream(redis, TO_ENGINE), Stream(redis, TO_HUB)
         self._engine, self._patience_s, self.lease_ms = engine, patience_s, lease_ms
+        self.start_s = start_s
         self._reports = Reports()
         self._said = 0
         self._heard = 0

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from body_broker.errors import StoreStartError
 from body_broker.storage.embedded.binaries import valkey_program
 from body_broker.storage.embedded.children import before_exec
 from body_broker.storage.redis import open_redis
-from body_broker.world.engine.checks import CHECKS, run_checks
+from body_broker.world.engine.checks import CHECKS, START_S, run_checks
 from body_broker.world.engine.client import EngineClient
 from body_broker.world.engine.own import OwnArbiter
 from mcp_servers.hub.cli.context import run, settings_of
@@ -41,15 +42,17 @@ _PLACEHOLDER = "{redis_url}"
     "--command", default=None, metavar="COMMAND", help="Start the engine by this; {redis_url} is replaced by the URL."
 )
 @click.option("--patience", "patience_s", default=5.0, show_default=True, help="Seconds an answer may take.")
-def check(redis_url: str | None, engine_id: str | None, command: str | None, patience_s: float) -> None:
+@click.option("--start", "start_s", default=START_S, show_default=True, help="Seconds until the engine's first hello.")
+def check(redis_url: str | None, engine_id: str | None, command: str | None, patience_s: float, start_s: float) -> None:
     """Test an engine against docs/engine-protocol.md: exit code 1 where it breaks a promise."""
     settings_of(None)
-    faults = run(_check(redis_url, engine_id, command, patience_s))
-    if faults:
-        raise click.exceptions.Exit(1)
+    if run(_check(redis_url, command, engine=engine_id, patience_s=patience_s, start_s=start_s)):
+        sys.exit(1)
 
 
-async def _check(redis_url: str | None, engine_id: str | None, command: str | None, patience_s: float) -> int:
+async def _check(
+    redis_url: str | None, command: str | None, *, engine: str | None, patience_s: float, start_s: float
+) -> int:
     """How many checks did not pass; each is told as soon as it is known."""
     width = max(len(each.name) for each in CHECKS)
     passed = failed = 0
@@ -60,7 +63,7 @@ async def _check(redis_url: str | None, engine_id: str | None, command: str | No
             click.echo(f"Start your engine on {url}")
         else:
             await stack.enter_async_context(_started(command, url))
-        async for found in run_checks(redis, engine=engine_id, patience_s=patience_s):
+        async for found in run_checks(redis, engine=engine, patience_s=patience_s, start_s=start_s):
             said = found.check.promise if found.fault is None else found.fault
             click.echo(f"{'ok  ' if found.fault is None else 'FAIL'}  {found.check.name:<{width}}  {said}")
             passed, failed = passed + (found.fault is None), failed + (found.fault is not None)

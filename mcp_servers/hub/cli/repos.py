@@ -35,7 +35,11 @@ def add(path: Path, name: str | None, skips: tuple[str, ...], data_dir: Path | N
 
 async def _add(settings: Settings, repository: Repository) -> bool:
     async with open_runtime(settings, name="cli") as runtime:
-        await record(runtime, "repos add", {"name": repository.name, "skips": list(repository.skips)})
+        await record(
+            runtime,
+            "repos add",
+            {"name": repository.name, "root": str(repository.root), "skips": list(repository.skips)},
+        )
         return await store.add_repository(runtime.stores.pool, repository, by=operator())
 
 

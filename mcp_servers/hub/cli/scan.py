@@ -77,12 +77,18 @@ async def _scan(settings: Settings, asked: _Asked) -> Scan:
     async with open_runtime(settings, name="cli") as runtime:
         await record(runtime, "scan", {"path": str(root)})
         scanning = await runtime.services.cybersecurity.scanning()
-        found = await scanning.scan(root, "", skips=asked.skips)
+        found = await scanning.scan(root, "", skips=asked.skips, progress=_show)
     if asked.sarif_file is not None:
         _write(
             asked.sarif_file, orjson.dumps(sarif(found, metadata.version("body-broker")), option=orjson.OPT_INDENT_2)
         )
     return found
+
+
+async def _show(done: float, total: float | None = None, message: str | None = None) -> None:
+    """What is being done, on a terminal's stderr; nothing in a pipe."""
+    if sys.stderr.isatty():
+        click.echo(f"{done:.0f}/{total or 0:.0f} {message or ''}", err=True)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -24,7 +24,7 @@ _EARLIER = re.compile(
     r"|\blast (?:year|winter|summer|spring|autumn|month|week)\b"
 )
 _WILL = re.compile(
-    r"\b(?:will|would|shall|could|might|may|should|must|going to|meant to|wanted to|hoped to|planned to|about to)\b"
+    r"\b(?:will|would|shall|could|might|may|should|must|(?:was|were|is|are) to|going to|meant to|wanted to|hoped to|planned to|about to)\b"
 )
 _NOW = re.compile(r"^(?:now|today|tonight|at last)\b")
 
@@ -103,6 +103,7 @@ def _asserted(of: Sequence[Unit], line: str, lows: Sequence[str]) -> Guard:
         cut = 0
     if reason is None and any(unit.tag == "Q" for unit in of):
         reason = "speech"
-    if reason is None and _WILL.search(line):
-        reason = "hypothetical"
+    if reason is None and (will := _WILL.search(line)):
+        # What somebody was to do is not done; what stands before it is.
+        cut, reason = min(cut, line[: will.start()].count(" ")), "hypothetical"
     return Guard(cut, reason)

@@ -26,11 +26,18 @@ sign sip skip slam slap slip smash smile smirk smoke smooth snap snarl sneak sne
 stammer stare start stitch stoop stop stretch stride stroke stroll strut stuff stumble suggest swallow sweep swerve tap taste test thank
 threaten tie tighten tiptoe toast touch track trade travel trudge try tug turn twist unbolt unbutton unfold unlock unpack unroll untie
 unwrap urge vault visit volunteer vow wade wait walk wander warn wash watch wave weigh whisper whistle wink wipe work wrap yawn yell
-insist negotiate reappear refuse accept kneel hide serve study translate deal gallop sharpen shuffle tend guess hiss inhale exhale crow
+insist negotiate reappear refuse accept kneel hide serve study translate deal gallop sharpen shuffle tend guess talk approve assemble await balance betray bless bother celebrate challenge
+charge cheat chop clutch collapse conceal confront congratulate continue correct debate decide defend dictate dodge doze fix flatten gasp
+glide gnaw grasp grimace grope haggle hover huddle ignore imitate instruct jerk jot kindle loiter lounge lurch lurk manage mock nap nurse
+object patrol perform pester ponder pound praise preach proclaim propose pursue rattle reason receive recite recline recoil refill rehearse
+rejoin release relent relieve remark remind remove rent repay rescue resist respond restore retort reveal rinse rip rob roll rouse rummage
+scan scatter scoff scoop scour shift shriek sift skim slice slouch smuggle snatch snore sort spill spy squat squeeze stalk stash stow
+straighten strap struggle stutter summon surrender survey swat tackle tease toil toss trail trap treat trim trip tuck tumble twirl usher
+utter wag wail waver wheel whimper whine whisk wield witness worry wrestle yank hiss inhale exhale crow
 converse apologise apologize decline deny discover embark repair mark circle prepare arrive cast hoist hurl fling collect borrow lend
 """
 _IRREGULAR = """
-begin began|bend bent|bite bit|blow blew|break broke|bring brought|build built|buy bought|catch caught|choose chose|climb clomb|come came|
+begin began|bend bent|bite bit|blow blew|break broke|bring brought|build built|buy bought|catch caught|choose chose|come came|
 creep crept|cut cut|deal dealt|dig dug|draw drew|drink drank|drive drove|eat ate|feed fed|fight fought|find found|flee fled|fling flung|
 fly flew|forbid forbade|give gave|go went|grind ground|hang hung|hide hid|hit hit|hold held|keep kept|kneel knelt|lead led|lean leant|
 leap leapt|leave left|lend lent|let let|light lit|make made|meet met|pay paid|put put|read read|ride rode|ring rang|rise rose|run ran|
@@ -40,7 +47,7 @@ sweep swept|swim swam|swing swung|take took|teach taught|tear tore|tell told|thi
 win won|wind wound|wring wrung|write wrote
 """
 _DOUBLED = word_set(
-    "admit beg bob chat clap dip drag drop flip grab grin hop hum jab mop nod pat pin plan prop pry rub scrub shrug skip slam slap slip snap"
+    "quarrel travel signal equal label cancel marvel rip rob scan skim spar squat strap tap trap trim trip wag admit beg bob chat clap dip drag drop flip grab grin hop hum jab mop nod pat pin plan prop pry rub scrub shrug skip slam slap slip snap"
     " sob spit split step stir stop strut stun tap tug wrap run sit set cut hit put let dig swim spin win get trot tip top knot stab ship"
     " shut begin bar forbid"
 )
@@ -86,7 +93,7 @@ TALKS_WITH = word_set(
 )
 SEES = word_set("saw sees watched watches heard hears noticed notices")
 STATES = word_set(
-    "lay lies lived lives rested rests remained remains stayed stays belonged belongs seemed seems felt feels appeared appears looked looks died"
+    "lodged lodges dwells dwelt resides resided lay lies lived lives rested rests remained remains stayed stays belonged belongs seemed seems felt feels appeared appears looked looks died"
     " dies drowned drowns perished rotted decayed haunted haunts vanished slumped became becomes grew knew knows loved loves hated hates"
     " feared fears wanted wants needed needs liked likes missed trusted trusts owned owns turned"
 )
@@ -116,7 +123,7 @@ PREPOSITION = word_set(
 AT_PLACE = word_set("in at on inside within beneath under aboard")
 TO_PLACE = word_set("to into")
 GONE_TO = word_set(
-    "went came walked ran returned hurried arrived rode sailed crept rushed travelled travelled journeyed stepped climbed"
+    "fled drove crossed swam rowed crawled staggered marched climbed went came walked ran returned hurried arrived rode sailed crept rushed travelled travelled journeyed stepped climbed"
 )
 LOOKING_AT = word_set(
     "looked looks stared stares glanced glances pointed points peered peers gazed gazes shouted aimed laughed smiled frowned scowled yelled"

@@ -9,7 +9,7 @@ from mcp_servers.storyteller.consistency.claims import Quest, Span, Step
 from mcp_servers.storyteller.consistency.units import Unit
 
 _DONE = words.word_set(
-    "wrapped finished completed concluded ended resolved closed solved won accomplished fulfilled finishes"
+    "wrapped settled settles settling finished completed concluded ended resolved closed solved won accomplished fulfilled finishes"
     " completes concludes ends resolves closes solves finishing completing concluding ending"
     " resolving closing solving"
 )
@@ -20,7 +20,7 @@ _BEGUN = words.word_set(
 _IS_DONE = words.word_set("done finished complete completed concluded closed resolved solved over ended accomplished")
 _TO_DO = words.word_set("finish complete conclude end resolve close solve win accomplish fulfil fulfill")
 _TO_BEGIN = frozenset(["begin", "start", "accept", "undertake"])
-_IS_NOT = words.word_set("wait waiting waited undone unfinished incomplete open unsolved unresolved")
+_IS_NOT = words.word_set("wait waiting waited undone unfinished abandoned incomplete open unsolved unresolved")
 _NOT = frozenset(
     {
         "not",

@@ -14,7 +14,7 @@ _CLOCK = re.compile(
     r"|(?:stroke of |clock struck |clock strikes )(half past )?([a-z]+|\d{1,2})|(half past |quarter past |quarter to )([a-z]+|\d{1,2})|(\d{1,2}:\d\d))\b"
 )
 _SAME = re.compile(
-    r"\bat (?:\w+ )?(?:the same|that very|that same|that exact|the very same|this very) (?:time|moment|hour|instant|minute)\b|\bmeanwhile\b|\bsimultaneously\b"
+    r"\bat (?:\w+ )?(?:the same|that|that very|that same|that exact|the very same|this very) (?:time|moment|hour|instant|minute)\b|\bmeanwhile\b|\bsimultaneously\b"
 )
 _BEGINNING = 2
 _WHILE = re.compile(r"^(?:while|as) ")

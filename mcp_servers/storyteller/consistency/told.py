@@ -39,7 +39,7 @@ def _years(of: Sequence[Unit], found: re.Match[str]) -> bool:
     rest = [unit.low for unit in of[found.end() : found.end() + 2]]
     if rest[:1] in (["years"], ["year"]):
         return len(rest) > 1 and rest[1] in {"old", "of"}
-    return not rest or rest[0] in {".", ",", ";", "and", "but", "now", "when", "that", "today", "-"}
+    return not rest or rest[0] in {".", ",", ";", "and", "but", "now", "when", "that", "today", "then", "-"}
 
 
 def _grown(of: Sequence[Unit], found: re.Match[str]) -> bool:
@@ -86,7 +86,8 @@ WAYS: tuple[Way, ...] = (
     _way("", rf"(?P<o>c)(?P<e>E)(?P<p>P){_S}", p=_OF),
     _way("", rf"(?P<o>e){_S}"),
     _way("", rf"{_S}B{_NOT}(?P<o>e)"),
-    _way("", rf"{_S},(?P<o>e),"),
+    _way("", rf"{_S},(?P<o>e)[,C]"),
+    _way("", rf"{_HIS}(?P<e>E)[VSvx](?P<o>c)", _of_itself),
     _way("", rf"{_S}B{_NOT}DA?(?P<o>e)n"),
     _way("", rf"{_HIS}(?P<e>E),A?(?P<o>c)", _by_nature),
     _way("", r"(?P<p>P)(?P<s>h)A?(?P<o>c)(?P<e>E)", p="with"),

@@ -313,7 +313,8 @@ async def test_an_engine_goes_on_without_redis_and_makes_the_copy_whole_when_it_
     async with engine() as found:
         await bench.submit(proposal("mara", "heal", {"by": 1}))
         await bench.decided()
-        await wait_until(lambda: redis.exists("npc:ben"), "the copy is there")
+        head = (await reading.head(bench.pool)).pos
+        await wait_until(lambda: _told(redis, head), "all is told")
         await redis.flushall()  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints
 
         await wait_until(lambda: redis.exists("npc:ben"), "the copy is whole though nothing happened")

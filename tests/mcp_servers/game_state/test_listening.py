@@ -149,6 +149,22 @@ async def test_words_of_a_player_reach_no_resource(hub: Hub, game: Client, silve
         assert HOSTILE not in content.text
 
 
+async def test_a_change_of_one_hub_is_the_same_change_through_another(open_hub: OpenHub, world: Pool) -> None:
+    _ = world
+    async with (
+        open_hub() as one,
+        open_hub() as other,
+        one.client("service:game") as game,
+        other.client("service:game") as same_game,
+    ):
+        first = await tell(game, "queue_state_change", change=HURT, idempotency_key="turn-1")
+        again = await tell(same_game, "queue_state_change", change=HURT, idempotency_key="turn-1")
+        assert (again["change_id"], again["duplicate"]) == (first["change_id"], True)
+        found = await tell(game, "find_entities", kind="npc", limit=1)
+        rest = await tell(same_game, "find_entities", kind="npc", limit=5, cursor=found["next_cursor"])
+        assert [e["id"] for e in found["items"] + rest["items"]] == ["grete", "mara", "osric"]
+
+
 async def decided_by(hub: Hub, change_id: str) -> dict[str, Any]:
     async with hub.client("service:game") as game:
         return await decided(game, change_id)

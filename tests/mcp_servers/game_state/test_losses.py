@@ -1,4 +1,4 @@
-"""What the game_state server still answers while PostgreSQL or Valkey is away, and that it comes back by itself."""
+"""What the game_state server still answers while PostgreSQL or the stream of events is gone, and that it comes back by itself."""
 
 from __future__ import annotations
 

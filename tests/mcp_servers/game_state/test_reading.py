@@ -183,6 +183,7 @@ async def test_entities_are_found_by_what_is_said_of_them(silver: Client) -> Non
         ({"kind": "npc"}, ["grete", "mara", "osric"]),
         ({"kind": "npc", "where": {"alive": True}}, ["mara", "osric"]),
         ({"region": "hollow"}, ["cellar", "hollow"]),
+        ({"region": "ashmere", "where": {"alive": False}}, ["grete"]),
         ({"where": {"tags": "cursed"}}, ["bell"]),
         ({"where": {"holder": "mara"}, "kind": "item"}, ["ledger"]),
         ({"kind": "flag", "where": {"value": False}}, ["vault-open"]),
@@ -194,10 +195,19 @@ async def test_entities_are_found_by_what_is_said_of_them(silver: Client) -> Non
         ({"near": "cellar", "radius": 2000}, []),
     ]
     for arguments, ids in wanted:
-        for fresh in (False, True):
-            found = await tell(silver, "find_entities", **arguments, fresh=fresh)
-            assert [e["id"] for e in found["items"]] == ids, arguments
-            assert found["source"] == ("database" if fresh else "map")
+        found = await tell(silver, "find_entities", **arguments)
+        assert ([e["id"] for e in found["items"]], found["source"]) == (ids, "map"), arguments
+        if arguments.keys() & {"ids", "region", "near"}:
+            found = await tell(silver, "find_entities", **arguments, fresh=True)
+            assert ([e["id"] for e in found["items"]], found["source"]) == (ids, "database"), arguments
+
+
+async def test_a_fresh_search_is_one_of_ids_of_a_region_or_of_what_is_near(silver: Client) -> None:
+    error = error_of(await silver.call_tool("find_entities", {"kind": "npc", "fresh": True}))
+    assert (error["code"], "region" in error["next_step"]) == ("bad_input", True)
+    for fresh in (False, True):
+        call = {"region": "nowhere", "fresh": fresh}
+        assert error_of(await silver.call_tool("find_entities", call))["code"] == "not_found"
 
 
 async def test_what_is_near_is_paged_through_the_nearest_first(silver: Client) -> None:

@@ -1,6 +1,6 @@
 """Seeded mutations of two worlds: texts that break one rule each, and look-alikes that break none. `python -m` prints the table.
 
-.venv/bin/python -m tests.mcp_servers.storyteller.mutations [--verbose] [--part 0|1|2|3]
+.venv/bin/python -m tests.mcp_servers.storyteller.mutations [--verbose] [--part 1..5]
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from body_broker.world.model import Entity
 from mcp_servers.storyteller.consistency.checking import check
 from mcp_servers.storyteller.consistency.claims import Violation
 from mcp_servers.storyteller.consistency.knowledge import Knowledge, build
-from tests.mcp_servers.storyteller.forms import AROUND, LOOKALIKES, MUTATIONS
+from tests.mcp_servers.storyteller.forms import AROUND, MUTATIONS
+from tests.mcp_servers.storyteller.lookalikes import LOOKALIKES
 
 RULES = tuple(MUTATIONS)
 _UNKNOWN_PEOPLE = ("Brask", "Edda Kormic", "Ingram", "Juno Wray", "Thessaly Boone", "Ruddock")
@@ -258,7 +259,7 @@ def worlds() -> list[Stage]:
 
 def _print(part: int, *, verbose: bool) -> None:
     scores = score(worlds(), part, range(5))
-    print(f"part {part}: rule, mutations found, false alarms, coverage")
+    print(f"part {part + 1}: rule, mutations found, false alarms, coverage")
     for rule, s in scores.items():
         print(
             f"  {rule:20} {s.found:4}/{s.mutations:<4} {s.alarms:4}/{s.lookalikes:<4} {s.understood / s.sentences:.0%}"
@@ -271,7 +272,7 @@ def _print(part: int, *, verbose: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--part", type=int, choices=(0, 1, 2, 3), action="append")
+    parser.add_argument("--part", type=int, choices=range(1, 6), action="append")
     given = parser.parse_args()
-    for each in given.part or (0, 1, 2, 3):
-        _print(each, verbose=given.verbose)
+    for each in given.part or range(1, 6):
+        _print(each - 1, verbose=given.verbose)

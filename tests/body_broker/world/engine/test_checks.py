@@ -28,10 +28,9 @@ async def test_an_engine_written_from_the_page_alone_passes_every_check(redis: R
     assert {f.check.name: f.fault for f in found} == PASSED
 
 
-async def test_an_engine_that_never_says_hello_is_found_at_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("body_broker.world.engine.checks.START_S", 0.1)
+async def test_an_engine_that_never_says_hello_is_found_at_once(redis: Redis) -> None:
 
-    (found,) = [finding async for finding in run_checks(redis)]
+    (found,) = [finding async for finding in run_checks(redis, start_s=0.1)]
 
     assert (found.check.name, found.fault) == ("hello", "waited 0.1 s for hello")
 

@@ -89,8 +89,7 @@ class Stage:
         while True:
             await self.ask(client, number)
             number += 1
-            while (await self.queued() or 0) > IN_FLIGHT:
-                await asyncio.sleep(0.02)
+            await wait_until(self.has_room, "the queue moves", PATIENCE_S)
 
     async def queued(self) -> int | None:
         """How many wait; None while the database is away."""
@@ -98,6 +97,10 @@ class Stage:
             return int(await self.pool.fetchval("SELECT count(*) FROM world_change WHERE state = 'queued'"))
         except (*LOST, asyncpg.PostgresError):
             return None
+
+    async def has_room(self) -> bool:
+        waiting = await self.queued()
+        return waiting is not None and waiting <= IN_FLIGHT
 
     async def is_decided(self, change_id: str) -> bool:
         try:
@@ -120,7 +123,6 @@ async def stage() -> AsyncIterator[Stage]:
         yield found
         assert found.relay is not None
         found.relay.kill()
-    print(found.relay.said()[-6000:])
     await asyncio.to_thread(embedded.release, data_dir)
 
     async def is_over() -> bool:

@@ -1,0 +1,53 @@
+"""`body-broker engine check` and `engine wire` as a person types them."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+from tests.body_broker.world.engine.outside import COUNTERPART
+from tests.kill.harness import PROGRAM
+
+
+async def run(*arguments: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        PROGRAM, "engine", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+async def test_an_engine_that_keeps_its_promises_passes_with_exit_code_0() -> None:
+    code, said = await run(
+        "check", "--command", f"exec {shlex.join([PROGRAM, 'engine', 'wire', '--redis'])} {{redis_url}}"
+    )
+
+    assert code == 0, said
+    assert said.rstrip().endswith(" passed, 0 failed")
+    assert "FAIL" not in said
+
+
+async def test_an_engine_that_breaks_one_fails_with_exit_code_1_and_the_reason(tmp_path: Path) -> None:
+    # It knows no heal.
+    broken = COUNTERPART.read_text("utf-8").replace('"heal": Game.heal, ', "")
+    assert broken != COUNTERPART.read_text("utf-8")
+    program = tmp_path / "engine.py"
+    program.write_text(broken, "utf-8")
+    code, said = await run(
+        "check", "--patience", "1", "--command", f"exec {shlex.join([sys.executable, str(program)])} {{redis_url}}"
+    )
+
+    assert code == 1
+    assert "FAIL  applies            it was rejected by unknown_operation, not applied" in said
+    assert said.rstrip().endswith("23 passed, 1 failed")
+
+
+async def test_an_engine_that_does_not_come_is_told_at_once() -> None:
+    code, said = await run("check", "--start", "0.2", "--command", "exit 3")
+
+    assert code == 1
+    assert "FAIL  hello              waited 0.2 s for hello" in said
+    assert "exit code 3" in said
+    assert "23 not played" in said
