@@ -205,7 +205,8 @@ BROUGHT = {
 
 def test_every_library_that_is_imported_is_declared_or_known_to_come_along() -> None:
     # A group's library is one that may be absent: whoever imports it has looked for it before.
-    lines = [*pyproject()["project"]["dependencies"], *pyproject()["dependency-groups"]["embeddings"]]
+    groups = pyproject()["dependency-groups"]
+    lines = [*pyproject()["project"]["dependencies"], *groups["embeddings"], *groups["scanners"]]
     declared = {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
     owners = metadata.packages_distributions()
     imports = {name.split(".")[0] for f in OURS for n in ast.walk(tree_of(f)) for name in imported(n)}

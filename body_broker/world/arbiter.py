@@ -25,6 +25,7 @@ logger = get_logger(__name__)
 
 _AFTER_LOSS_S = 0.25
 _LAST_WORD_S = 1.0
+_STAND_BY_S = 0.05
 
 
 class Arbiter:
@@ -46,8 +47,7 @@ class Arbiter:
     ) -> None:
         self.name = name
         self._tick_hz, self._lease_s = tick_hz, lease_s
-        self._awake = asyncio.Event()
-        self._stopping = False
+        self._awake, self._stopped = asyncio.Event(), asyncio.Event()
         self._link = Link(
             database_url,
             name=f"body-broker engine {name}",
@@ -71,14 +71,14 @@ class Arbiter:
 
     def stop(self) -> None:
         """Decide nothing more; `run` returns and lets the next engine begin at once."""
-        self._stopping = True
+        self._stopped.set()
         self._awake.set()
 
     async def run(self) -> None:
         """Arbitrate, or wait for the right to, until `stop`."""
         async with running(self._herald.run(), name="world-herald"):
             try:
-                while not self._stopping:
+                while not self._stopped.is_set():
                     await self._stand()
             finally:
                 await self._leave()
@@ -86,14 +86,14 @@ class Arbiter:
     async def _stand(self) -> None:
         try:
             if await self._hold():
-                while not self._stopping:
+                while not self._stopped.is_set():
                     await self._turn()
         except Superseded:
             logger.warning("engine_superseded", engine=self.name, epoch=self._epoch)
             self._epoch = None
         except (*LOST, asyncpg.PostgresError):
             logger.warning("engine_lost_database", engine=self.name, exc_info=True)
-            await self._pause(_AFTER_LOSS_S)
+            await _within(self._stopped, _AFTER_LOSS_S)
 
     async def _hold(self) -> bool:
         """Have the epoch and know the world; False after a wait where another engine has it."""
@@ -110,7 +110,8 @@ class Arbiter:
                 await self._learn(connection, self._epoch)
                 return True
             free_in_s = await epochs.free_in_s(connection)
-        await self._pause(min(max(free_in_s, 0.02), self._lease_s))
+        # Not by what is queued, which is news for another, and not for a whole lease, which may be given back before its end.
+        await _within(self._stopped, min(max(free_in_s, _STAND_BY_S), self._lease_s / 3))
         return False
 
     async def _learn(self, connection: Connection, epoch: int) -> None:
@@ -127,7 +128,7 @@ class Arbiter:
         self._awake.clear()
         if await self._tick():
             await asyncio.sleep(max(began + 1 / self._tick_hz - clock.time(), 0))
-        elif not await self._pause(self._lease_s / 3):
+        elif not await _within(self._awake, self._lease_s / 3):
             await self._prove(self._held())
 
     async def _tick(self) -> int:
@@ -165,13 +166,6 @@ class Arbiter:
         assert self._epoch is not None, "it arbitrates"
         return self._epoch
 
-    async def _pause(self, pause_s: float) -> bool:
-        """Wait for news, or for the time to be over; whether there was news."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._awake.wait()
-        return self._awake.is_set()
-
     async def _leave(self) -> None:
         if self._epoch is not None:
             await self._herald.drained(_LAST_WORD_S)
@@ -180,6 +174,14 @@ class Arbiter:
                     await epochs.release(connection, self._epoch)
         self._epoch = None
         await self._link.close()
+
+
+async def _within(event: asyncio.Event, pause_s: float) -> bool:
+    """Wait for the event, or for the time to be over; whether it came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await event.wait()
+    return event.is_set()
 
 
 def _tell_nobody(_epoch: int | None) -> None:

@@ -125,6 +125,7 @@ RULES: Mapping[str, str] = {
     "still_used": "Something is still in it, or held by it.",
     "same_cause": "The same change of the same entity is among its own causes.",
     "depth": "It is caused by changes that were caused by too many others.",
+    "fault": "The engine failed at it; its log says why.",
     "batch": "Another change of its batch was not applied.",
 }
 """What each rule says that a change was refused for."""

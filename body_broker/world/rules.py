@@ -8,11 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from body_broker.telemetry import get_logger
 from body_broker.text import digest
 from body_broker.world.model import DEPTH_MAX, Change, Effect, Entity, Verdict
 from body_broker.world.operation import Op, Outcome, Refused, Scene, is_dead
 from body_broker.world.operations import OPERATIONS
 from body_broker.world.patching import affected
+
+log = get_logger(__name__)
 
 
 class Overlay(Mapping[str, Entity]):
@@ -128,10 +131,14 @@ def _outcome(op: Op, change: Change, trial: Overlay, tick: int) -> Outcome:
     except ValidationError:
         return Refused("bad_payload")
     scene = Scene(trial, change, tick)
-    if op.make is not None:
-        return op.make(payload, scene)
-    assert op.apply is not None, "an operation makes or applies"
-    return op.apply(trial[change.entity_id], payload, scene)
+    try:
+        if op.make is not None:
+            return op.make(payload, scene)
+        assert op.apply is not None, "an operation makes or applies"
+        return op.apply(trial[change.entity_id], payload, scene)
+    except Exception:  # an operation's fault: it must not stop the world, which would meet the same change for ever
+        log.exception("operation_failed", op=op.name, change=change.id)
+        return Refused("fault")
 
 
 def _rejected(change: Change, rule: str) -> Verdict:

@@ -22,7 +22,7 @@ from mcp_servers.cybersecurity.scanning import Scanning
 
 SCAN = "scan"
 _LOOK_EVERY_S = 0.1
-_GOES_ON = "The scan goes on as a job: get_job({job_id}) has its report once it has succeeded."
+_GOES_ON = "The scan {stands} as a job: get_job({job_id}) has its report once it has succeeded."
 
 
 async def submit(pool: Pool, target: Target, scanners: list[ScannerName] | None, origin: Origin) -> str:
@@ -49,7 +49,10 @@ async def follow(pool: Pool, job_id: str, owner: str, wait_s: float) -> Security
         if job.state in FINAL:
             return _ended(job)
         if loop.time() >= until:
-            return SecurityReport(status="running", job_id=job_id, summary=_GOES_ON.format(job_id=job_id))
+            stands = "waits for its turn and a worker" if job.state == "queued" else "goes on"
+            return SecurityReport(
+                status="running", job_id=job_id, summary=_GOES_ON.format(stands=stands, job_id=job_id)
+            )
         await asyncio.sleep(min(_LOOK_EVERY_S, max(until - loop.time(), 0)))
 
 

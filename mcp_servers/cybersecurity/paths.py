@@ -91,7 +91,7 @@ def unknown() -> NotFound:
     """The one refusal of a path."""
     return NotFound(
         "No registered repository has that name or holds that path.",
-        next_step="Name one that list_repositories lists; an operator adds others with `body-broker repos add PATH`.",
+        next_step="`body-broker repos list` shows them, `body-broker repos add PATH` adds one: ask an operator.",
     )
 
 

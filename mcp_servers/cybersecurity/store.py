@@ -26,7 +26,7 @@ _LIST = """
 SELECT r.name, r.root, r.skips, s.id AS scan, s.verdict, s.at
 FROM repository r LEFT JOIN LATERAL (
     SELECT id, verdict, at FROM scan WHERE repository = r.name ORDER BY ordinal DESC LIMIT 1) s ON true
-WHERE r.name > $1 ORDER BY r.name LIMIT $2::integer
+WHERE r.name COLLATE "C" > $1 ORDER BY r.name COLLATE "C" LIMIT $2::integer
 """
 _ADD_SCAN = """
 INSERT INTO scan (id, repository, path, job_id, requester, revision, verdict, report)

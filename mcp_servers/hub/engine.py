@@ -9,6 +9,8 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from body_broker.settings import Settings
+from body_broker.storage.stores import Stores
 from body_broker.telemetry import get_logger
 from body_broker.world.arbiter import Arbiter
 from body_broker.world.engine.relay import Relay
@@ -17,9 +19,8 @@ from mcp_servers.hub.runtime import Runtime
 log = get_logger(__name__)
 
 
-def make_engine(runtime: Runtime) -> Arbiter | Relay | None:
+def make_engine(settings: Settings, stores: Stores) -> Arbiter | Relay | None:
     """Our own engine, the relay of another, or None where nobody is to arbitrate here."""
-    settings, stores = runtime.settings, runtime.stores
     match settings.engine:
         case "own":
             return Arbiter(
@@ -47,7 +48,7 @@ def halt(engine: Arbiter | Relay, task: asyncio.Task[None]) -> None:
 @asynccontextmanager
 async def arbitrating(runtime: Runtime) -> AsyncGenerator[None]:
     """The engine beside the caller, where one is to arbitrate."""
-    engine = make_engine(runtime)
+    engine = make_engine(runtime.settings, runtime.stores)
     if engine is None:
         yield
         return

@@ -15,7 +15,7 @@ from mcp_servers.storyteller.consistency.claims import Code, Reason
 NARRATIVE_CHARACTERS_MAX = 100_000
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 Id = Annotated[str, Field(min_length=1, max_length=80)]
-Moment = Annotated[float | None, Field(description="Story time; the present where left out.")]
+Moment = Annotated[float | None, Field(description="Story time, else the present.")]
 Verdict = Literal["pass", "fail", "unsure"]
 Why = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
 Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
@@ -53,7 +53,7 @@ class RetrieveLore(Arguments):
         dict[Annotated[str, Field(max_length=64)], Json],
         Field(
             max_length=16,
-            description="npc, region: ids or names; persona: whose lore; other values are words to look for.",
+            description="npc, region: ids or names; persona: whose lore; others: words to look for.",
         ),
     ] = Field(default={})
     k: Annotated[int, Field(ge=1, le=20)] = 5
@@ -91,7 +91,7 @@ class Scope(BaseModel):
 
     at: Annotated[float | None, Field(description="Story time.")] = None
     player_id: Annotated[str | None, Field(max_length=80, description="Whose quests and flags count.")] = None
-    done: Annotated[list[Id], Field(max_length=200, description="Quests that are done; no other is.")] | None = None
+    done: Annotated[list[Id], Field(max_length=200, description="Quests done; no other is.")] | None = None
 
 
 class CheckConsistency(Arguments):
@@ -102,7 +102,7 @@ class CheckConsistency(Arguments):
         dict[Annotated[str, Field(min_length=1, max_length=120)], Json],
         Field(
             max_length=200,
-            description="By name: a text, or values by predicate, such as {age: 34}. Canon for this call.",
+            description="By name: a text, or values such as {age: 34}. Canon for this call.",
         ),
     ] = Field(default={})
     scope: Scope | None = None

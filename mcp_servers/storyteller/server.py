@@ -209,8 +209,8 @@ ROOM = Room(
             run=retrieve_lore,
             title="Retrieve lore",
             description=(
-                "Gather lore and facts to write from: passages with citations. Use it for a topic in its context; to find one"
-                " answer, use search_lore."
+                "Gather passages with citations, and facts, to write about a topic in its context. To find one answer, use"
+                " search_lore."
             ),
             output="as_marked",  # each citation says whether its document is canon
         ),
@@ -220,8 +220,8 @@ ROOM = Room(
             run=check_consistency,
             title="Check consistency",
             description=(
-                "Hold a text against canon by rules before it is used: the dead who act, unknown names, two places at once, wrong"
-                " facts, quests out of order. null is not a yes. Not for style."
+                "Hold a text against canon by rules before it is used: dead who act, unknown names, two places at once, wrong"
+                " facts, quests out of order. null is no yes. Not for style."
             ),
         ),
         Tool(

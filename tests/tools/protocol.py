@@ -36,6 +36,7 @@ from body_broker.world.engine.messages import (
 )
 from body_broker.world.forms import encode as encode_form
 from body_broker.world.forms import entity_body, event_body
+from body_broker.world.kinds import KINDS
 from body_broker.world.model import Entity, Event
 from body_broker.world.operation import RULES
 from body_broker.world.operations import OPERATIONS, schema_of_operations
@@ -140,12 +141,14 @@ def forms() -> dict[str, bytes]:
 def schema() -> dict[str, Any]:
     """JSON Schema of every message, and of what lies in Redis for readers; each by its name in `$defs`."""
     kinds: list[type[BaseModel]] = [*REPORTS, *ORDERS]
-    _, made = models_json_schema([(kind, "validation") for kind in kinds], ref_template="#/$defs/{model}")
+    every = [*kinds, *KINDS.values()]
+    _, made = models_json_schema([(kind, "validation") for kind in every], ref_template="#/$defs/{model}")
     definitions = cast("dict[str, Any]", _without_titles(made["$defs"]))
     for kind in kinds:
         required = definitions[kind.__name__].setdefault("required", [])
         definitions[kind.__name__]["required"] = ["v", "type", *required]
     named = {type_of(kind): definitions.pop(kind.__name__) for kind in kinds}
+    data = {f"data_of_{kind}": definitions.pop(model.__name__) for kind, model in KINDS.items()}
     read = {
         "entity_in_redis": _without_titles(TypeAdapter(Entity).json_schema()),
         "event_in_redis": _without_titles(TypeAdapter(Event).json_schema()),
@@ -154,7 +157,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Messages of the engine protocol, version 1",
         "oneOf": [{"$ref": f"#/$defs/{name}"} for name in named],
-        "$defs": {**named, **definitions, **read},
+        "$defs": {**named, **definitions, **data, **read},
     }
 
 

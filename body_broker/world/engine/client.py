@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -76,6 +77,7 @@ class Session:
     entities: list[EntityPart] = field(default_factory=list[EntityPart])
     snapshots: int = 0
     answers: dict[str, OutcomePart] = field(default_factory=dict[str, OutcomePart])
+    answered: deque[tuple[int, str]] = field(default_factory=deque[tuple[int, str]])
     refused: int = 0
     recorded: int = 0
 
@@ -83,6 +85,12 @@ class Session:
     def loaded(self) -> bool:
         """Whether the whole snapshot has come."""
         return self.snapshots >= self.welcome.snapshots
+
+    def forget(self, upto: int) -> None:
+        """Everything up to this message of ours is in the record: nobody asks for it again."""
+        self.recorded = upto
+        while self.answered and self.answered[0][0] <= upto:
+            self.answers.pop(self.answered.popleft()[1], None)
 
     def next_n(self) -> int:
         """The number of the message that is written next."""
@@ -250,7 +258,7 @@ class EngineClient:
             case Lease():
                 session.heard_at = self._clock()
             case Recorded():
-                session.recorded = order.upto
+                session.forget(order.upto)
             case Change():
                 await self._answer(session, order)
             case _:
@@ -263,10 +271,12 @@ class EngineClient:
             outcomes = self._arbiter.decide(new, atomic=order.atomic)
             session.answers |= {o.change_id: o for o in outcomes}
         async with self._writing:
+            number = session.next_n()
+            session.answered += ((number, change.change_id) for change in new)
             await self._reports.add(
                 Outcome(
                     epoch=session.welcome.epoch,
-                    n=session.next_n(),
+                    n=number,
                     tick=self._arbiter.tick,
                     outcomes=tuple(session.answers[c.change_id] for c in order.changes),
                 )

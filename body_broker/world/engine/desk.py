@@ -41,6 +41,7 @@ from body_broker.world.model import Event
 log = get_logger(__name__)
 
 _RESUME_MAX = 2_000
+_MISFITS = (Unfit, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
 class Desk:
@@ -60,6 +61,7 @@ class Desk:
         self._orders = Stream(redis, TO_ENGINE)
         self._holding: Holding | None = None
         self._pos: int | None = None
+        self._outcomes: list[tuple[str, Outcome]] = []
         self._server = self._begun = ""
         self._since_ms = 0
 
@@ -96,6 +98,18 @@ class Desk:
     async def hear(self, entry: str, raw: bytes) -> None:
         """Take one report; what is wrong with it is told, and nothing an engine says stops the relay."""
         report = read_report(raw)
+        held = self._holding
+        if (
+            held is not None
+            and isinstance(report, Outcome)
+            and (report.epoch, report.n) == (held.epoch, held.heard + 1)
+        ):
+            if self._outcomes and self._outcomes[-1][1].tick != report.tick:
+                await self._write_outcomes()
+            self._outcomes.append((entry, report))
+            held.heard += 1
+            return
+        await self._write_outcomes()
         if isinstance(report, Hello):
             # One from before this relay was here has been given up or said again.
             if written_ms(entry) >= self._since_ms:
@@ -105,7 +119,8 @@ class Desk:
         if held is None or report.epoch != held.epoch:
             await self._refuse_stranger(entry, report)
         elif report.n is None:
-            await self._refuse(entry, "bad_message", getattr(report, "message", ""), held.epoch)
+            assert isinstance(report, Unreadable), "what is readable has its number"
+            await self._refuse(entry, report.code, report.message, held.epoch)
         elif report.n > held.heard + 1:
             await self._end("lost")
         elif report.n == held.heard + 1:
@@ -113,7 +128,8 @@ class Desk:
             await self._take(held, entry, report)
 
     async def settle(self, entry: str) -> None:
-        """Say what is recorded, and remember that everything up to this entry was read."""
+        """Write what was heard, say what is recorded, and remember that everything up to this entry was read."""
+        await self._write_outcomes()
         held = self._holding
         if held is not None and self._pos is not None:
             await self._orders.add(Recorded(epoch=held.epoch, n=held.next_n(), upto=held.heard, pos=self._pos))
@@ -201,7 +217,7 @@ class Desk:
             case Heartbeat():
                 await self._renew(held)
             case Outcome() | Observation():
-                await self._record(held, entry, report)
+                await self._record_one(held, entry, report)
             case Bye():
                 await epochs.release(self._pool, held.epoch)
                 await self._end("bye")
@@ -220,17 +236,28 @@ class Desk:
         held.heard_at = self._clock()
         await self._orders.add(Lease(epoch=held.epoch, n=held.next_n(), lease_ms=self._lease_ms))
 
-    async def _record(self, held: Holding, entry: str, report: Outcome | Observation) -> None:
+    async def _write_outcomes(self) -> None:
+        """Record the outcomes that were heard one after another in one tick: together, or one by one where one does not fit."""
+        outcomes, self._outcomes = self._outcomes, []
+        held = self._holding
+        if not outcomes or held is None:
+            return
         try:
-            if isinstance(report, Outcome):
-                made = await recording.record_outcome(self._pool, held.epoch, report)
-                held.open -= {part.change_id for part in report.outcomes}
-            else:
-                made = await recording.record_observation(self._pool, held.epoch, held.engine, report)
+            await self._record(held, [outcome for _, outcome in outcomes])
+        except (epochs.Superseded, *_MISFITS):
+            for entry, outcome in outcomes:
+                if self._holding is held:
+                    await self._record_one(held, entry, outcome)
+                else:
+                    await self._refuse_stranger(entry, outcome)
+
+    async def _record_one(self, held: Holding, entry: str, report: Outcome | Observation) -> None:
+        try:
+            await self._record(held, [report] if isinstance(report, Outcome) else report)
         except epochs.Superseded:
-            await self._refuse(entry, "old_epoch", "This epoch is not in force: say hello.", held.epoch)
+            await self._refuse_stranger(entry, report)
             await self._end("reload")
-        except (Unfit, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as fault:
+        except _MISFITS as fault:
             why = f"{fault}." if isinstance(fault, Unfit) else "The record does not take it."
             if isinstance(report, Outcome):
                 await recording.reject(
@@ -238,10 +265,16 @@ class Desk:
                 )
             await self._refuse(entry, "unfit", why, held.epoch)
             await self._give_up(held)
+
+    async def _record(self, held: Holding, said: Observation | list[Outcome]) -> None:
+        if isinstance(said, Observation):
+            made = await recording.record_observation(self._pool, held.epoch, held.engine, said)
         else:
-            self._pos = made.pos
-            held.world.update(made.entities)
-            await mirror.publish(self._redis, made.events, held.world, epoch=held.epoch, decided=made.decided)
+            made = await recording.record_outcomes(self._pool, held.epoch, said)
+            held.open -= {part.change_id for outcome in said for part in outcome.outcomes}
+        self._pos = made.pos
+        held.world.update(made.entities)
+        await mirror.publish(self._redis, made.events, held.world, epoch=held.epoch, decided=made.decided)
 
     async def _mirror(self, found: reading.World, epoch: int) -> None:
         """Bring the copy in Redis up to the record: whoever wrote last may have ended between the two."""

@@ -26,7 +26,11 @@ class World:
     """
 
     def __init__(self, entities: Mapping[str, Entity], tick: int) -> None:
-        self._before, self._entities, self._tick = entities, dict(entities), tick
+        self._before, self._entities, self._tick = dict(entities), dict(entities), tick
+
+    def begin(self) -> None:
+        """The next message begins: what came before it is the world now."""
+        self._before = dict(self._entities)
 
     def verdict(self, change: Change, said: OutcomePart) -> Verdict:
         """The verdict that an outcome is.

@@ -11,7 +11,7 @@ from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import digest, new_id
 from body_broker.world import epochs
 from body_broker.world.engine.fitting import Unfit, World, named_by
-from body_broker.world.engine.messages import Observation, Outcome
+from body_broker.world.engine.messages import Observation, Outcome, OutcomePart
 from body_broker.world.model import Change, Effect, Entity, Event, Verdict
 from body_broker.world.patching import after
 from body_broker.world.recorder import hold, record
@@ -48,31 +48,39 @@ class Made:
     decided: Sequence[str] = ()
 
 
-async def record_outcome(pool: Pool, epoch: int, said: Outcome) -> Made:
-    """Decide the changes of an outcome; what was decided before under this epoch and in the same way stays as it is.
+async def record_outcomes(pool: Pool, epoch: int, said: Sequence[Outcome]) -> Made:
+    """Decide the changes of outcomes of one tick; what was decided before under this epoch and in the same way stays as it is.
 
     Raises:
         Superseded: The epoch is over; nothing is written.
-        Unfit: The outcome is not one of this world; nothing is written.
+        Unfit: One outcome is not of this world; nothing is written.
     """
-    ids = [part.change_id for part in said.outcomes]
+    parts = [part for one in said for part in one.outcomes]
+    ids = [part.change_id for part in parts]
     async with pool.acquire() as connection, connection.transaction():
         held = await epochs.fenced(connection, epoch)
         changes = {change.id: change for change in await hold(connection, ids)}
         if len(set(ids)) != len(ids):
             raise Unfit("A change is named twice")
         if len(changes) < len(ids):
-            await _check_decided(connection, epoch, said, changes)
-        parts = [part for part in said.outcomes if part.change_id in changes]
-        if not parts:
+            await _check_decided(connection, epoch, parts, changes)
+        if not changes:
             return Made(held.last_pos)
-        effects = [effect for part in parts for effect in part.effects]
+        effects = [effect for part in parts if part.change_id in changes for effect in part.effects]
         before = await _entities(connection, named_by(effects) | {c.entity_id for c in changes.values()})
-        world = World(before, said.tick)
-        verdicts = [world.verdict(changes[part.change_id], part) for part in parts]
+        world = World(before, said[0].tick)
+        verdicts: list[Verdict] = []
+        for one in said:
+            world.begin()
+            verdicts += [world.verdict(changes[p.change_id], p) for p in one.outcomes if p.change_id in changes]
         await _check_batches(connection, changes, verdicts)
         events = await record(
-            connection, epoch=epoch, tick=said.tick, changes=list(changes.values()), verdicts=verdicts, entities=before
+            connection,
+            epoch=epoch,
+            tick=said[0].tick,
+            changes=list(changes.values()),
+            verdicts=verdicts,
+            entities=before,
         )
     return _made(events, before, held.last_pos, list(changes))
 
@@ -135,10 +143,12 @@ async def _ask_itself(
     return change_id
 
 
-async def _check_decided(connection: Connection, epoch: int, said: Outcome, open_: Mapping[str, Change]) -> None:
+async def _check_decided(
+    connection: Connection, epoch: int, parts: Sequence[OutcomePart], open_: Mapping[str, Change]
+) -> None:
     """A change that is not queued any more must have been decided in the same way under this epoch, or have had no effect."""
-    decided = {row["id"]: row for row in await connection.fetch(_DECIDED, [part.change_id for part in said.outcomes])}
-    for part in said.outcomes:
+    decided = {row["id"]: row for row in await connection.fetch(_DECIDED, [part.change_id for part in parts])}
+    for part in parts:
         if part.change_id in open_:
             continue
         row = decided.get(part.change_id)

@@ -23,6 +23,7 @@ from body_broker.world.engine.desk import Desk
 from body_broker.world.engine.leading import leading
 from body_broker.world.engine.messages import TO_HUB
 from body_broker.world.engine.streams import Stream
+from body_broker.world.epochs import Superseded
 
 log = get_logger(__name__)
 
@@ -79,7 +80,7 @@ class Relay:
         try:
             async with leading(self._database_url, self._wake.set) as lost:
                 await self._lead(lost)
-        except (*LOST, *DATABASE_LOST, asyncpg.PostgresError):
+        except (*LOST, *DATABASE_LOST, asyncpg.PostgresError, Superseded):
             log.warning("engine_relay_lost_its_stores")
         except Exception:
             # Whatever it is, an engine must not be left without its other side.

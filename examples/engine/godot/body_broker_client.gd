@@ -42,6 +42,7 @@ var _welcome = null
 var _missing = 0
 var _entities = []
 var _answers = {}
+var _answered = []  # [n, change_id] of what is not yet recorded
 var _sent = 0
 var _heard = 0
 var _leased_at = 0
@@ -270,6 +271,8 @@ func _obey(type, order):
 			_leased_at = OS.get_ticks_msec()
 		"recorded":
 			recorded = order["upto"]
+			while not _answered.empty() and _answered[0][0] <= recorded:
+				_answers.erase(_answered.pop_front()[1])  # nobody asks for it again
 		"change":
 			_answer(order)
 
@@ -282,6 +285,8 @@ func _answer(order):
 	if not fresh.empty():
 		for outcome in arbiter.decide(fresh, order["atomic"]):
 			_answers[outcome["change_id"]] = outcome
+	for change in fresh:
+		_answered.append([_sent + 1, change["change_id"]])
 	var outcomes = []
 	for change in order["changes"]:
 		outcomes.append(_answers[change["change_id"]])
@@ -305,6 +310,7 @@ func _over():
 	recorded = 0
 	_entities = []
 	_answers = {}
+	_answered = []
 	_sent = 0
 	_heard = 0
 	_hello_at = 0

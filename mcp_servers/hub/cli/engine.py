@@ -11,11 +11,11 @@ import click
 
 from body_broker.errors import NotConfigured
 from body_broker.settings import Settings
+from body_broker.storage.stores import open_stores
 from body_broker.world.arbiter import Arbiter
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
 from mcp_servers.hub.cli.engine_check import check, wire
 from mcp_servers.hub.engine import halt, make_engine
-from mcp_servers.hub.runtime import open_runtime
 
 
 @click.group(invoke_without_command=True)
@@ -28,8 +28,8 @@ def engine(context: click.Context, data_dir: Path | None) -> None:
 
 
 async def _arbitrate(settings: Settings) -> None:
-    async with open_runtime(settings, name="engine") as runtime:
-        found = make_engine(runtime)
+    async with open_stores(settings, name="engine") as stores:  # it serves nobody, so it needs no more of a hub
+        found = make_engine(settings, stores)
         if found is None:
             raise NotConfigured(
                 "BODY_BROKER_ENGINE is off: nobody is to arbitrate.",

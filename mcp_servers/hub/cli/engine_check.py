@@ -15,13 +15,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import click
 
 from body_broker.background import running
-from body_broker.errors import StoreStartError
+from body_broker.errors import BadInput, StoreStartError
 from body_broker.storage.embedded.binaries import valkey_program
 from body_broker.storage.embedded.children import before_exec
-from body_broker.storage.redis import open_redis
+from body_broker.storage.redis import Redis, open_redis
 from body_broker.world.engine.checks import CHECKS, START_S, run_checks
 from body_broker.world.engine.client import EngineClient
+from body_broker.world.engine.messages import READ_KEY
 from body_broker.world.engine.own import OwnArbiter
+from body_broker.world.mirror import EPOCH_KEY
 from mcp_servers.hub.cli.context import run, settings_of
 
 _START_S = 10.0
@@ -58,7 +60,12 @@ async def _check(
     passed = failed = 0
     async with AsyncExitStack() as stack:
         url = redis_url or await stack.enter_async_context(scratch_redis())
-        redis = await stack.enter_async_context(open_redis(url))
+        redis = await _opened(stack, url)
+        if await redis.exists(READ_KEY, EPOCH_KEY):
+            raise BadInput(
+                "A hub keeps its world in this Redis, and the check would speak to its engines.",
+                next_step="Leave --redis out, or give it one that nothing else uses.",
+            )
         if command is None:
             click.echo(f"Start your engine on {url}")
         else:
@@ -70,6 +77,15 @@ async def _check(
     left = len(CHECKS) - passed - failed
     click.echo(f"{passed} passed, {failed} failed" + (f", {left} not played" if left else ""))
     return failed + left
+
+
+async def _opened(stack: AsyncExitStack, url: str) -> Redis:
+    try:
+        return await stack.enter_async_context(open_redis(url))
+    except StoreStartError as error:
+        raise StoreStartError(
+            "No Redis answers at this URL.", next_step="Give --redis one that is up, such as redis://127.0.0.1:6379."
+        ) from error
 
 
 @asynccontextmanager
@@ -145,7 +161,8 @@ async def _wire(redis_url: str, engine_id: str, tick_hz: int) -> None:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stopped.set)
-    async with open_redis(redis_url) as redis:
+    async with AsyncExitStack() as stack:
+        redis = await _opened(stack, redis_url)
         client = EngineClient(redis, OwnArbiter(tick_hz=tick_hz), engine=engine_id, tick_hz=tick_hz)
         async with running(client.run(), name="engine-wire"):
             await stopped.wait()

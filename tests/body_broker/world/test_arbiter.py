@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -129,6 +130,29 @@ async def test_of_two_engines_one_arbitrates_and_the_other_takes_over_when_it_le
 
     assert await bench.version("mara") == 41
     await bench.require_whole()
+
+
+async def test_an_engine_that_waits_its_turn_is_not_woken_by_what_is_queued_for_another(
+    bench: Bench, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+    acquire = epochs.acquire
+
+    async def counted(*given: Any, **named: Any) -> epochs.Epoch | None:
+        nonlocal attempts
+        attempts += 1
+        return await acquire(*given, **named)
+
+    monkeypatch.setattr(epochs, "acquire", counted)
+    async with engine("first", lease_s=60.0) as first:
+        await wait_until(lambda: first.epoch, "it arbitrates")
+        async with engine("second", lease_s=60.0):
+            await wait_until(lambda: attempts == 2, "the other one asked")
+            for n in range(5):
+                await bench.submit(proposal("mara", "heal", {"by": 1}, key=str(n)))
+                await bench.decided()
+
+    assert attempts == 2
 
 
 async def test_an_engine_whose_epoch_is_over_records_nothing(bench: Bench, pool: asyncpg.Pool) -> None:

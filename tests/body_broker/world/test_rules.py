@@ -106,6 +106,14 @@ def test_what_a_batch_makes_its_later_changes_use() -> None:
     assert [state for _, state in decided(*asked)] == ["applied", "applied"]
 
 
+def test_an_operation_that_fails_inside_is_refused_and_the_world_goes_on() -> None:
+    broken = Entity(id="mara", kind="npc", region="harbour", version=1, tick=1, data={"health": "none"})
+    world = {**entities(), "mara": broken}
+    asked = [change("mara", "hurt", {"by": 1}, seq=1), change("ben", "hurt", {"by": 1}, seq=2)]
+
+    assert [v.rule or v.state for v in decide(asked, world, 7, now=NOW)] == ["fault", "applied"]
+
+
 SOME_ID = st.sampled_from([*IDS, "nobody", "newcomer"])
 PAYLOADS: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
     "set": st.fixed_dictionaries(

@@ -75,6 +75,7 @@ async def test_no_call_waits_longer_than_the_hub_says(guarded_hub: OpenGuarded) 
         await guarded.register("game")
         started = await guarded.tell("scan_codebase", {"repo_path": "game", "wait_s": 600})
         assert started["status"] == "running"
+        assert started["summary"].startswith("The scan waits for its turn and a worker as a job: get_job(")
         assert (await job(guarded, started["job_id"]))["state"] == "queued"
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_servers.cybersecurity.findings import Category, Finding, Scan, ScannerName, ScannerRun, ScannerStatus, Seen
 from mcp_servers.cybersecurity.merging import Line, compare, groups, merge
+from mcp_servers.cybersecurity.paths import Repository, Target
+from mcp_servers.cybersecurity.reporting import report
+from mcp_servers.cybersecurity.store import FINDINGS_KEPT_MAX, keep
 
 SEEN = Seen(
     scanner="semgrep",
@@ -105,6 +109,21 @@ def test_compared_with_the_scan_before_each_is_new_existing_or_fixed() -> None:
     assert {(f.location.path, f.status) for f in compared.findings} == {("a.py", "existing"), ("new.py", "new")}
     assert [(f.location.path, f.status) for f in compared.fixed] == [("gone.py", "fixed")]
     assert compare(now, before, complete=False).fixed == []
+
+
+def test_findings_beyond_those_that_are_kept_are_counted() -> None:
+    found = merge([seen(line=n) for n in range(1, FINDINGS_KEPT_MAX + 8)], lines())
+    run = ScannerRun(name="semgrep", status="ok")
+    scan = Scan(
+        runs=(run,), findings=tuple(found), revision="", files=1, skipped={"git": 1}, cut=False, isolation="rlimit"
+    )
+    compared = compare(found, {}, complete=True)
+    kept = keep(compared.findings, "scn_x")
+
+    told = report(scan, compared, kept, target=Target(Repository("game", Path("/x"))), scan_id="scn_x", job_id="job_x")
+
+    assert (len(kept), told.counts) == (FINDINGS_KEPT_MAX, {"medium": FINDINGS_KEPT_MAX + 7})
+    assert told.skipped == {"git": 1, "findings_not_kept": 7}
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ async def test_our_own_engine_decides_beside_the_hub_and_lets_go_when_the_hub_en
 
 async def test_where_no_engine_is_wanted_nothing_is_decided(settings_for: Callable[..., Settings]) -> None:
     async with open_runtime(settings_for(engine="off")) as runtime:
-        assert make_engine(runtime) is None
+        assert make_engine(runtime.settings, runtime.stores) is None
         change = await submit(runtime)
         async with arbitrating(runtime):
             standing = await queue.standing(runtime.stores.pool, change, "service:game")
@@ -55,7 +55,7 @@ async def test_where_no_engine_is_wanted_nothing_is_decided(settings_for: Callab
 
 async def test_another_engine_is_relayed_to_where_the_settings_say_so(settings_for: Callable[..., Settings]) -> None:
     async with open_runtime(settings_for(engine="external")) as runtime:
-        assert not isinstance(make_engine(runtime), Arbiter | None)
+        assert not isinstance(make_engine(runtime.settings, runtime.stores), Arbiter | None)
         async with arbitrating(runtime):
             assert not (await epochs.status(runtime.stores.pool)).live, "no engine has said hello"
 
@@ -63,7 +63,7 @@ async def test_another_engine_is_relayed_to_where_the_settings_say_so(settings_f
 def program(database_url: str, redis_url: str, folder: Path, **settings: str) -> Program:
     """`body-broker engine` over these stores."""
     stores = {"BODY_BROKER_DATABASE_URL": database_url, "BODY_BROKER_REDIS_URL": redis_url}
-    named = {**stores, "BODY_BROKER_SECRET_KEY": SECRET, "BODY_BROKER_EMBEDDINGS": "off", **settings}
+    named = {**stores, "BODY_BROKER_SECRET_KEY": SECRET, **settings}
     return Program(["engine", "--data-dir", str(folder)], folder / "log", named)
 
 

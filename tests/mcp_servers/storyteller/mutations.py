@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,10 +270,25 @@ def _print(part: int, *, verbose: bool) -> None:
                 print("     ", "missed" if case.breaks else "ALARM ", case.text[case.start : case.end])
 
 
+def _print_prose(path: Path) -> None:
+    """A text that knows nothing of the starter world, in pieces of at most 20,000 characters."""
+    known, sentences, understood, verdicts, codes = starter().knowledge, 0, 0, Counter[str](), Counter[str]()
+    for part in path.read_text(encoding="utf-8").split("\n\n\n"):
+        for at in range(0, len(part), 20_000):
+            done = check(part[at : at + 20_000], known)
+            sentences, understood = sentences + done.sentences, understood + done.understood
+            verdicts[str(done.consistent)] += 1
+            codes.update(violation.code for violation in done.violations)
+    print(f"{path.name}: {sentences} sentences, {understood} understood, consistent {dict(verdicts)}, {dict(codes)}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--part", type=int, choices=range(1, 6), action="append")
+    parser.add_argument("--prose", type=Path, nargs="+", default=[])
     given = parser.parse_args()
-    for each in given.part or range(1, 6):
+    for path in given.prose:
+        _print_prose(path)
+    for each in given.part or (() if given.prose else range(1, 6)):
         _print(each - 1, verbose=given.verbose)

@@ -89,6 +89,28 @@ def test_what_is_not_asserted_is_never_counted_as_understood(stage: Stage, reaso
     assert (done.consistent, done.understood, list(done.reasons)) == (None, 0, [reason])
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "People said {d} opened the door.",
+        "It was whispered {d} opened the door.",
+        "{d} opened the door, people said.",
+        "{l} never met {d}.",
+        "{l} had met {d} by the river.",
+        "{l} never spoke with {d}.",
+        "{l} would never have watched {d} dance.",
+        "{d} was carried by {l} and {m}.",
+        "{d} left his boat to {l}.",
+        "The next day at noon {l} was in {x}. The next day at noon {l} was in {y}.",
+    ],
+)
+def test_what_only_looks_like_a_contradiction_is_none(stage: Stage, form: str) -> None:
+    one, other = stage.places[0]
+    named = {"l": stage.living[0], "m": stage.living[1], "d": stage.dead[0], "x": one, "y": other}
+    text = form.format_map({name: stage.label(key) for name, key in named.items()})
+    assert check(text, stage.knowledge).violations == []
+
+
 def test_a_dream_lasts_until_somebody_wakes_and_a_memory_until_its_paragraph_ends(stage: Stage) -> None:
     alive, dead = stage.label(stage.living[0]), stage.label(stage.dead[0])
     dream = f"{alive} dreamed. {dead} opened the door. {alive} woke. {dead} shut the door."

@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from body_broker.storage.redis import Redis
+from body_broker.world.engine.messages import READ_KEY
 from tests.body_broker.world.engine.outside import COUNTERPART
 from tests.kill.harness import PROGRAM
 
@@ -51,3 +53,20 @@ async def test_an_engine_that_does_not_come_is_told_at_once() -> None:
     assert "FAIL  hello              waited 0.2 s for hello" in said
     assert "exit code 3" in said
     assert "23 not played" in said
+
+
+async def test_a_redis_that_a_hub_uses_is_left_alone(redis: Redis, redis_url: str) -> None:
+    await redis.set(READ_KEY, b"[]")
+
+    code, said = await run("check", "--redis", redis_url, "--start", "0.2")
+
+    assert code == 1
+    assert said.startswith("A hub keeps its world in this Redis")
+    assert not await redis.exists("state-change")
+
+
+async def test_a_redis_that_is_not_there_is_told_by_the_option_s_name() -> None:
+    for command in ("check", "wire"):
+        code, said = await run(command, "--redis", "redis://127.0.0.1:1")
+
+        assert (code, "--redis" in said) == (1, True)

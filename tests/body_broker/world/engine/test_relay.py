@@ -260,3 +260,19 @@ async def test_what_an_engine_was_sent_cannot_be_taken_back_until_its_epoch_is_o
             return False
 
     await wait_until(cancelled, "it can be taken back")
+
+
+async def test_of_outcomes_that_come_together_those_before_the_misfit_are_recorded(pool: Pool, redis: Redis) -> None:
+    hand = Hand(redis)
+    await hand.join()
+    good, bad, after = [(await ask(pool, ("ada", "hurt", {"by": 1})))[0] for _ in range(3)]
+    await hand.change(after)
+
+    for change, version in ((good, 2), (bad, 9), (after, 3)):
+        await hand.outcome(applied(change, effect("ada", version)))
+
+    await hand.hear(Ended, epoch=hand.epoch, reason="out_of_step")
+    assert await decided(pool, good) == ("applied", None)
+    assert await decided(pool, bad) == ("rejected", "bad_outcome")
+    await hand.hear(Refusal, code="old_epoch", epoch=hand.epoch)
+    assert await state_of(pool, after) == ("queued", None)
