@@ -89,7 +89,7 @@ class Arbiter:
                 while not self._stopped.is_set():
                     await self._turn()
         except Superseded:
-            logger.warning("engine_superseded", engine=self.name, epoch=self._epoch)
+            logger.info("engine_superseded", engine=self.name, epoch=self._epoch)
             self._epoch = None
         except (*LOST, asyncpg.PostgresError):
             logger.warning("engine_lost_database", engine=self.name, exc_info=True)

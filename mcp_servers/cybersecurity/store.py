@@ -200,7 +200,7 @@ async def _scan(executor: Executor, scan: str) -> asyncpg.Record:
     if row is None:
         raise NotFound(
             "There is no scan by that id, nor a scanned repository by that name.",
-            next_step="list_repositories names the latest scan of each.",
+            next_step="Name a repository instead of a scan: its latest one is meant.",
         )
     return row
 

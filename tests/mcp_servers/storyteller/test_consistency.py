@@ -136,6 +136,9 @@ def test_he_and_she_mean_the_one_person_of_the_sentence_before(stage: Stage) -> 
     assert [v.code for v in check(f"{one} sat. Her eyes were {wrong}.", stage.knowledge).violations] == [
         "functional_fact"
     ]
+    assert [v.code for v in check(f"{one} looked up with {wrong} eyes.", stage.knowledge).violations] == [
+        "functional_fact"
+    ]
     assert not check(f"{one} and {other} sat. Her eyes were {wrong}.", stage.knowledge).violations
 
 
