@@ -83,7 +83,7 @@ WAYS: tuple[Way, ...] = (
     _way("", rf"{_HIS}(?P<e>E)BR?{_NOT}R?A?(?P<o>c)", _of_itself),
     _way("", rf"{_S}H{_NOT}D?[Ac]?(?P<o>c)(?P<e>E)"),
     _way("", rf"{_S},?(?P<p>P)[Dh]?A?(?P<o>c)(?P<e>E)", p="with"),
-    _way("", rf"{_S}R?VR?P?(?P<p>P)A?(?P<o>c)(?P<e>E)", p="with"),
+    _way("", rf"{_S}R?[VS]R?P?(?P<p>P)A?(?P<o>c)(?P<e>E)", p="with"),
     _way("", rf"(?P<o>c)(?P<e>E)(?P<p>P){_S}", p=_OF),
     _way("", rf"(?P<o>e){_S}"),
     _way("", rf"{_S}B{_NOT}(?P<o>e)"),
