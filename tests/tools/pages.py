@@ -15,16 +15,20 @@ import yaml
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from body_broker.calls import Operation, Resource, Room
+from body_broker.calls import Caller, Operation, Resource, Room
 from body_broker.errors import BodyBrokerError, StartError
-from body_broker.settings import PREFIX, Settings
+from body_broker.settings import PREFIX, Settings, load_settings
 from body_broker.world.files.model import schema as schema_of_world_files
 from mcp_servers.cybersecurity.semgrep import rule_files
 from mcp_servers.hub.cli import body_broker as command_line
+from mcp_servers.hub.listing import Listing, Listings
 from mcp_servers.hub.rooms import ROOMS
+from mcp_servers.hub.runtime import configured, load_policy, profiled
 from policies.catalogue import Catalogue
 from policies.matrix import matrix_markdown, modifiers_markdown
-from policies.schema import emit
+from policies.schema import ROLES, TIERS, emit
+
+_CHARACTERS_A_TOKEN = 4  # of JSON and English, roughly; no tokenizer is shipped
 
 
 def table(head: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
@@ -144,8 +148,36 @@ def tools_page() -> str:
         "# Tools, resources and prompts\n\n"
         "Group and modifiers are what the policy decides by ([policy.md](policy.md) has who may call what). *Text* says where\n"
         "the words of an answer come from: reading text from outside taints the session. Rows of the profile `all` are listed\n"
-        "with `--tools all`.\n\n" + "\n".join(_room(room) for room in ROOMS)
+        "with `--tools all`.\n\n" + _costs() + "\n" + "\n".join(_room(room) for room in ROOMS)
     )
+
+
+def _costs() -> str:
+    """What each identity is shown, and what that costs a model that reads it."""
+    settings = load_settings({})
+    policy = load_policy(settings)
+    shown = {p: Listings(profiled(ROOMS, p), policy, configured(settings)) for p in ("core", "all")}
+    return "What an identity is shown, and its tokens (four characters of JSON each):\n\n" + table(
+        ("Who", "core: tools", "tokens", "all: tools", "tokens"),
+        (
+            [who, *(cell for listings in shown.values() for cell in _cost(listings.of(caller)))]
+            for who, caller in _readers().items()
+        ),
+    )
+
+
+def _readers() -> dict[str, Caller]:
+    tiers = {tier: Caller(chain=(f"tier:{tier}",), roles={}, session="s") for tier in TIERS}
+    people = {
+        role: Caller(chain=("person:a",), roles={"person:a": frozenset({role})}, session="s") for role in sorted(ROLES)
+    }
+    service = Caller(chain=("service:game",), roles={}, session="s")
+    everything = Caller(chain=("person:a",), roles={"person:a": frozenset(ROLES)}, session="s")
+    return {**tiers, "service": service, **people, "all roles at once": everything}
+
+
+def _cost(listing: Listing) -> tuple[str, str]:
+    return str(len(listing.tools)), f"{len(listing.tools_json) / _CHARACTERS_A_TOKEN:,.0f}"
 
 
 def _room(room: Room) -> str:
