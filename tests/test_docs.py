@@ -13,8 +13,8 @@ import click
 import pytest
 
 from body_broker.settings import NOT_SETTINGS, PREFIX, Settings
-from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.cli import body_broker
+from mcp_servers.hub.rooms import ROOMS
 from tests.components import data_dir
 from tests.tools import ordered, seeds
 from tests.tools.project import PACKAGES, ROOT, pyproject, tracked_files
