@@ -146,7 +146,8 @@ class Settings(BaseModel):
     )
     @classmethod
     def _home(cls, path: Path | None) -> Path | None:
-        return path.expanduser() if path else path
+        # Absolute: programs that are started with it stand in other folders.
+        return path.expanduser().absolute() if path else path
 
     @property
     def embedded(self) -> bool:

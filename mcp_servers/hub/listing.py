@@ -151,12 +151,17 @@ def _prompt_definition(prompt: Prompt) -> types.Prompt:
 def lean_schema(schema: dict[str, Any], *, output: bool = False) -> dict[str, Any]:
     """A JSON Schema that says enough in few tokens, which every model that is shown it pays for.
 
-    Titles that pydantic derives from names go, and definitions stand where they are used. Of an argument that may be left out
-    the `null` goes, and so do empty defaults and bounds that few calls reach: whoever passes them is told. Of a result only the names of its
-    fields are left: what stands in them is seen when it is there.
+    Titles that pydantic derives from names go, and definitions stand where they are used, but for those with an anchor and
+    those that hold themselves. Of an argument that may be left out the `null` goes, and so do empty defaults and bounds that few
+    calls reach: whoever passes them is told. Of a result only the names of its fields are left: what stands in them is seen when
+    it is there.
     """
     definitions: dict[str, Any] = schema.get("$defs", {})
-    found = _lean({k: v for k, v in schema.items() if k not in {"$defs", "description"}}, definitions)
+    apart = {name for name in definitions if "$anchor" in definitions[name] or name in _named_by(name, definitions)}
+    inline = {name: definition for name, definition in definitions.items() if name not in apart}
+    found = _lean({k: v for k, v in schema.items() if k not in {"$defs", "description"}}, inline)
+    if apart and not output:
+        found["$defs"] = {name: _lean(definitions[name], inline) for name in definitions if name in apart}
     if output:
         found["properties"] = {name: {} for name in found.get("properties", {})}
         found.pop("additionalProperties", None)
@@ -169,6 +174,23 @@ _LEFT_OUT = frozenset(
 )
 
 
+def _named_by(name: str, definitions: dict[str, Any]) -> set[str]:
+    """The definitions that one needs, directly or by others."""
+    found: set[str] = set()
+    todo: list[Any] = [definitions[name]]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo += cast("list[Any]", part)
+        elif isinstance(part, dict):
+            reference = cast("dict[str, Any]", part).get("$ref")
+            if isinstance(reference, str) and (other := reference.rpartition("/")[2]) not in found:
+                found.add(other)
+                todo.append(definitions[other])
+            todo += cast("dict[str, Any]", part).values()
+    return found
+
+
 def _lean(value: Any, definitions: dict[str, Any], *, named: bool = False) -> Any:  # any part of a JSON Schema
     if isinstance(value, list):
         return [_lean(item, definitions) for item in cast("list[Any]", value)]
@@ -177,12 +199,11 @@ def _lean(value: Any, definitions: dict[str, Any], *, named: bool = False) -> An
     part = cast("dict[str, Any]", value)
     if named:
         return {name: _lean(field, definitions) for name, field in part.items()}
-    if (reference := part.get("$ref")) is not None:
-        definition = definitions[reference.rpartition("/")[2]]
+    if (definition := definitions.get(str(part.get("$ref")).rpartition("/")[2])) is not None:
         inner = {k: v for k, v in definition.items() if k not in {"description", "additionalProperties"}}
         part = inner | {k: v for k, v in part.items() if k != "$ref"}
-    part = _without_null(part)
-    if "$ref" in part:
+    optional, part = part, _without_null(part)
+    if "$ref" in part and part is not optional:
         return _lean(part, definitions)
     return {
         key: _lean(field, definitions, named=key == "properties")

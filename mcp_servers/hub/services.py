@@ -94,6 +94,7 @@ async def open_services(
             endpoint_url=settings.aws_endpoint_url,
             redis=stores.redis,
         )
+        stack.callback(admin.close)
         cybersecurity = Cybersecurity(
             pool=stores.pool,
             staging_dir=settings.data_dir / "staging",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import click
 
 from body_broker.errors import BadInput, BodyBrokerError
 from body_broker.settings import Settings
+from mcp_servers.cybersecurity.jobs import SCAN
 from mcp_servers.hub.cli.context import as_option, data_dir_option, principal_of, run, settings_of
 from mcp_servers.hub.requests import Request
 from mcp_servers.hub.runtime import open_runtime
 from mcp_servers.hub.wire import tool_error, tool_result
+from mcp_servers.hub.worker import working
 
 
 @click.command()
@@ -58,7 +61,7 @@ def call(tool: str, arguments: str, principal: str, data_dir: Path | None, *, as
     """Call TOOL with JSON arguments as somebody; exit code 1 where it is refused or fails."""
     try:
         given = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(
             "The arguments are not JSON.", next_step='Quote them for the shell: \'{"query": "..."}\'.'
         ) from error
@@ -71,9 +74,12 @@ async def _call(settings: Settings, principal: str, tool: str, arguments: Any) -
     async with open_runtime(settings, name="cli") as runtime:
         caller = await runtime.identities.local(principal, over="cli")
         await runtime.services.world.load()  # a command does not follow the world, it reads it once
-        try:
-            return tool_result(
-                await runtime.gate.run(Request(name=tool, kind="tool", arguments=arguments, caller=caller))
-            )
-        except BodyBrokerError as error:
-            return tool_error(error)
+        async with AsyncExitStack() as stack:
+            if settings.embedded:  # where no hub is up, nobody else would scan
+                await stack.enter_async_context(working(runtime, (SCAN,)))
+            try:
+                return tool_result(
+                    await runtime.gate.run(Request(name=tool, kind="tool", arguments=arguments, caller=caller))
+                )
+            except BodyBrokerError as error:
+                return tool_error(error)

@@ -1,4 +1,4 @@
-"""Owns the demo's round: five identities make real MCP calls on every server, and each step must go as it is said to."""
+"""Owns the demo's round: six identities make real MCP calls on every server, and each step must go as it is said to."""
 
 from __future__ import annotations
 
@@ -65,13 +65,20 @@ class Seat:
 
 @asynccontextmanager
 async def seated(url: str, tokens: Tokens, who: str, *roles: str) -> AsyncGenerator[Seat]:
-    """An identity with a token of its own, connected."""
+    """An identity with a token of its own, connected; a person of the demo leaves no login and no role behind."""
     issued = await tokens.issue(who, roles=roles, ttl_s=3600, by=operator())
-    async with (
-        httpx2.AsyncClient(headers={"authorization": f"Bearer {issued.token}"}, timeout=60) as http,
-        Client(streamable_http_client(url, http_client=http)) as client,
-    ):
-        yield Seat(who, client)
+    try:
+        async with (
+            httpx2.AsyncClient(headers={"authorization": f"Bearer {issued.token}"}, timeout=60) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            yield Seat(who, client)
+    finally:
+        if roles:
+            await tokens.set_roles(who, (), by=operator())
+            await tokens.revoke(principal=who, by=operator())
+        else:
+            await tokens.revoke(jti=issued.jti, by=operator())
 
 
 async def go_round(url: str, tokens: Tokens, *, by_meaning: bool) -> None:
@@ -84,12 +91,12 @@ async def go_round(url: str, tokens: Tokens, *, by_meaning: bool) -> None:
         await _silver_reads(silver, by_meaning=by_meaning)
         async with seated(url, tokens, "service:game") as game, seated(url, tokens, "tier:gold") as gold:
             await _the_game_changes(game, gold)
-    async with seated(url, tokens, "person:dora", "designer") as designer:
+    async with seated(url, tokens, "person:demo-dora", "designer") as designer:
         await _a_designer_checks(designer)
-    async with seated(url, tokens, "person:sam", "security") as security:
-        await _security_scans(security)
-    async with seated(url, tokens, "person:sasha", "sre") as sre:
-        await _operations_ask_aws(sre)
+    async with seated(url, tokens, "person:demo-sam", "security") as security:
+        scan_id = await _security_scans(security)
+    async with seated(url, tokens, "person:demo-sasha", "sre") as sre:
+        await _operations_read(sre, scan_id)
 
 
 async def _silver_reads(silver: Seat, *, by_meaning: bool) -> None:
@@ -156,18 +163,21 @@ async def _a_designer_checks(designer: Seat) -> None:
     say("coverage", f"{coverage['understood']} of {coverage['sentences']} sentences understood")
 
 
-async def _security_scans(security: Seat) -> None:
+async def _security_scans(security: Seat) -> str:
     report = await security.ask("scan_codebase", {"repo_path": REPOSITORY})
     if report["verdict"] != "findings":
         raise DemoFailed(f"the planted fault was not found: {report['verdict']}")
     ran = ", ".join(f"{s['name']} {s['status']}" for s in report["scanners"])
     say("security", f"scans {REPOSITORY} ({ran}): {report['verdict']}")
-    page = await security.ask("list_findings", {"scan_id": report["scan_id"], "limit": 1})
+    scan_id: str = report["scan_id"]
+    return scan_id
+
+
+async def _operations_read(sre: Seat, scan_id: str) -> None:
+    """Whoever reads findings has read text from outside and cannot scan again without a person; so another one reads them."""
+    page = await sre.ask("list_findings", {"scan_id": scan_id, "limit": 1})
     found = page["items"][0]
-    say("finding", f"{found['severity']} {found['rule']} at {found['path']}:{found['line']}", "yellow")
-
-
-async def _operations_ask_aws(sre: Seat) -> None:
+    say("sre", f"reads its findings: {found['severity']} {found['rule']} at {found['path']}:{found['line']}", "yellow")
     error = await sre.refused("query_aws_resource", {"service": "ec2", "resource": "instances"}, "not_configured")
     say("aws", f"{error['code']}: {error['message']} {error['next_step']}", "yellow")
 

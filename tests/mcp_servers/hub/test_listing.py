@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
+from pydantic import Field
 
-from body_broker.calls import Caller, Result
+from body_broker.calls import Arguments, Caller, Result
 from body_broker.errors import NotFound
 from body_broker.settings import load_settings
 from mcp_servers.hub.listing import Listings, lean_schema, uri_pattern
@@ -115,3 +116,28 @@ def test_a_result_with_nulls_fits_its_lean_schema_for_clients_hold_it_to_that() 
     for whole in (Whole(), Whole(part=Part(name="x"), parts=(Part(name="y"),), text_or_none="t", state="a")):
         jsonschema.validate(whole.model_dump(mode="json"), lean)
     assert set(lean["properties"]) == {"part", "parts", "text_or_none", "state"}
+
+
+class Tree(Arguments):
+    """Holds itself."""
+
+    name: Annotated[str, Field(max_length=10)]
+    left: Tree | None = None
+    leaves: list[Leaf] = Field(default_factory=list["Leaf"])
+
+
+class Leaf(Arguments):
+    """Stands at an end."""
+
+    weight: int = 0
+
+
+def test_a_definition_that_holds_itself_stays_apart_and_others_stand_where_they_are_used() -> None:
+    lean = lean_schema(Tree.model_json_schema())
+    assert "Leaf" not in str(lean)
+    for tree, fits in (
+        ({"name": "a", "left": {"name": "b", "left": {"name": "c"}}, "leaves": [{"weight": 1}]}, True),
+        ({"name": "a", "left": {"left": {"name": "c"}}}, False),
+        ({"name": "a", "leaves": [{"weight": "much"}]}, False),
+    ):
+        assert accepts(lean, tree) is fits
