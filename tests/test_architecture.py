@@ -40,6 +40,10 @@ LAZY: dict[tuple[str, str], str] = {
         "body_broker/lore/opensearch/client.py",
         "body_broker.lore.opensearch.signing",
     ): "boto3, only for Amazon's services",
+    (
+        "mcp_servers/hub/engine.py",
+        "body_broker.world.engine.relay",
+    ): "a tenth of a second, for those with another engine",
     ("mcp_servers/admin/services.py", "mcp_servers.admin"): "boto3, only where AWS is asked",
 }
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from body_broker.errors import Unavailable
 from mcp_servers.admin.aws import Aws, Session
-from mcp_servers.admin.faults import is_stale
-from mcp_servers.admin.query import Answer, Identity, Query, Who
+from mcp_servers.admin.faults import is_stale, slow
+from mcp_servers.admin.query import Answer, Deadline, Identity, Query, Who
 from mcp_servers.admin.reading import Reader
 from mcp_servers.admin.roles import Grant
 
@@ -20,7 +20,7 @@ EVERYWHERE = "global"
 T = TypeVar("T")
 
 
-def ask(aws: Aws, query: Query, grant: Grant, who: Who) -> Answer:
+def ask(aws: Aws, query: Query, grant: Grant, who: Who, deadline: Deadline) -> Answer:
     """A page of things, as one role sees them.
 
     Raises:
@@ -28,28 +28,38 @@ def ask(aws: Aws, query: Query, grant: Grant, who: Who) -> Answer:
     """
     row = query.row
     region = aws.region(row.service, query.region, everywhere=row.everywhere, partition=grant.partition)
-    return _in_session(aws, grant, who, lambda session: _read(aws, query, session, region))
+    return _in_session(aws, grant, who, deadline, lambda session: _read(aws, query, session, region, deadline))
 
 
-def identify(aws: Aws, grant: Grant, who: Who) -> Identity:
+def identify(aws: Aws, grant: Grant, who: Who, deadline: Deadline) -> Identity:
     """Who a role's queries are to AWS.
 
     Raises:
         BodyBrokerError: As faults.py and aws.py say.
     """
     region = aws.region("sts", None, everywhere=False, partition=grant.partition)
-    return _in_session(aws, grant, who, lambda session: _identified(aws, grant, session, region))
+    return _in_session(aws, grant, who, deadline, lambda session: _identified(aws, grant, session, region))
 
 
-def _in_session(aws: Aws, grant: Grant, who: Who, use: Callable[[Session], T]) -> T:
-    session = aws.session(grant, who)
+def _in_session(aws: Aws, grant: Grant, who: Who, deadline: Deadline, use: Callable[[Session], T]) -> T:
+    session = _session(aws, grant, who, deadline)
     try:
         return use(session)
     except Unavailable as error:
         if not isinstance(error.__cause__, Exception) or not is_stale(error.__cause__):
             raise
         aws.forget(session)
-        return use(aws.session(grant, who))
+        return use(_session(aws, grant, who, deadline))
+
+
+def _session(aws: Aws, grant: Grant, who: Who, deadline: Deadline) -> Session:
+    """The session, with time left to use it."""
+    if deadline.passed():  # it waited for a thread
+        raise slow()
+    session = aws.session(grant, who)
+    if deadline.passed():
+        raise slow()
+    return session
 
 
 def _identified(aws: Aws, grant: Grant, session: Session, region: str) -> Identity:
@@ -65,13 +75,14 @@ def _identified(aws: Aws, grant: Grant, session: Session, region: str) -> Identi
     )
 
 
-def _read(aws: Aws, query: Query, session: Session, region: str) -> Answer:
+def _read(aws: Aws, query: Query, session: Session, region: str, deadline: Deadline) -> Answer:
     row = query.row
-    reader = Reader(aws.client(session, row.service, region), row, session.grant)
+    reader = Reader(aws.client(session, row.service, region), row, session.grant, deadline)
     page = reader.read(query.plan, start=query.start, limit=query.limit)
     return Answer(
         items=page.items,
         after=page.after,
         account=session.account,
         region=EVERYWHERE if row.everywhere else region,
+        names=page.names,
     )

@@ -188,6 +188,15 @@ def _failed() -> Unavailable:
     return Unavailable("AWS failed while answering.", details={"component": "aws"})
 
 
+def slow() -> Unavailable:
+    """A call of ours has taken as long as it may."""
+    return Unavailable(
+        "AWS answers too slowly for one call.",
+        next_step="Repeat the call with a smaller limit, or with the identifier of one thing.",
+        details={"component": "aws"},
+    )
+
+
 def absent() -> NotFound:
     """AWS knows nothing by that identifier."""
     return NotFound(

@@ -30,7 +30,7 @@ class Keeping:
             return None
         kept: Json = orjson.loads(found)
         after = kept.pop("after")
-        return Answer(**kept, after=after and Position(*after))
+        return Answer(**kept | {"names": tuple(kept["names"])}, after=after and Position(*after))
 
     async def keep(self, name: str, answer: Answer, *, at: float, for_s: int) -> None:
         """Keep an answer that AWS has just given."""
@@ -40,6 +40,7 @@ class Keeping:
                 "after": answer.after and list(answer.after),
                 "account": answer.account,
                 "region": answer.region,
+                "names": answer.names,
                 "cached_at": iso(at),
             }
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from body_broker.calls import Json
@@ -19,6 +21,26 @@ class Position(NamedTuple):
 
 
 START = Position()
+
+SECONDS_MAX = 20.0
+"""After how long one call of ours begins no further call of AWS, whatever is still to be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Until when AWS is called for one call of ours.
+
+    Attributes:
+        at: By the clock.
+        clock: Seconds.
+    """
+
+    at: float
+    clock: Callable[[], float] = time.monotonic
+
+    def passed(self) -> bool:
+        """Whether AWS may be called no more."""
+        return self.clock() >= self.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,17 @@ class Query:
     limit: int
     start: Position = START
 
+    def least(self) -> Query:
+        """The least that another role must be able to ask: one thing, and of things that AWS only names no description."""
+        row = self.row if self.plan.operation is None else replace(self.row, detail=None)
+        return replace(self, row=row, start=START, limit=1)
+
+    def of(self, names: tuple[str, ...]) -> Query:
+        """The descriptions of these things and no others."""
+        return replace(
+            self, plan=Plan(operation=None, names=names, around=self.plan.around), start=START, limit=len(names)
+        )
+
     def bound(self) -> str:
         """What a cursor of this query belongs to: everything but the page."""
         return digest([self.row.name, self.region, repr(self.plan)])[:16]
@@ -75,6 +108,7 @@ class Answer:
         after: Where the next page begins; None where that was all.
         account: The account asked.
         region: The region asked; `global` where the service knows none.
+        names: What a listing named and was then described, where IAM decides on each of them.
         cached_at: When AWS said so, where it is a kept answer.
     """
 
@@ -82,6 +116,7 @@ class Answer:
     after: Position | None
     account: str
     region: str
+    names: tuple[str, ...] = ()
     cached_at: str | None = None
 
     @property

@@ -5,8 +5,7 @@ Everything here blocks, and is called in threads. Imported with aws.py, on first
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -16,22 +15,21 @@ import jmespath
 from body_broker.calls import Json
 from mcp_servers.admin import redaction
 from mcp_servers.admin.catalogue.row import Detail, Operation, Plan, Row
-from mcp_servers.admin.faults import absent, told
-from mcp_servers.admin.query import Position
+from mcp_servers.admin.faults import absent, slow, told
+from mcp_servers.admin.query import Deadline, Position
 from mcp_servers.admin.roles import Grant
 
 CALLS_MAX = 10
 """How often one query asks AWS for a further page before it answers with what it has, and a cursor."""
-SECONDS_MAX = 20.0
-"""After how long it asks for no further page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was found, and where to read on; None where that was all."""
+    """What was found, and where to read on; None where that was all; and what was named first, then described."""
 
     items: list[dict[str, Json]]
     after: Position | None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,62 +40,80 @@ class Reader:
         client: boto3's, of the row's service.
         row: What is read.
         grant: Whose role.
+        deadline: Looked at before every call of AWS.
     """
 
     client: Any
     row: Row
     grant: Grant
+    deadline: Deadline
 
     def read(self, plan: Plan, *, start: Position, limit: int) -> Page:
         """Up to `limit` things from a position on.
 
         Raises:
             NotFound: Nothing is called so.
+            Unavailable: The deadline has passed, and there is nothing to show.
             BodyBrokerError: AWS refuses or fails; see faults.py.
         """
         if plan.operation is None:
-            found = self._shown(plan.names, plan)
+            found, seen = self._shown(plan.names, plan)
+            if seen < len(plan.names):
+                raise slow()
             if not found:
                 raise absent()
             return Page(found, None)
         page = self._pages(plan.operation, plan, start, limit)
+        if not page.items and page.after == start:
+            raise slow()  # it was listed, and nothing of it described
         if not page.items and (plan.single or plan.exact is not None):
-            raise absent()
+            raise absent() if page.after is None else slow()
         return page
 
     def _pages(self, operation: Operation, plan: Plan, start: Position, limit: int) -> Page:
         items: list[dict[str, Json]] = []
+        names: list[str] = []
         token, skip = start
-        until = time.monotonic() + SECONDS_MAX
         for _ in range(CALLS_MAX):
             answer = self._call(operation, {**plan.params, **_paging(operation, plan, token, limit)})
             found = cast("list[Any]", _compiled(operation.items).search(answer) or [])
             fresh = found[skip:]
-            taken = fresh if plan.exact else fresh[: limit - len(items)]
-            shown = self._shown(taken, plan)
+            shown, taken = self._shown(fresh if plan.exact else fresh[: limit - len(items)], plan)
+            names += fresh[:taken] if self.row.detail else []
             items += [one for one in shown if plan.exact in (None, one.get("id"))]
-            if len(taken) < len(fresh):
-                return Page(items, Position(token, skip + len(taken)))
+            if taken < len(fresh):
+                return Page(items, Position(token, skip + taken), tuple(names))
             skip = max(0, skip - len(found))
             token = None if plan.single else _next(operation, answer)
             if token is None or (plan.exact and items):
-                return Page(items, None)
-            if len(items) >= limit or time.monotonic() > until:
+                return Page(items, None, tuple(names))
+            if len(items) >= limit or self.deadline.passed():
                 break
-        return Page(items, Position(token, skip))
+        return Page(items, Position(token, skip), tuple(names))
 
-    def _shown(self, found: Sequence[Any], plan: Plan) -> list[dict[str, Json]]:  # as AWS has them
-        things = found if self.row.detail is None else list(self._described(self.row.detail, found, plan.around))
-        return [_item(self.row, thing) for thing in things]
+    def _shown(self, found: Sequence[Any], plan: Plan) -> tuple[list[dict[str, Json]], int]:  # as AWS has them
+        """What is shown of these, and how many of them there was time for."""
+        things, seen = found, len(found)
+        if self.row.detail is not None:
+            things, seen = self._described(self.row.detail, found, plan.around)
+        return [_item(self.row, thing) for thing in things], seen
 
-    def _described(self, detail: Detail, names: Sequence[str], around: Mapping[str, Json]) -> Iterator[Any]:
+    def _described(
+        self, detail: Detail, names: Sequence[str], around: Mapping[str, Json]
+    ) -> tuple[Sequence[Any], int]:  # as AWS has them
+        things: list[Any] = []
         step = detail.at_once or 1
         for first in range(0, len(names), step):
+            if self.deadline.passed():
+                return things, first
             some = list(names[first : first + step])
             answer = self._call(detail.operation, {**around, detail.param: some if detail.at_once else some[0]})
-            yield from _compiled(detail.operation.items).search(answer) or []
+            things += _compiled(detail.operation.items).search(answer) or []
+        return things, len(names)
 
     def _call(self, operation: Operation, params: Mapping[str, Json]) -> Any:  # botocore's answer
+        if self.deadline.passed():
+            raise slow()
         try:
             return getattr(self.client, operation.method)(**operation.params, **params)
         except Exception as error:

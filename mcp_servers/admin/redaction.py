@@ -17,17 +17,25 @@ TAGS_MAX = 12
 _SCANNED_MAX = 8_192
 
 _TELLING_WORD = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key|credentials?)"
+# A game has passes that are no passwords.
+_NO_GAME = "(?<!battle)(?<!season)(?<!game)"
 # What is told apart by its form, wherever it stands. Each is bounded, so that no text makes it slow.
 _FORMS = (
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*",
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,20}\b",  # the id of a key of AWS
-    r"\beyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?",  # a JWT, with or without its signature
-    r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_(?:live|test)_|sk-|hf_|npm_|pypi-|dckr_pat_|SG\.)[\w.-]{12,}",
+    r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{12,20}(?![A-Z0-9])",  # the id of a key of AWS
+    r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)?",  # a JWT, with or without its signature
+    r"(?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|ya29\.|[sr]k_(?:live|test)_|sk-|hf_|npm_|pypi-|dckr_pat_|SG\.)[\w.-]{12,}",
     r"\bAIza[\w-]{30,}",
-    r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/@:]{0,100}:[^\s/@]{1,300}@\S{0,300}",  # an address with its password
-    r"https?://\S{0,400}[?&](?:X-Amz-[A-Za-z-]{4,40}|AWSAccessKeyId|Signature|sig|token|access_token|code)=\S*",  # presigned
+    r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/@:]{0,100}:[^\s/@]{1,300}@\S{0,300}",  # an address with its password
+    r"(?i:https?://\S{0,400}[?&](?:X-Amz-[a-z-]{4,40}|AWSAccessKeyId|Signature|sig|token|access_token|code)=\S*)",  # presigned
+    # Whoever knows a webhook's address may write there.
+    r"(?i:https?://(?:hooks\.slack\.com|discord(?:app)?\.com/api/webhooks|[\w.-]{1,100}\.webhook\.office\.com)/\S{1,400})",
     r"\b(?i:bearer|basic)\s+[\w.+/=-]{12,}",
     rf"(?i:\b[\w.-]{{0,40}}{_TELLING_WORD}[\w.-]{{0,40}}[\"']?\s{{0,3}}[=:]\s{{0,3}}[\"']?[^\s\"',;&]{{3,300}})",
+    # These words tell only as the last of a name: an ssh_key_name or a pass_rate is no secret.
+    rf"(?i:\b[\w.-]{{0,40}}(?:(?:ssh|encryption|master|signing)[_-]?key|creds|{_NO_GAME}[_.]pass)[\"']?\s{{0,3}}[=:]\s{{0,3}}[\"']?[^\s\"',;&]{{3,300}})",
+    # An option of a command line, with its value after a space.
+    r"(?i:(?<![\w-])--[\w-]{0,40}(?:passw(?:or)?d|passphrase|pass|pwd|secret|token|[_-]key)(?:\s{1,3}|=)[\"']?(?!-)[^\s\"']{3,300})",
     # A secret key of AWS: 40 characters of Base64, of every kind.
     r"(?<![\w/+.-])(?=[a-z0-9/+]{0,39}[A-Z])(?=[A-Z0-9/+]{0,39}[a-z])(?=[A-Za-z/+]{0,39}\d)[A-Za-z0-9/+]{40}(?![\w/+=-])",
     r"\b(?=[a-z0-9_]{0,200}[A-Z])(?=[A-Z0-9_]{0,200}[a-z])(?=[A-Za-z_]{0,200}\d)\w{48,}\b",  # any long word that mixes them
@@ -36,7 +44,9 @@ _SECRET = re.compile("|".join(_FORMS), re.DOTALL)
 # A tag or variable of such a name holds a secret, whatever its value looks like.
 _NAME_OF_SECRET = re.compile(
     r"passw|passwd|passphrase|pwd|secret|token|api[ _.-]?key|access[ _.-]?key|private[ _.-]?key|account[ _.-]?key|credential"
-    r"|conn(?:ection)?[ _.-]?str|dsn$|auth(?:$|[ _.-]?(?:key|header))|signature|licen[cs]e[ _.-]?key",
+    r"|conn(?:ection)?[ _.-]?str|dsn$|auth(?:$|[ _.-]?(?:key|header))|signature|licen[cs]e[ _.-]?key"
+    rf"|(?<![a-z]){_NO_GAME}(?<!battle[ _.-])(?<!season[ _.-])(?<!game[ _.-])pass\d*$|(?-i:(?<=[a-z]){_NO_GAME}Pass$)"
+    r"|(?:ssh|encryption|master|signing)[ _.-]?keys?\d*$|creds(?![a-z])",
     re.IGNORECASE,
 )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from body_broker.calls import Call, Json
-from body_broker.errors import NotConfigured
+from body_broker.errors import Denied, NotConfigured
 from body_broker.storage.redis import Redis
 from mcp_servers.admin.keeping import Keeping
-from mcp_servers.admin.query import START, Answer, Identity, Query, Who
+from mcp_servers.admin.query import SECONDS_MAX, Answer, Deadline, Identity, Query, Who
 from mcp_servers.admin.roles import SETTING, Grant, Roles
+from mcp_servers.admin.threads import Threads
 
 if TYPE_CHECKING:
     from mcp_servers.admin.aws import Aws
@@ -50,7 +50,7 @@ class Services:
         self._opening = asyncio.Lock()
         self._asking: tuple[Aws, Any] | None = None
         # Its own threads: a cloud that hangs takes none of those that the hub reads files with.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aws")
+        self._threads = Threads(_THREADS)
 
     @classmethod
     def load(cls, roles: Path | None, *, region: str | None, endpoint_url: str | None, redis: Redis) -> Services:
@@ -61,6 +61,10 @@ class Services:
         """
         return cls(roles=roles and Roles.load(roles), region=region, endpoint_url=endpoint_url, redis=redis)
 
+    def close(self) -> None:
+        """Ask AWS nothing more; who still asks is not waited for."""
+        self._threads.close()
+
     def today(self) -> date:
         """The day, in UTC."""
         return datetime.fromtimestamp(self._clock(), UTC).date()
@@ -70,18 +74,23 @@ class Services:
 
         Raises:
             NotConfigured: Somebody of the chain has no role, or the hub has no credentials.
-            Denied: A role may not read that.
+            Denied: A role may not read that, or not each thing of the page.
             BadInput: The region, the identifier or the cursor is none.
             NotFound: Nothing is called so.
             RateLimited: AWS takes no more for now.
-            Unavailable: AWS cannot be reached.
+            Unavailable: AWS cannot be reached, or is too slow.
         """
         *others, acting = self._grants(call)
         who = Who(call.caller.chain, call.operation.name)
         query = replace(query, start=await self._keeping.position(query.bound(), cursor))
+        deadline = _deadline()
         for grant in others:
-            await self._ask(replace(query, start=START, limit=1), grant, who)  # may they read it, too?
-        return await self._ask(query, acting, who)
+            await self._ask(query.least(), grant, who, deadline)  # may they read it, too?
+        answer = await self._ask(query, acting, who, deadline)
+        if answer.items and answer.names:
+            for grant in others:
+                await self._describe_too(query.of(answer.names), grant, who, deadline, count=len(answer.items))
+        return answer
 
     async def cursor(self, query: Query, answer: Answer) -> Json:
         """What a cursor to the next page holds; None where that was all."""
@@ -96,7 +105,8 @@ class Services:
         """
         grant = self._grants(call)[-1]
         aws, asking = await self._open()
-        return await self._in_thread(asking.identify, aws, grant, Who(call.caller.chain, call.operation.name))
+        who = Who(call.caller.chain, call.operation.name)
+        return await self._threads.run(asking.identify, aws, grant, who, _deadline())
 
     def _grants(self, call: Call) -> tuple[Grant, ...]:
         if self._roles is None:
@@ -107,21 +117,31 @@ class Services:
             )
         return self._roles.grants(call.caller)
 
-    async def _ask(self, query: Query, grant: Grant, who: Who) -> Answer:
+    async def _describe_too(self, query: Query, grant: Grant, who: Who, deadline: Deadline, *, count: int) -> None:
+        """IAM decides on each thing that is described by itself, so another role must find them all."""
+        seen = await self._ask(query, grant, who, deadline)
+        if len(seen.items) < count:
+            raise Denied(
+                f"The AWS role of {grant.principal} does not find each thing of this page.",
+                next_step="Ask for one thing by its identifier, or have the role allowed to describe them all (docs/aws.md).",
+                details={"principal": grant.principal},
+            )
+
+    async def _ask(self, query: Query, grant: Grant, who: Who, deadline: Deadline) -> Answer:
         aws, asking = await self._open()
         if not query.row.kept_s:
-            return await self._in_thread(asking.ask, aws, query, grant, who)
+            return await self._threads.run(asking.ask, aws, query, grant, who, deadline)
         name = query.kept_as(grant)
         async with self._paying:  # nobody pays for what another is asking just now
             kept = await self._keeping.answer(name)
             if kept is None:
-                kept = await self._in_thread(asking.ask, aws, query, grant, who)
+                kept = await self._threads.run(asking.ask, aws, query, grant, who, deadline)
                 await self._keeping.keep(name, kept, at=self._clock(), for_s=query.row.kept_s)
             return kept
 
     async def _open(self) -> tuple[Aws, Any]:
         async with self._opening:
-            opened = self._asking or await self._in_thread(self._import)
+            opened = self._asking or await self._threads.run(self._import)
             self._asking = opened
             return opened
 
@@ -130,5 +150,6 @@ class Services:
 
         return asking.Aws(region=self._region, endpoint_url=self._endpoint_url, clock=self._clock), asking
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:  # what the function gives
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+def _deadline() -> Deadline:
+    return Deadline(time.monotonic() + SECONDS_MAX)

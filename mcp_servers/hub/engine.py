@@ -8,13 +8,16 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from body_broker.settings import Settings
 from body_broker.storage.stores import Stores
 from body_broker.telemetry import get_logger
 from body_broker.world.arbiter import Arbiter
-from body_broker.world.engine.relay import Relay
 from mcp_servers.hub.runtime import Runtime
+
+if TYPE_CHECKING:
+    from body_broker.world.engine.relay import Relay
 
 log = get_logger(__name__)
 
@@ -32,6 +35,9 @@ def make_engine(settings: Settings, stores: Stores) -> Arbiter | Relay | None:
                 lease_s=settings.engine_lease_s,
             )
         case "external":
+            # Every hub has this module, few have another engine: its messages cost the start a tenth of a second.
+            from body_broker.world.engine.relay import Relay  # noqa: PLC0415
+
             return Relay(stores.pool, stores.redis, database_url=stores.database_url, lease_s=settings.engine_lease_s)
         case "off":
             return None

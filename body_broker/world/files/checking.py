@@ -26,7 +26,7 @@ from body_broker.world.files.model import (
     WorldFile,
 )
 from body_broker.world.files.naming import Part
-from body_broker.world.files.reading import Source, read_sources, read_text
+from body_broker.world.files.reading import Place, Source, Texts, path_of, read_sources
 from body_broker.world.model import Kind
 
 KNOWLEDGE_BYTES_MAX = 4_096
@@ -112,14 +112,21 @@ def examine(path: Path) -> tuple[World, list[str]]:
         plots=[each for part in parts for each in part.file.plots],
         warnings=list(naming.warnings(parts, ids)),
     )
+    return world, problems + list(_read_lore(parts, world)) + list(_too_many(world))
+
+
+def _read_lore(parts: Iterable[Part], world: World) -> Iterator[str]:
+    """Give the world its lore, texts and all; what is wrong with it."""
+    texts = Texts()
     for part in parts:
         for number, entry in enumerate(part.file.lore):
-            whole = _with_text(part.source, entry)
+            whole = _with_text(part.source, entry, texts)
             if isinstance(whole, str):
-                problems.append(f"{part.at('lore', number)}: {whole}")
+                yield f"{part.at('lore', number)}: {whole}"
             else:
                 world.lore.append(whole)
-    return world, problems + list(_too_many(world))
+            if texts.left < 0:
+                return
 
 
 def _parsed(source: Source) -> tuple[Part | None, list[str]]:
@@ -131,7 +138,7 @@ def _parsed(source: Source) -> tuple[Part | None, list[str]]:
     said: dict[str, list[str]] = {}
     for each in errors:
         place = _real(source.content, each["loc"], each["type"])
-        said.setdefault(source.at(_path(place)), []).append(each["msg"].removeprefix("Value error, "))
+        said.setdefault(source.at(path_of(place)), []).append(each["msg"].removeprefix("Value error, "))
     problems = [f"{place}: {', or: '.join(dict.fromkeys(messages))}" for place, messages in said.items()]
     rest, kept = _without_bad(source.content, [each["loc"] for each in errors])
     try:
@@ -140,7 +147,7 @@ def _parsed(source: Source) -> tuple[Part | None, list[str]]:
         return None, problems
 
 
-def _real(content: Mapping[str, Any], place: tuple[int | str, ...], fault: str) -> tuple[int | str, ...]:
+def _real(content: Mapping[str, Any], place: Place, fault: str) -> Place:
     """A place without the names of the forms that a value was tried against, which are not in the file."""
     at: Any = content
     for depth, part in enumerate(place):
@@ -188,15 +195,7 @@ def _raw_ids(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield named, kind
 
 
-def _path(place: tuple[int | str, ...]) -> str:
-    """A place in JSON: entities.npcs[3].place."""
-    found = ""
-    for part in place:
-        found += f"[{part}]" if isinstance(part, int) else f".{clean(part, limit=60)}"
-    return found.removeprefix(".") or "(the file)"
-
-
-def _with_text(source: Source, entry: LoreEntry) -> LoreEntry | str:
+def _with_text(source: Source, entry: LoreEntry, texts: Texts) -> LoreEntry | str:
     """The entry with its text in it; or what is wrong with it."""
     if (entry.text is None) == (entry.file is None):
         return "needs either a text or a file"
@@ -205,12 +204,12 @@ def _with_text(source: Source, entry: LoreEntry) -> LoreEntry | str:
     if not entry.title.strip():
         return "has no title"
     if entry.file is None:
-        return entry if (entry.text or "").strip() else "text holds no text"
-    found = read_text(source, entry.file)
+        return texts.fault(entry.text or "") or entry
+    found = texts.of_file(source, entry.file)
     if isinstance(found, str):
         return f"file {clean(entry.file, limit=100)!r} {found}"
     text, form = found
-    return entry.model_copy(update={"text": text, "file": None, "format": form})
+    return texts.fault(text) or entry.model_copy(update={"text": text, "file": None, "format": form})
 
 
 def _too_many(world: World) -> Iterator[str]:

@@ -23,6 +23,9 @@ PREDICATES_MAX = 1_000
 PLOTS_MAX = 500
 LORE_MAX = 20_000
 LORE_TEXT_MAX = 8 * 1024 * 1024
+"""UTF-8 bytes of a document's text as the lore stores it; the lore refuses more."""
+LORE_TEXTS_MAX = 64 * 1024 * 1024
+"""UTF-8 bytes of all texts of a world; the lore takes no more at a time."""
 
 LORE_ORIGIN = "world/"
 """What the origin of a document begins with that came from a world file; the rest is its id there."""

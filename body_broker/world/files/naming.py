@@ -17,7 +17,7 @@ from body_broker.world.files.model import SECTIONS, WorldFile, data_of, region_o
 from body_broker.world.files.reading import Source
 from body_broker.world.model import ENTITY_ID, Kind
 
-_KINDS_OF_FIELD: Mapping[str, tuple[Kind, ...]] = {
+KINDS_OF_FIELD: Mapping[str, tuple[Kind, ...]] = {
     "region": ("region",),
     "place": ("place",),
     "exits": ("place",),
@@ -113,11 +113,11 @@ def _twice(named: Sequence[tuple[str, str]]) -> Iterator[str]:
 def _entity(each: Placed, ids: Mapping[str, str]) -> Iterator[str]:
     region = region_of(each.entry)
     if region is not None:
-        yield from _reference(f"{each.where}.region", region, ids, _KINDS_OF_FIELD["region"])
+        yield from _reference(f"{each.where}.region", region, ids, KINDS_OF_FIELD["region"])
     for name, value in each.data.items():
         if not value or isinstance(value, int | float):
             continue
-        allowed = _KINDS_OF_FIELD.get(name, ())
+        allowed = KINDS_OF_FIELD.get(name, ())
         for named in sorted(kinds.references(each.kind, {name: value})):
             where = f"{each.where}.{name}{_within(value, named)}"
             yield from _reference(where, named, ids, allowed)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from body_broker.errors import BadInput, NotFound
 from body_broker.text import clean, is_clean
-from body_broker.world.files.model import FILE_BYTES_MAX, LORE_TEXT_MAX
+from body_broker.world.files.model import FILE_BYTES_MAX, LORE_TEXT_MAX, LORE_TEXTS_MAX
 
 DEPTH_MAX = 32
 FILES_MAX = 500
 _MIB = 1024 * 1024
+_WHOLE_MIN, _WHOLE_MAX = -(2**63), 2**64 - 1  # JSON is written with 64 bits a number
 _TEXTS = {".md": "markdown", ".markdown": "markdown", ".txt": "text"}
 
 
@@ -38,8 +40,49 @@ class Source:
         return f"{self.name}: {place}" if self.name else place
 
 
+Place = tuple[int | str, ...]
+"""The way to a value in JSON."""
+
+
 class _Fault(Exception):
     """What is wrong with a file's JSON."""
+
+
+@dataclass
+class Texts:
+    """The texts of one world's lore entries: each file is read once, and all together are bounded.
+
+    Attributes:
+        left: Bytes that further texts may have; below 0 where there were too many.
+    """
+
+    left: int = field(default_factory=lambda: LORE_TEXTS_MAX)
+    _read: dict[Path, tuple[str, str] | str] = field(default_factory=dict[Path, "tuple[str, str] | str"])
+
+    def of_file(self, source: Source, file: str) -> tuple[str, str] | str:
+        """The text of an entry's file and its format; or what is wrong with it."""
+        path = source.folder / file
+        if path not in self._read:
+            self._read[path] = _read_text(source, path)
+        return self._read[path]
+
+    def fault(self, text: str) -> str | None:
+        """What is wrong with a clean text as the lore would store it; it is counted."""
+        size = len(unicodedata.normalize("NFC", text).encode())  # composing may also lengthen it
+        self.left -= size
+        if size > LORE_TEXT_MAX:
+            return f"has more than {LORE_TEXT_MAX} bytes of text"
+        if self.left < 0:
+            return f"with it the texts of this world have more than {LORE_TEXTS_MAX // _MIB} MiB; those after it were not read"
+        return None if text.strip() else "text holds no text"
+
+
+def path_of(place: Place) -> str:
+    """A place in JSON: entities.npcs[3].place."""
+    found = ""
+    for part in place:
+        found += f"[{part}]" if isinstance(part, int) else f".{clean(part, limit=60)}"
+    return found.removeprefix(".") or "(the file)"
 
 
 def read_sources(path: Path) -> tuple[list[Source], list[str]]:
@@ -77,9 +120,7 @@ def read_sources(path: Path) -> tuple[list[Source], list[str]]:
     return found, problems
 
 
-def read_text(source: Source, file: str) -> tuple[str, str] | str:
-    """The text of a lore entry's `file` and its format; or what is wrong with it."""
-    path = source.folder / file
+def _read_text(source: Source, path: Path) -> tuple[str, str] | str:
     form = _TEXTS.get(path.suffix.lower())
     if form is None:
         return "is no .md or .txt file"
@@ -125,14 +166,18 @@ def _object(data: bytes) -> dict[str, Any]:
         raise _Fault("holds a number that is too long") from None
     if not isinstance(found, dict):
         raise _Fault("is no JSON object")
-    return cast("dict[str, Any]", _cleaned(cast("object", found), 1))
+    return cast("dict[str, Any]", _cleaned(cast("object", found), ()))
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n]))
-        raise _Fault(f"has {clean(twice, limit=80)!r} twice in one object")
+    if len(found) == len(pairs):
+        return found
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _Fault(f"has {clean(name, limit=80)!r} twice in one object")
+        seen.add(name)
     return found
 
 
@@ -140,23 +185,25 @@ def _no_number(text: str) -> float:
     raise _Fault(f"holds {text}, which is no number")
 
 
-def _cleaned(value: Any, depth: int) -> Any:  # any JSON value
+def _cleaned(value: Any, place: Place) -> Any:  # any JSON value
     """The value with its texts clean; numbers that no JSON can hold and names with invisible characters are refused."""
-    if depth > DEPTH_MAX:
+    if len(place) >= DEPTH_MAX:
         raise _Fault(f"is nested deeper than {DEPTH_MAX} levels")
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise _Fault("holds a number that is too large")
+        raise _Fault(f"{path_of(place)}: holds a number that is too large")
+    if isinstance(value, int) and not _WHOLE_MIN <= value <= _WHOLE_MAX:
+        raise _Fault(f"{path_of(place)}: holds a whole number of more than 64 bits")
     if isinstance(value, list):
-        return [_cleaned(each, depth + 1) for each in cast("list[Any]", value)]
+        return [_cleaned(each, (*place, n)) for n, each in enumerate(cast("list[Any]", value))]
     if isinstance(value, dict):
-        return dict(_fields(cast("dict[str, Any]", value), depth))
+        return dict(_fields(cast("dict[str, Any]", value), place))
     return value
 
 
-def _fields(value: dict[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
+def _fields(value: dict[str, Any], place: Place) -> Iterator[tuple[str, Any]]:
     for name, each in value.items():
         if not is_clean(name):
             raise _Fault(f"has a name with invisible characters: {clean(name, limit=80)!r}")
-        yield name, _cleaned(each, depth + 1)
+        yield name, _cleaned(each, (*place, name))

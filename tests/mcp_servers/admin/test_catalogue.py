@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import UTC, date, datetime
 from typing import Any
@@ -16,11 +17,12 @@ from policy_sentry.querying.actions import get_action_data
 from body_broker.errors import BadInput
 from mcp_servers.admin import catalogue
 from mcp_servers.admin.catalogue.row import Operation, Row
-from mcp_servers.admin.query import START, Position
+from mcp_servers.admin.query import START, Deadline, Position
 from mcp_servers.admin.reading import Reader
 from mcp_servers.admin.roles import Grant
 
 TODAY = date(2026, 11, 21)
+NEVER = Deadline(math.inf)
 GRANT = Grant("person:anna", "arn:aws:iam::123456789012:role/reader")
 OPERATIONS = [(row, operation) for row in catalogue.ROWS for operation in row.operations()]
 IDENTIFIED = {"ce costs": "2026-10", "ecs services": "quay/npc"}
@@ -144,7 +146,7 @@ def test_every_request_fits_botocores_shape_and_every_field_is_in_its_answer(row
     plan = row.plan(name, TODAY)
     if plan.exact:  # the answer's name is 1
         plan = row.plan("1", TODAY)
-    page = Reader(Seen(), row, GRANT).read(plan, start=Position("token", 0) if name is None else START, limit=1)
+    page = Reader(Seen(), row, GRANT, NEVER).read(plan, start=Position("token", 0) if name is None else START, limit=1)
 
     shown = set(page.items[0]) - {"tags"}
     if row.one and name is None:  # a listing may know less than what reads one
@@ -188,7 +190,7 @@ def test_events_of_the_audit_log_are_asked_for_and_shown_as_botocore_has_them() 
         stub.add_response(
             "lookup_events", {"Events": []}, {"LookupAttributes": sought, "MaxResults": 50, "NextToken": "next"}
         )
-        page = Reader(client, row, GRANT).read(row.plan("RunInstances", TODAY), start=START, limit=100)
+        page = Reader(client, row, GRANT, NEVER).read(row.plan("RunInstances", TODAY), start=START, limit=100)
         stub.assert_no_pending_responses()
 
     assert page.after is None

@@ -34,6 +34,20 @@ SECRETS = [
     "Authorization: Bearer " + "abcdefghijklmnop",
     "hf_" + "abcdefghijklmnopqr",
     "AbC1" * 14,
+    "DB_PASS=" + "hunter2",
+    "app.pass: " + "hunter2",
+    "SSH_KEY=" + "abcdefgh",
+    "creds: " + "hunter2",
+    "mysql --password " + "hunter2x",
+    "--db-pass=" + "hunter2x",
+    "https://hooks.slack.com/services/T0000/B0000/" + "XXXXXXXXXXXX",
+    "https://discord.com/api/webhooks/123456/" + "abcDEF_ghi",
+    "xapp-1-" + "A0000-123-abcdefabcdef",
+    "ya29." + "A0ARrdaM-abcdefghijklmnop",
+    "HTTPS://b.s3.amazonaws.com/k?X-Amz-Signature=" + "abc12345",
+    "_AKIA" + "IOSFODNN7EXAMPLE",
+    "keyAKIA" + "IOSFODNN7EXAMPLE",
+    "_ghp_" + "16C7e42F292c6912E7710c838347Ae178B4a",
 ]
 HARMLESS = [
     "i-0abcdef1234567890",
@@ -46,6 +60,15 @@ HARMLESS = [
     "ml.g5.12xlarge at 10.0.0.0/16, sg-0123456789abcdef0",
     "token-service-production",
     "https://studio.example/runbook?page=3",
+    "HTTPS://studio.example/runbook?page=3",
+    "https://slack.com/archives/C0123456",
+    "battle_pass: active, season.pass=four",
+    "compass: north, bypass=true, passenger: 300",
+    "pass_rate: 0.98, tests_passed: 120, a pass: 400 Hz",
+    "ssh_key_name=anna-laptop, keyboard: german, monkey=brown",
+    "a sacred: grove, credit=300",
+    "MAKIAS and the task-runner-of-production-1",
+    "started with --pass-through all --verbose",
 ]
 
 
@@ -84,14 +107,36 @@ def test_no_text_leaves_longer_or_with_characters_nobody_sees(text: str) -> None
     assert told == redact(told) or REDACTED in told
 
 
-@pytest.mark.parametrize("text", ["a", "a://", "eyJ", "password", "A1b", "https://", "a@:/", "-----BEGIN "])
+@pytest.mark.parametrize(
+    "text", ["a", "a://", "eyJ", "password", "A1b", "https://", "a@:/", "-----BEGIN ", "--", "_pass", "--pass "]
+)
 def test_a_text_made_to_keep_a_pattern_busy_is_answered_like_any_other(text: str) -> None:
     assert len(redact(text * 50_000)) <= TEXT_MAX  # an unbounded pattern would still be at it tomorrow
 
 
 @pytest.mark.parametrize(
     "name",
-    ["DB_PASSWORD", "ApiKey", "api-key", "secret", "Auth Token", "ConnectionString", "private_key", "pwd", "DSN"],
+    [
+        "DB_PASSWORD",
+        "ApiKey",
+        "api-key",
+        "secret",
+        "Auth Token",
+        "ConnectionString",
+        "private_key",
+        "pwd",
+        "DSN",
+        "DB_PASS",
+        "db-pass",
+        "pass",
+        "dbPass",
+        "SSH_KEY",
+        "encryption-key",
+        "master_key",
+        "MasterKey",
+        "creds",
+        "db_creds",
+    ],
 )
 def test_a_tag_named_like_a_secret_hides_its_value_in_either_form_of_tags(name: str) -> None:
     value = "plain"
@@ -101,6 +146,31 @@ def test_a_tag_named_like_a_secret_hides_its_value_in_either_form_of_tags(name: 
     assert tags({name: value}) == {name: REDACTED}
     assert tags({"team": value}) == {"team": value}
     assert tags(None) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "battle-pass",
+        "season_pass",
+        "battlePass",
+        "compass",
+        "Bypass",
+        "passenger",
+        "pass-rate",
+        "passed",
+        "sacred",
+        "credit",
+        "ssh-key-name",
+        "keyboard",
+        "monkey",
+        "encrypted",
+        "master-branch",
+        "Name",
+    ],
+)
+def test_a_tag_named_only_a_little_like_a_secret_is_shown(name: str) -> None:
+    assert tags({name: "plain"}) == {name: "plain"}
 
 
 def test_a_secret_in_a_tags_name_is_hidden_too() -> None:

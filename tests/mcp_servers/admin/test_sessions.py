@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from mcp_servers.admin.asking import ask, identify
 from mcp_servers.admin.aws import RENEWED_BEFORE_S, SESSIONS_MAX, Aws, Session
 from mcp_servers.admin.faults import told, told_of_assuming
 from mcp_servers.admin.keeping import TOKEN_CHARACTERS_MAX, Keeping
-from mcp_servers.admin.query import Answer, Position, Query, Who
+from mcp_servers.admin.query import Answer, Deadline, Position, Query, Who
 from mcp_servers.admin.roles import Grant
 from tests.counterparts.aws import ACCOUNT, REGION, Cloud
 
@@ -24,6 +25,7 @@ GRANT = Grant("person:anna", f"arn:aws:iam::{ACCOUNT}:role/reader", external_id=
 ANNA = Who(("person:anna",), "query_aws_resource")
 FOR_ANNA = Who(("person:anna", "tier:bronze"), "query_aws_resource")
 ROW = catalogue.row_of("ec2", "vpcs")
+NEVER = Deadline(math.inf)
 
 
 class Clock:
@@ -90,14 +92,14 @@ def test_a_session_that_aws_no_longer_knows_is_assumed_anew_within_the_same_quer
     stale.credentials["aws_session_token"] = "gone"
     query = Query(row=ROW, plan=ROW.plan(None, None), region=None, limit=5)  # type: ignore[arg-type]  # no costs: no date
 
-    answer = ask(aws, query, GRANT, ANNA)
+    answer = ask(aws, query, GRANT, ANNA, NEVER)
 
     assert answer.items
     assert aws.session(GRANT, ANNA) is not stale
 
     aws.session(GRANT, ANNA).credentials["aws_session_token"] = "gone again"
     aws.session(GRANT, ANNA).clients.clear()
-    assert identify(aws, GRANT, ANNA).account == ACCOUNT
+    assert identify(aws, GRANT, ANNA, NEVER).account == ACCOUNT
 
 
 def test_a_session_is_named_tagged_and_narrowed_to_the_catalogue(aws: Aws) -> None:
@@ -215,7 +217,9 @@ async def test_a_token_too_long_for_a_cursor_is_kept_for_the_next_page(redis: Re
 
 async def test_a_kept_answer_comes_back_as_it_was_with_its_time(redis: Redis) -> None:
     keeping = Keeping(redis)
-    answer = Answer(items=[{"id": "2026-10-01"}], after=Position("t", 2), account=ACCOUNT, region="global")
+    answer = Answer(
+        items=[{"id": "2026-10-01"}], after=Position("t", 2), account=ACCOUNT, region="global", names=("a",)
+    )
 
     await keeping.keep("x", answer, at=1_763_700_000.0, for_s=60)
 
