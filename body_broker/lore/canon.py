@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,6 +22,12 @@ FROM lore_document d JOIN lore_index i ON i.id = d.index_id JOIN lore_edition e 
 WHERE d.id = ANY ($1::text[]) ORDER BY i.name, d.source
 """
 
+_WITHIN = """
+SELECT d.source FROM lore_document d JOIN lore_edition e ON e.rev = d.rev
+WHERE d.canon AND d.source = ANY ($1::text[])
+GROUP BY d.source HAVING bool_and(lore_may_tell(e.knowledge, $2::integer, NULL))
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -36,6 +42,11 @@ async def origins(connection: Executor, beginning: str = "") -> list[Origin]:
     """The canon's documents whose origin begins so, by index and origin."""
     rows = await connection.fetch(_ORIGINS, beginning)
     return [Origin(row["id"], row["index"], row["source"]) for row in rows]
+
+
+async def within(connection: Executor, origins: Sequence[str], spoiler_max: int) -> set[str]:
+    """Those origins whose canon documents are there, and none above a spoiler level."""
+    return {row["source"] for row in await connection.fetch(_WITHIN, list(origins), spoiler_max)}
 
 
 async def drafts(pool: Pool) -> AsyncGenerator[tuple[str, Draft]]:

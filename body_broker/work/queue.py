@@ -33,6 +33,10 @@ SELECT id, kind = $3 AND input = $4::text::jsonb AS same FROM work WHERE owner =
 _IS_QUEUED = """
 SELECT true FROM work WHERE state = 'queued' AND kind = $1 AND input = $2::text::jsonb AND NOT cancel_requested LIMIT 1
 """
+_UNFINISHED = """
+SELECT id, input::text FROM work
+WHERE kind = $1 AND owner = $2 AND state IN ('waiting', 'queued', 'running') AND NOT cancel_requested ORDER BY ordinal
+"""
 _RELEASE = """
 WITH moved AS (
     UPDATE work SET state = 'queued', run_at = clock_timestamp()
@@ -151,6 +155,11 @@ async def enqueue(
 async def is_queued(connection: Executor, kind: str, given: Json) -> bool:
     """Whether work of this kind with this input has not begun yet, or waits for its next try."""
     return await connection.fetchval(_IS_QUEUED, kind, encode(given, "input")) is not None
+
+
+async def unfinished(connection: Executor, kind: str, *, owner: str) -> list[tuple[str, Json]]:
+    """Ids and inputs of the owner's work of this kind that has not ended and was not asked to stop, the oldest first."""
+    return [(row["id"], decode(row["input"])) for row in await connection.fetch(_UNFINISHED, kind, owner)]
 
 
 async def release(connection: Executor, work_id: str) -> bool:

@@ -140,9 +140,7 @@ def _died(entity: Entity) -> Effect:
 
 
 def _remark(text: str, by: str | None, scene: Scene, *, outside: bool) -> dict[str, Any]:
-    # Rank 2 is a player's input, whoever carried it here.
-    mine = outside or scene.change.tainted or scene.change.rank > 1
-    return {"text": text, "by": by, "outside": mine, "tick": scene.tick}
+    return {"text": text, "by": by, "outside": outside or scene.outside, "tick": scene.tick}
 
 
 def _remembering(entity: Entity, words: dict[str, Any]) -> Effect:

@@ -24,6 +24,7 @@ from body_broker.world.rules import decide
 logger = get_logger(__name__)
 
 _AFTER_LOSS_S = 0.25
+_AFTER_FAULT_S = 0.5
 _LAST_WORD_S = 1.0
 _STAND_BY_S = 0.05
 
@@ -94,6 +95,11 @@ class Arbiter:
         except (*LOST, asyncpg.PostgresError):
             logger.warning("engine_lost_database", engine=self.name, exc_info=True)
             await _within(self._stopped, _AFTER_LOSS_S)
+        except Exception:
+            # Whatever it is, the world must not be left without its engine: begin with what the record says.
+            logger.exception("engine_failed", engine=self.name, epoch=self._epoch)
+            await self._link.close()
+            await _within(self._stopped, _AFTER_FAULT_S)
 
     async def _hold(self) -> bool:
         """Have the epoch and know the world; False after a wait where another engine has it."""

@@ -15,11 +15,13 @@ from body_broker.errors import BadInput, TooLarge
 from body_broker.storage.postgres import Executor
 from body_broker.text import clean, digest, is_clean
 from body_broker.work.model import Origin
+from body_broker.world.kinds import NUMBER_MAX
 from body_broker.world.model import (
     BATCH_MAX,
     DEPTH_MAX,
     ENTITY_ID,
     EXPIRES_IN_MS_MAX,
+    PLAYER_RANK,
     PRIORITY_MAX,
     Change,
     Kind,
@@ -30,12 +32,13 @@ from body_broker.world.operations import check_payload, operation
 from body_broker.world.rules import signature
 
 KEY_MAX = 200
-_VERSION_MAX = 2**53
-_PLAYER_RANK = 2
 _CHANGE_ID = re.compile(r"sch_[A-Za-z0-9_-]{1,60}")
 _KNOWN = "SELECT id, kind, version, removed FROM world_entity WHERE id = ANY ($1::text[])"
 _CAUSES = """
-SELECT named.cause, c.depth, c.tainted, c.signature, c.ancestry, c.id IS NOT NULL AS by_change, e.outside
+SELECT named.cause, c.depth, c.signature,
+    c.tainted OR (c.state = 'queued' AND c.rank >= $2::smallint)
+        OR EXISTS (SELECT FROM world_event x WHERE x.change_id = c.id AND x.outside) AS tainted,
+    c.ancestry, c.id IS NOT NULL AS by_change, e.outside
 FROM unnest($1::text[]) AS named (cause)
 LEFT JOIN world_event e ON e.pos = CASE WHEN named.cause LIKE 'event:%' THEN substr(named.cause, 7)::bigint END
 LEFT JOIN world_change c ON c.id = CASE WHEN e.pos IS NULL THEN named.cause ELSE e.change_id END
@@ -61,6 +64,7 @@ class Cause:
 
 
 NO_CAUSE = Cause()
+_FORGOTTEN = Cause(tainted=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,9 @@ class Asked:
         )
 
 
-async def ask(connection: Executor, proposals: Sequence[Proposal], *, origin: Origin, rank: int) -> list[Asked]:
+async def ask(
+    connection: Executor, proposals: Sequence[Proposal], *, origin: Origin, rank: int, taken: Collection[str] = ()
+) -> list[Asked]:
     """The proposals, checked against the table of operations, the world and what caused them.
 
     Args:
@@ -113,6 +119,7 @@ async def ask(connection: Executor, proposals: Sequence[Proposal], *, origin: Or
         origin: Who asks and how: a change inherits taint and depth.
         rank: 1 for the game server, 0 for everybody else; a proposal that reports a player's input has 2, from the game
             server alone.
+        taken: Keys that stand for changes already: what caused those was judged then, and may be forgotten.
 
     Raises:
         BadInput: A proposal does not fit; the message names which and why.
@@ -127,6 +134,9 @@ async def ask(connection: Executor, proposals: Sequence[Proposal], *, origin: Or
         _check_bounds(proposal)
     known = await _known(connection, {proposal.entity_id for proposal in proposals})
     causes = await _causes(connection, {p.causation for p in proposals if p.causation is not None})
+    causes |= {
+        p.causation: _FORGOTTEN for p in proposals if p.key in taken and p.causation and p.causation not in causes
+    }
     born: dict[str, Known] = {}
     asked: list[Asked] = []
     for proposal in proposals:
@@ -145,7 +155,7 @@ def _check_bounds(proposal: Proposal) -> None:
     bounds = {
         "priority": (proposal.priority, 0, PRIORITY_MAX),
         "expires_in_ms": (proposal.expires_in_ms, 1, EXPIRES_IN_MS_MAX),
-        "expect_version": (proposal.expect_version or 0, 0, _VERSION_MAX),
+        "expect_version": (1 if proposal.expect_version is None else proposal.expect_version, 1, NUMBER_MAX),
     }
     for name, (value, least, most) in bounds.items():
         if not least <= value <= most:
@@ -162,7 +172,7 @@ async def _causes(connection: Executor, named: Collection[str]) -> dict[str, Cau
         return {}
     if any(not _is_reference(each) for each in named):
         raise BadInput("A causation is a change's id, or event:POS with an event's position.")
-    rows: list[asyncpg.Record] = await connection.fetch(_CAUSES, list(named))
+    rows: list[asyncpg.Record] = await connection.fetch(_CAUSES, list(named), PLAYER_RANK)
     return {row["cause"]: _cause(row) for row in rows}
 
 
@@ -170,7 +180,7 @@ def _is_reference(cause: str) -> bool:
     if not cause.startswith("event:"):
         return _CHANGE_ID.fullmatch(cause) is not None
     digits = cause.removeprefix("event:")
-    return digits.isascii() and digits.isdigit() and len(digits) <= len(str(_VERSION_MAX))
+    return digits.isascii() and digits.isdigit() and len(digits) <= len(str(NUMBER_MAX))
 
 
 def _cause(row: asyncpg.Record) -> Cause:
@@ -207,7 +217,7 @@ def _asked(
         payload=payload,
         digest=_digest(proposal, payload),
         signature=signature(proposal.entity_id, op.name, payload),
-        rank=_PLAYER_RANK if proposal.player is not None and rank > 0 else rank,
+        rank=PLAYER_RANK if proposal.player is not None and rank > 0 else rank,
         depth=depth,
         tainted=origin.tainted or cause.tainted,
         ancestry=cause.ancestry[-DEPTH_MAX:],

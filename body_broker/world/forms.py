@@ -12,7 +12,7 @@ from body_broker.world.model import Entity, Event
 
 EVENT_COLUMNS = """pos, entity_id, version, kind, region, type, patch::text, removed, change_id, causation, epoch, tick, outside,
     (extract(epoch FROM at) * 1000)::bigint AS at_ms"""
-ENTITY_COLUMNS = "id, kind, region, version, tick, data::text, removed"
+ENTITY_COLUMNS = "id, kind, region, version, tick, data::text, removed, outside"
 
 
 def entity_body(entity: Entity) -> dict[str, Any]:
@@ -67,7 +67,9 @@ def event_of(text: bytes | str) -> Event:
 
 def entity_from(row: asyncpg.Record) -> Entity:
     """The entity of a row of `ENTITY_COLUMNS`."""
-    return Entity(**{**dict(row), "data": orjson.loads(row["data"])})
+    fields = dict(row)
+    fields["data"], fields["outside"] = orjson.loads(fields["data"]), frozenset(fields["outside"])
+    return Entity(**fields)
 
 
 def event_from(row: asyncpg.Record) -> Event:

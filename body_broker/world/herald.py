@@ -20,6 +20,7 @@ from body_broker.world.model import Entity, Event
 logger = get_logger(__name__)
 
 _AGAIN_S = 0.5
+_AT_ONCE = 500
 _LOOK_EVERY_S = 1.0
 
 
@@ -42,6 +43,7 @@ class Herald:
         self._entities: Mapping[str, Entity] = {}
         self._pos = 0
         self._events: list[Event] = []
+        self._whole_after = 0  # `_events` has all that was recorded after this position and is not told yet
         self._decided: list[str] = []
         self._stale = False
 
@@ -54,16 +56,23 @@ class Herald:
             pos: The position of the record's latest event.
         """
         self._epoch, self._entities, self._pos, self._stale = epoch, entities, pos, True
-        self._events, self._decided = [], []
+        self._events, self._decided, self._whole_after = [], [], pos
         self._wake()
 
     def tell(self, events: list[Event], decided: list[str]) -> None:
         """These were recorded, and these changes decided."""
         self._pos += len(events)
-        if not self._stale:  # else the whole copy will hold them
-            self._events += events
+        self._events += events
+        if len(self._events) > mirror.EVENTS_KEPT:  # Redis is away: what it lacks will be read from the record
+            self._events, self._whole_after, self._stale = [], self._pos, True
         self._decided += decided
+        del self._decided[: -mirror.DECIDED_KEPT]  # who waits for an older one looks now and then
         self._wake()
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many events and decisions wait here to be told."""
+        return len(self._events), len(self._decided)
 
     async def run(self) -> None:
         """Tell for ever."""
@@ -72,14 +81,17 @@ class Herald:
             self._news.clear()
             try:
                 if not news and self._epoch is not None:
-                    self._stale = not await mirror.is_kept(self._redis, self._epoch)
+                    self._stale = self._stale or not await mirror.is_kept(self._redis, self._epoch)
                 done = await self._catch_up()
             except Superseded:
                 self._epoch, self._events, self._decided, self._stale = None, [], [], False
                 done = True
             except (*REDIS_LOST, *POSTGRES_LOST, asyncpg.PostgresError):
                 logger.warning("world_not_told", epoch=self._epoch)
-                self._events, self._decided, self._stale, done = [], [], True, False
+                self._decided, self._stale, done = [], True, False
+            except Exception:  # whatever it is, readers must not be left without news
+                logger.exception("world_not_told", epoch=self._epoch)
+                self._decided, self._stale, done = [], True, False
             if not done:
                 self._news.set()
                 await asyncio.sleep(_AGAIN_S)
@@ -112,15 +124,19 @@ class Herald:
             return True
         if self._stale and not await self._make_whole(epoch):
             return False
-        if self._stale:  # more was recorded meanwhile
+        if self._stale:  # more was recorded meanwhile than is kept here
             self._news.set()
             return True
-        events, decided = self._events, self._decided
-        self._events, self._decided = [], []
+        events, self._events = self._events[:_AT_ONCE], self._events[_AT_ONCE:]
+        decided, self._decided = self._decided[:_AT_ONCE], self._decided[_AT_ONCE:]
         if not events and not decided:
             return True
-        self._stale = not await mirror.publish(self._redis, events, self._entities, epoch=epoch, decided=decided)
-        return not self._stale
+        if not await mirror.publish(self._redis, events, self._entities, epoch=epoch, decided=decided):
+            self._stale = True
+            return False
+        if self._events or self._decided:
+            self._news.set()
+        return True
 
     async def _make_whole(self, epoch: int) -> bool:
         pos = self._pos
@@ -135,8 +151,10 @@ class Herald:
             prove=lambda: self._prove(epoch),
             proof_s=self._proof_s,
         )
-        # What was recorded meanwhile is not in it.
-        self._stale = not whole or pos != self._pos
+        if whole and epoch == self._epoch:
+            # What was recorded meanwhile is not in it, and is told after it.
+            self._events = [event for event in self._events if event.pos > pos]
+            self._stale = pos < self._whole_after
         return whole
 
     async def _events_between(self, after_pos: int, last_pos: int) -> list[Event]:

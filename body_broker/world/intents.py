@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from body_broker.calls import Json
 from body_broker.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
 from body_broker.storage.redis import LOST, Redis
-from body_broker.world.kinds import Data, Ref, Slug
+from body_broker.world.kinds import NUMBER_MAX, Data, Ref, Slug
 from body_broker.world.model import Entity
 from body_broker.world.operation import is_dead
 
@@ -48,7 +48,7 @@ class Intent(Data):
     target: Ref | None = None
     params: Annotated[dict[str, Json], Field(max_length=20)] = Field(default_factory=dict[str, Json])
     ttl_ms: Annotated[int, Field(ge=100, le=TTL_MS_MAX)] = TTL_MS
-    version: Annotated[int, Field(ge=0, le=2**53)]
+    version: Annotated[int, Field(ge=0, le=NUMBER_MAX)]
     cause_id: Annotated[str, Field(max_length=_CAUSE_MAX)] | None = None
     confidence: Annotated[float, Field(ge=0, le=1)] = 1.0
 

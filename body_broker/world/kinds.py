@@ -17,6 +17,9 @@ MEMORIES_MAX = 50
 INVENTORY_MAX = 64
 EXITS_MAX = 32
 SAYING_MAX = 500
+LEANINGS_MAX = 100
+NUMBER_MAX = 2**53 - 1
+"""Whole numbers beyond it are not the same to everybody who reads JSON."""
 
 OUTSIDE_FIELDS = frozenset({"memories", "last_said"})
 """Where text from outside may lie; readers return these only to who asks for them by name."""
@@ -36,9 +39,11 @@ Coordinate = Annotated[float, Field(ge=-1_000_000, le=1_000_000)]
 Position = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 Gauge = Annotated[int, Field(ge=0, le=100)]
 Leaning = Annotated[int, Field(ge=-100, le=100)]
-Leanings = Annotated[dict[Ref, Leaning], Field(max_length=100)]
+Leanings = Annotated[dict[Ref, Leaning], Field(max_length=LEANINGS_MAX)]
 Scalar = (
-    bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[str, Field(max_length=200), AfterValidator(clean)]
+    bool
+    | Annotated[int, Field(ge=-NUMBER_MAX, le=NUMBER_MAX)]
+    | Annotated[str, Field(max_length=200), AfterValidator(clean)]
 )
 Weather = Literal["clear", "overcast", "rain", "storm", "fog", "snow", "ash"]
 TimeOfDay = Literal["dawn", "day", "dusk", "night"]
@@ -63,7 +68,7 @@ class Remark(Data):
     text: Annotated[str, Field(min_length=1, max_length=SAYING_MAX), AfterValidator(clean)]
     by: Line | None = None
     outside: bool = False
-    tick: Annotated[int, Field(ge=0)] = 0
+    tick: Annotated[int, Field(ge=0, le=NUMBER_MAX)] = 0
 
 
 class Requirement(Data):
@@ -255,6 +260,62 @@ def name_of(entity: Entity) -> str:
     """What people call it: its name or title; its id where it has none."""
     named = entity.data.get("name") or entity.data.get("title")
     return named if isinstance(named, str) else entity.id
+
+
+def text_in(kind: Kind, patch: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of a patch that hold free text now; ids, slugs and the words of a fixed list are none."""
+    return frozenset(name for name, value in patch.items() if name not in _plain_fields(kind) and _has_words(value))
+
+
+def marked_outside(before: frozenset[str], kind: Kind, patch: Mapping[str, Any], *, outside: bool) -> frozenset[str]:
+    """The fields that hold text from outside once a patch is over the data.
+
+    Args:
+        before: Those that did.
+        kind: Of the entity.
+        patch: What changes.
+        outside: Whether the patch's free text came from outside; what is said says that of itself too.
+    """
+    theirs = (
+        text_in(kind, patch)
+        if outside
+        else frozenset(filter(lambda n: _is_said(patch[n]), OUTSIDE_FIELDS & patch.keys()))
+    )
+    return before.difference(patch) | theirs
+
+
+def _is_said(value: object) -> bool:
+    """Whether remarks do not say of themselves that they came from inside."""
+    remarks = cast("list[object]", value) if isinstance(value, list) else [value]
+    return any(
+        each is not None and not (isinstance(each, Mapping) and cast("Mapping[str, Any]", each).get("outside") is False)
+        for each in remarks
+    )
+
+
+def _has_words(value: object) -> bool:
+    if isinstance(value, Mapping):
+        found = cast("Mapping[str, object]", value)
+        return any(map(_has_words, (*found.keys(), *found.values())))
+    return (
+        any(map(_has_words, cast("list[object]", value)))
+        if isinstance(value, list)
+        else isinstance(value, str) and value != ""
+    )
+
+
+@cache
+def _plain_fields(kind: Kind) -> frozenset[str]:
+    return frozenset(name for name, annotation in _shape(KINDS[kind]) if not _is_free(annotation))
+
+
+def _is_free(annotation: object) -> bool:
+    """Whether a type has text of any words: what the kinds clean of control characters."""
+    if _is_model(annotation):
+        return any(_is_free(inner) for _, inner in _shape(cast("type[BaseModel]", annotation)))
+    if isinstance(annotation, AfterValidator):
+        return annotation.func is clean
+    return any(map(_is_free, get_args(annotation)))
 
 
 @cache

@@ -22,7 +22,7 @@ from body_broker.telemetry import get_logger
 from body_broker.world import reading
 from body_broker.world.forms import event_of
 from body_broker.world.kinds import name_of
-from body_broker.world.mirror import DECIDED_STREAM
+from body_broker.world.mirror import DECIDED_STREAM, latest
 from body_broker.world.model import EVENT_STREAM, Entity, Event, Kind, Reading
 from body_broker.world.patching import after
 
@@ -50,6 +50,8 @@ class WorldMap:
         self._regions: dict[str, set[str]] = {}
         self._kinds: dict[Kind, set[str]] = {}
         self._pos = self._tick = 0
+        self._last: Event | None = None  # the event at `_pos`: a record that has another one there is another record
+        self._doubted: int | None = None  # what the stream has up to here may be of another record; None: not known yet
         self._known_at: float | None = None  # monotonic: when this was last known to be all there is
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._writing = asyncio.Lock()
@@ -119,14 +121,23 @@ class WorldMap:
         Raises:
             OSError, asyncpg.PostgresError: It cannot be reached.
         """
-        began = time.monotonic()
         async with self._writing:
-            found = await reading.world(self._pool)
-            self._entities = found.entities
-            self._regions, self._kinds = {}, {}
-            for each in found.entities.values():
-                self._note(None, each)
-            self._pos, self._tick, self._known_at = found.pos, found.tick, began
+            await self._load()
+
+    async def _load(self) -> None:
+        began = time.monotonic()
+        found = await reading.world(self._pool)
+        last = await self._event_at(found.pos)
+        self._entities = found.entities
+        self._regions, self._kinds = {}, {}
+        for each in found.entities.values():
+            self._note(None, each)
+        self._last, self._doubted = last, None
+        self._pos, self._tick, self._known_at = found.pos, found.tick, began
+
+    async def _event_at(self, pos: int) -> Event | None:
+        found = await reading.events(self._pool, after_pos=pos - 1, limit=1)
+        return found[0] if found and found[0].pos == pos else None
 
     async def reach(self, pos: int) -> None:
         """Hold the record up to this position at least; what is not here yet is read.
@@ -156,23 +167,41 @@ class WorldMap:
     async def _tail(self) -> None:
         """Take what the engine tells as it comes; a hole is filled from the record."""
         decided: str | None = None
+        seen = (0, 0)  # of the stream's entries: one that is of no use is not looked at again and again
         while True:
             try:
                 decided = decided or await self._latest_decision()
-                streams: Any = {EVENT_STREAM: f"{self._pos}-0", DECIDED_STREAM: decided}
-                reply = await self._redis.xread(streams, block=_BLOCK_MS, count=500)
-                for stream, entry_id, fields in _entries(reply):
+                if self._doubted is None:
+                    self._doubted = await latest(self._redis)
+                at = max(seen, (self._pos, 0))
+                streams: Any = {EVENT_STREAM: f"{at[0]}-{at[1]}", DECIDED_STREAM: decided}
+                found = _entries(await self._redis.xread(streams, block=_BLOCK_MS, count=500))
+                if not found:
+                    seen = (0, 0)  # the stream may have begun anew below
+                for stream, entry_id, fields in found:
                     if stream == EVENT_STREAM:
-                        await self._take(event_of(fields[b"event"]))
+                        seen = _number(entry_id)
+                        await self._hear(fields)
                     else:
                         decided = entry_id
-                        self._wake(fields[b"change"].decode())
+                        self._wake(fields.get(b"change", b"").decode(errors="replace"))
             except (*REDIS_LOST, *POSTGRES_LOST, asyncpg.PostgresError):
                 log.warning("world_tail_lost_connection")
                 await asyncio.sleep(_AFTER_LOSS_S)
-            except (KeyError, ValueError):
-                log.warning("world_tail_met_foreign_entry")
-                await self._repair_quietly()
+            except Exception:  # whatever somebody wrote there must not stop the map
+                log.exception("world_tail_failed")
+                await asyncio.sleep(_AFTER_LOSS_S)
+
+    async def _hear(self, fields: Mapping[bytes, bytes]) -> None:
+        try:
+            event = event_of(fields[b"event"])
+            is_news = event.pos > self._pos
+        except (KeyError, ValueError, TypeError):
+            log.warning("world_tail_met_foreign_entry")
+            await self._repair()
+            return
+        if is_news:
+            await self._take(event)
 
     async def _latest_decision(self) -> str:
         top: Any = await self._redis.xrevrange(DECIDED_STREAM, count=1)
@@ -186,6 +215,8 @@ class WorldMap:
                 await self.check()
             except (*POSTGRES_LOST, asyncpg.PostgresError):
                 log.warning("world_watch_lost_database")
+            except Exception:  # nor must what the record says
+                log.exception("world_watch_failed")
 
     async def check(self) -> None:
         """Be as the record is now.
@@ -199,46 +230,59 @@ class WorldMap:
             log.warning("world_went_back", known=self._pos, found=head.pos)
             await self.load()
             return
-        if head.pos > self._pos:
-            await self._repair()
+        await self._repair()
         if self._pos >= head.pos:
             self._tick, self._known_at = max(self._tick, head.tick), began
 
     async def _take(self, event: Event) -> None:
-        if event.pos > self._pos + 1:
+        if self._doubted is None or event.pos <= self._doubted or event.pos > self._pos + 1:
             await self._repair()
+            return
         async with self._writing:
-            await self._apply([event])
+            if not await self._apply([event]):
+                await self._load()
 
     async def _repair(self) -> None:
+        """Take what the record has beyond this map; where it is another record than the map's, read it whole."""
         async with self._writing:
             while True:
-                events = await reading.events(self._pool, after_pos=self._pos, limit=reading.EVENTS_MAX)
-                await self._apply(events)
-                if len(events) < reading.EVENTS_MAX:
+                start = self._pos
+                events = await reading.events(self._pool, after_pos=max(start - 1, 0), limit=reading.EVENTS_MAX)
+                if not self._goes_on_with(events) or not await self._apply(events):
+                    log.warning("world_is_another", known=self._pos)
+                    await self._load()
+                    return
+                if len(events) < reading.EVENTS_MAX or self._pos == start:
                     return
 
-    async def _repair_quietly(self) -> None:
-        try:
-            await asyncio.sleep(_AFTER_LOSS_S)
-            await self.check()
-        except (*POSTGRES_LOST, asyncpg.PostgresError):
-            log.warning("world_tail_lost_connection")
+    def _goes_on_with(self, events: Sequence[Event]) -> bool:
+        """Whether the record has the event that this map has last."""
+        last = self._last
+        return last is None or (bool(events) and _is_same(events[0], last))
 
-    async def _apply(self, events: Iterable[Event]) -> None:
+    async def _apply(self, events: Iterable[Event]) -> bool:
+        """Take these events; False at the first that does not follow from what is here."""
         for event in events:
-            if event.pos != self._pos + 1:
+            if event.pos <= self._pos:
                 continue
             before = self._entities.get(event.entity_id)
+            epoch = 0 if self._last is None else self._last.epoch
+            if (
+                event.pos != self._pos + 1
+                or event.version != (0 if before is None else before.version) + 1
+                or event.epoch < epoch
+            ):
+                return False
             now = self._entities[event.entity_id] = after(before, event)
             self._note(before, now)
-            self._pos, self._tick = event.pos, max(self._tick, event.tick)
+            self._pos, self._tick, self._last = event.pos, max(self._tick, event.tick), event
             if event.change_id is not None:
                 self._wake(event.change_id)
             try:
                 await self._on_event(event)
             except Exception:  # a listener's fault must not stop the map
                 log.exception("world_event_not_announced")
+        return True
 
     def _note(self, before: Entity | None, now: Entity) -> None:
         if before is not None and before.region is not None:
@@ -257,6 +301,17 @@ class WorldMap:
     def _sorted(self, ids: Iterable[str], kind: Kind | None) -> list[Entity]:
         found = [self._entities[each] for each in sorted(ids)]
         return found if kind is None else [each for each in found if each.kind == kind]
+
+
+def _is_same(one: Event, other: Event) -> bool:
+    return (one.pos, one.entity_id, one.version, one.change_id, one.epoch, one.type, one.patch) == (
+        (other.pos, other.entity_id, other.version, other.change_id, other.epoch, other.type, other.patch)
+    )
+
+
+def _number(entry_id: str) -> tuple[int, int]:
+    first, _, second = entry_id.partition("-")
+    return int(first), int(second)
 
 
 def _entries(reply: Any) -> list[tuple[str, str, dict[bytes, bytes]]]:  # XREAD's reply in RESP2's or RESP3's shape

@@ -24,6 +24,8 @@ DEPTH_MAX = 8
 BATCH_MAX = 64
 PAYLOAD_BYTES_MAX = 16_384
 PRIORITY_MAX = 9
+PLAYER_RANK = 2
+"""The rank of a change that is a player's input."""
 EXPIRES_IN_MS = 60_000
 EXPIRES_IN_MS_MAX = 24 * 3_600_000
 
@@ -44,6 +46,7 @@ class Entity:
         tick: Of its latest event.
         data: Its fields, by its kind; JSON values.
         removed: It is gone; nothing changes it any more.
+        outside: The names of its fields that hold text from outside.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Entity:
     tick: int
     data: Mapping[str, Any]
     removed: bool = False
+    outside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

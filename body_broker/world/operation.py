@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from body_broker.world.kinds import Actor, Data, names_in
-from body_broker.world.model import Change, Effect, Entity, Kind
+from body_broker.world.model import PLAYER_RANK, Change, Effect, Entity, Kind
+from body_broker.world.overlay import Overlay
 
 ACTORS: frozenset[Kind] = frozenset({"npc", "player"})
 
@@ -23,6 +24,11 @@ class Refused:
     rule: str
 
 
+def from_outside(change: Change) -> bool:
+    """Whether free text that a change brings is to be marked as text from outside."""
+    return change.tainted or change.rank >= PLAYER_RANK
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """What an operation may look at.
@@ -33,9 +39,14 @@ class Scene:
         tick: When.
     """
 
-    entities: Mapping[str, Entity]
+    entities: Overlay
     change: Change
     tick: int
+
+    @property
+    def outside(self) -> bool:
+        """Whether text that the change brings came from outside: rank 2 is a player's input, whoever carried it here."""
+        return from_outside(self.change)
 
     def present(self, entity_id: str | None, *kinds: Kind) -> Entity | None:
         """An entity that is there and of one of these kinds, or of any where none is named; else None."""
@@ -115,6 +126,7 @@ RULES: Mapping[str, str] = {
     "already_held": "Somebody alive holds the item.",
     "not_portable": "The item cannot be carried.",
     "inventory_full": "They cannot carry more.",
+    "too_many": "It leans to as many as it can already.",
     "empty_handed": "Who is new has nothing yet: give them their things afterwards.",
     "destroyed_item": "The item is destroyed.",
     "not_a_number": "The field holds no number.",

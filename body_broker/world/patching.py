@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from body_broker.world.kinds import marked_outside
 from body_broker.world.model import Effect, Entity, Event
 
 
@@ -38,6 +39,7 @@ def affected(entity: Entity | None, effect: Effect, tick: int) -> Entity:
             tick=tick,
             data=merged({}, effect.patch),
             removed=effect.removed,
+            outside=marked_outside(frozenset(), effect.kind, effect.patch, outside=effect.outside),
         )
     return Entity(
         id=entity.id,
@@ -47,6 +49,7 @@ def affected(entity: Entity | None, effect: Effect, tick: int) -> Entity:
         tick=tick,
         data=merged(entity.data, effect.patch),
         removed=entity.removed or effect.removed,
+        outside=marked_outside(entity.outside, entity.kind, effect.patch, outside=effect.outside),
     )
 
 
@@ -60,4 +63,11 @@ def after(entity: Entity | None, event: Event) -> Entity:
         tick=event.tick,
         data=merged({} if entity is None else entity.data, event.patch),
         removed=event.removed,
+        outside=marked_outside(
+            frozenset() if entity is None else entity.outside,
+            event.kind,
+            event.patch,
+            # What nobody asked for is an operator's: only what was said may be others' words there.
+            outside=event.outside and event.change_id is not None,
+        ),
     )

@@ -15,10 +15,10 @@ import orjson
 
 from body_broker.errors import Conflict, NotFound, RateLimited
 from body_broker.storage.postgres import Connection, Executor, Pool
-from body_broker.text import clean, new_id
+from body_broker.text import clean, is_clean, new_id
 from body_broker.work.model import Origin
 from body_broker.world.asking import Asked, ask
-from body_broker.world.model import CHANGE_CHANNEL, FINAL, Entity, Proposal, Queued, Standing, Verdict
+from body_broker.world.model import CHANGE_CHANNEL, FINAL, PLAYER_RANK, Entity, Proposal, Queued, Standing, Verdict
 from body_broker.world.rules import decide
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ made AS (
 SELECT id, key, pg_notify($20, '') FROM made
 """
 _SAME_KEYS = "SELECT id, key, digest, state FROM world_change WHERE actor = $1 AND key = ANY ($2::text[])"
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('world_change ' || $1, 0))"
 _CANCEL = """
 WITH asked AS (SELECT id, batch FROM world_change WHERE id = $1 AND actor = $2)
 UPDATE world_change c SET state = 'cancelled', rule = CASE WHEN c.id = $1 THEN NULL ELSE 'batch' END,
@@ -106,7 +107,8 @@ async def submit(
         Conflict: A key stands for another change.
         RateLimited: Too many of the requester's changes wait.
     """
-    asked = await ask(pool, proposals, origin=origin, rank=rank)
+    taken = await _taken(pool, proposals, requester)
+    asked = await ask(pool, proposals, origin=origin, rank=rank, taken=taken)
     batch = new_id("bat") if atomic and len(asked) > 1 else None
     if batch is not None:  # they go together: one order for all, which is the least that any of them has
         rank_of_all, priority = min(a.rank for a in asked), min(a.proposal.priority for a in asked)
@@ -119,6 +121,8 @@ async def submit(
         connection = await stack.enter_async_context(pool.acquire())
         if len(asked) > 1:
             await stack.enter_async_context(connection.transaction())
+            # Calls with the same keys in another order would each wait for a key of the other.
+            await connection.execute(_ONE_AT_A_TIME, requester)
         made = {row["key"] for row in await connection.fetch(_INSERT, *settled)}
         former = {} if len(made) == len(asked) else await _former(connection, asked, requester, made, open_changes_max)
         if batch is not None and made and former:
@@ -127,6 +131,12 @@ async def submit(
                 next_step="Use new idempotency keys for a batch that is new.",
             )
     return [_queued(each, ids, former) for each in asked]
+
+
+async def _taken(pool: Executor, proposals: Sequence[Proposal], requester: str) -> frozenset[str]:
+    """The keys of those that were taken before, among proposals that name a cause: it may be forgotten by now."""
+    keys = [each.key for each in proposals if each.causation is not None and is_clean(each.key)]
+    return frozenset(row["key"] for row in await pool.fetch(_SAME_KEYS, requester, keys)) if keys else frozenset()
 
 
 def _queued(asked: Asked, ids: Mapping[str, str], former: Mapping[str, asyncpg.Record]) -> Queued:
@@ -175,7 +185,8 @@ def _columns(asked: Sequence[Asked], ids: Mapping[str, str], rank: int | None, p
             each.depth,
             each.signature,
             " ".join(each.ancestry),
-            each.tainted,
+            # A batch may take a player's rank away, never that the words are a player's.
+            each.tainted or each.rank >= PLAYER_RANK > (PLAYER_RANK if rank is None else rank),
             each.proposal.expires_in_ms,
         )
         for each in asked

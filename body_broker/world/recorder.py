@@ -16,7 +16,7 @@ from body_broker.storage.postgres import Connection
 from body_broker.world import epochs
 from body_broker.world.kinds import OUTSIDE_FIELDS
 from body_broker.world.model import DECIDED_CHANNEL, Change, Effect, Entity, Event, Verdict
-from body_broker.world.patching import affected
+from body_broker.world.patching import affected, after
 
 CLAIM_MAX = 512
 
@@ -43,12 +43,15 @@ FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) AS v (
 WHERE c.id = v.id AND c.state = 'queued'
 """
 _ENTITIES = """
-INSERT INTO world_entity (id, kind, region, version, removed, data, tick)
-SELECT e.id, e.kind, e.region, e.version, e.removed, e.data::jsonb, e.tick
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::bigint[])
-    AS e (id, kind, region, version, removed, data, tick)
+INSERT INTO world_entity (id, kind, region, version, removed, data, tick, outside)
+SELECT e.id, e.kind, e.region, e.version, e.removed, e.data::jsonb, e.tick, ARRAY(
+    SELECT unnest(w.outside) EXCEPT SELECT unnest(string_to_array(e.patched, ' '))
+    UNION SELECT unnest(string_to_array(e.marked, ' ')) ORDER BY 1)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::text[], $7::bigint[], $8::text[], $9::text[])
+    AS e (id, kind, region, version, removed, data, tick, patched, marked)
+LEFT JOIN world_entity w ON w.id = e.id
 ON CONFLICT (id) DO UPDATE SET region = excluded.region, version = excluded.version, removed = excluded.removed,
-    data = excluded.data, tick = excluded.tick, at = now()
+    data = excluded.data, tick = excluded.tick, outside = excluded.outside, at = now()
 """
 _EVENTS = """
 INSERT INTO world_event (pos, entity_id, version, kind, region, type, patch, change_id, causation, epoch, tick, outside, at, removed)
@@ -182,8 +185,24 @@ async def _write(
 ) -> None:
     if not events:
         return
+    patched: dict[str, set[str]] = {}
+    marked: dict[str, Entity] = {}
+    for event in events:  # alone, over nothing: the record itself knows which fields were marked before
+        patched.setdefault(event.entity_id, set()).update(event.patch)
+        marked[event.entity_id] = after(marked.get(event.entity_id), event)
     entities = [
-        (e.id, e.kind, e.region, e.version, e.removed, orjson.dumps(e.data).decode(), e.tick) for e in left.values()
+        (
+            e.id,
+            e.kind,
+            e.region,
+            e.version,
+            e.removed,
+            orjson.dumps(e.data).decode(),
+            e.tick,
+            " ".join(patched[e.id]),
+            " ".join(marked[e.id].outside),
+        )
+        for e in left.values()
     ]
     await connection.execute(_ENTITIES, *_columns(entities))
     rows = [

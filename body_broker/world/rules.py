@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,36 +11,13 @@ from pydantic import ValidationError
 
 from body_broker.telemetry import get_logger
 from body_broker.text import digest
+from body_broker.world.kinds import text_in
 from body_broker.world.model import DEPTH_MAX, Change, Effect, Entity, Verdict
-from body_broker.world.operation import Op, Outcome, Refused, Scene, is_dead
+from body_broker.world.operation import Op, Outcome, Refused, Scene, from_outside, is_dead
 from body_broker.world.operations import OPERATIONS
-from body_broker.world.patching import affected
+from body_broker.world.overlay import Overlay
 
 log = get_logger(__name__)
-
-
-class Overlay(Mapping[str, Entity]):
-    """Entities as changes leave them, over others that stay as they are."""
-
-    def __init__(self, base: Mapping[str, Entity]) -> None:
-        self._base = base
-        self.changed: dict[str, Entity] = {}
-
-    def __getitem__(self, entity_id: str) -> Entity:
-        found = self.changed.get(entity_id)
-        return self._base[entity_id] if found is None else found
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.changed
-        yield from (each for each in self._base if each not in self.changed)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def apply(self, effects: Iterable[Effect], tick: int) -> None:
-        """Let these effects have happened."""
-        for effect in effects:
-            self.changed[effect.entity_id] = affected(self.get(effect.entity_id), effect, tick)
 
 
 def signature(entity_id: str, op: str, payload: Mapping[str, Any]) -> str:
@@ -93,8 +71,15 @@ def _judge(change: Change, trial: Overlay, before: Overlay, tick: int, now: date
     outcome = _outcome(OPERATIONS[change.op], change, trial, tick)
     if isinstance(outcome, Refused):
         return _rejected(change, outcome.rule)
-    trial.apply(outcome, tick)
-    return Verdict(change_id=change.id, state="applied", effects=tuple(outcome))
+    effects = tuple(_marked(effect, change, trial) for effect in outcome)
+    trial.apply(effects, tick)
+    return Verdict(change_id=change.id, state="applied", effects=effects)
+
+
+def _marked(effect: Effect, change: Change, world: Overlay) -> Effect:
+    """The effect, marked where it brings free text from outside: here for every operation."""
+    kind = effect.kind or world[effect.entity_id].kind
+    return replace(effect, outside=effect.outside or (from_outside(change) and bool(text_in(kind, effect.patch))))
 
 
 def _refused_by_itself(change: Change, now: datetime) -> Verdict | None:

@@ -10,7 +10,19 @@ from pydantic import Field
 from body_broker.calls import Json
 from body_broker.errors import BadInput
 from body_broker.world.handling import holding, without
-from body_broker.world.kinds import KINDS, Id, Ref, check, clean_fields, problems_of_fields, references, value_of
+from body_broker.world.kinds import (
+    KINDS,
+    LEANINGS_MAX,
+    NUMBER_MAX,
+    Id,
+    Ref,
+    check,
+    clean_fields,
+    default_of,
+    problems_of_fields,
+    references,
+    value_of,
+)
 from body_broker.world.model import Effect, Entity, Kind
 from body_broker.world.operation import ACTORS, Op, Outcome, Payload, Refused, Scene
 
@@ -24,10 +36,13 @@ PROTECTED: Mapping[Kind, frozenset[str]] = {
 }
 """What `set` leaves alone, by kind: other operations change it under their rules, or only an operator does."""
 
+_BORN_WITH = frozenset({"place", "inventory", "holder", "value"})
+"""Fields that `set` leaves alone and that somebody may be born with: `spawn` has rules for them."""
+
 GAUGES: Mapping[Kind, Mapping[str, tuple[int, int]]] = {
     "player": {"sanity": (0, 100)},
     "region": {"danger": (0, 10)},
-    "flag": {"value": (-(2**53), 2**53)},
+    "flag": {"value": (-NUMBER_MAX, NUMBER_MAX)},
 }
 """The numbers that `add` changes, and their bounds."""
 LEANINGS: Mapping[Kind, str] = {"npc": "disposition", "faction": "stance"}
@@ -70,14 +85,26 @@ def problems_of_payload(kind: Kind | None, payload: Payload) -> list[str]:
             kept = [f"{name}: another operation changes it" for name in payload.fields if name in own]
             return kept + problems_of_fields(kind, {k: v for k, v in payload.fields.items() if v is not None})
         case Spawn():
-            try:
-                check(payload.kind, payload.data)
-            except BadInput as error:
-                found = error.details["problems"]
-                return found if isinstance(found, list) else [error.message]
-            return []
+            return _problems_of_birth(payload)
         case _:
             return []
+
+
+def _problems_of_birth(payload: Spawn) -> list[str]:
+    try:
+        data = check(payload.kind, payload.data)
+    except BadInput as error:
+        found = error.details["problems"]
+        return found if isinstance(found, list) else [error.message]
+    return [
+        f"data.{name}: nobody is born with it; another operation changes it" for name in _not_born(payload.kind, data)
+    ]
+
+
+def _not_born(kind: Kind, data: Mapping[str, Any]) -> list[str]:
+    """The fields of checked data that nobody may have yet: what `set` may not touch is not got by being made anew."""
+    kept = PROTECTED.get(kind, frozenset()) - _BORN_WITH
+    return [name for name in data if name in kept and data[name] != default_of(kind, name)]
 
 
 def settled(kind: Kind | None, payload: Payload) -> Payload:
@@ -105,7 +132,7 @@ def set_fields(entity: Entity, payload: Set, scene: Scene) -> Outcome:
     patch |= {name: None for name in payload.fields if name not in kept}
     if not _is_whole(entity, patch):
         return Refused("bad_payload")
-    return [Effect(entity_id=entity.id, type="set", patch=_replacing(entity, patch), outside=scene.change.tainted)]
+    return [Effect(entity_id=entity.id, type="set", patch=_replacing(entity, patch))]
 
 
 def add(entity: Entity, payload: Add, scene: Scene) -> Outcome:
@@ -113,7 +140,10 @@ def add(entity: Entity, payload: Add, scene: Scene) -> Outcome:
     if payload.field == LEANINGS.get(entity.kind):
         if scene.present(payload.key) is None:
             return Refused("unknown_reference")
-        now = value_of(entity, payload.field).get(payload.key, 0)
+        leanings = value_of(entity, payload.field)
+        if payload.key not in leanings and len(leanings) >= LEANINGS_MAX:
+            return Refused("too_many")
+        now = leanings.get(payload.key, 0)
         patch: dict[str, Any] = {payload.field: {payload.key: _bounded(now + payload.by, _LEANING)}}
     else:
         bounds = GAUGES.get(entity.kind, {}).get(payload.field)
@@ -127,14 +157,9 @@ def add(entity: Entity, payload: Add, scene: Scene) -> Outcome:
 def spawn(payload: Spawn, scene: Scene) -> Outcome:
     """A new entity; where it names a place, it is in that place's region."""
     entity_id = scene.change.entity_id
-    try:
-        data = check(payload.kind, payload.data)
-    except BadInput:
-        return Refused("bad_payload")
-    if any(scene.present(named) is None for named in references(payload.kind, data) - {entity_id}):
-        return Refused("unknown_reference")
-    if data.get("inventory"):
-        return Refused("empty_handed")
+    data = _born(payload, scene)
+    if isinstance(data, Refused):
+        return data
     place = scene.present(data.get("place"), "place")
     if data.get("place") is not None and place is None:
         return Refused("unknown_place")
@@ -147,9 +172,20 @@ def spawn(payload: Spawn, scene: Scene) -> Outcome:
         patch={name: value for name, value in data.items() if value is not None},
         kind=payload.kind,
         region=region,
-        outside=scene.change.tainted,
     )
     return _held_from_birth(made, data, scene)
+
+
+def _born(payload: Spawn, scene: Scene) -> dict[str, Any] | Refused:
+    try:
+        data = check(payload.kind, payload.data)
+    except BadInput:
+        return Refused("bad_payload")
+    if _not_born(payload.kind, data):
+        return Refused("protected_field")
+    if any(scene.present(named) is None for named in references(payload.kind, data) - {scene.change.entity_id}):
+        return Refused("unknown_reference")
+    return Refused("empty_handed") if data.get("inventory") else data
 
 
 def remove(entity: Entity, _payload: Remove, scene: Scene) -> Outcome:
@@ -171,9 +207,7 @@ def _held_from_birth(made: Effect, data: Mapping[str, Any], scene: Scene) -> Out
 
 
 def _is_inhabited(entity_id: str, scene: Scene) -> bool:
-    return any(
-        not other.removed and entity_id in {other.region, other.data.get("place")} for other in scene.entities.values()
-    )
+    return any(True for _ in scene.entities.inside(entity_id))
 
 
 def _is_whole(entity: Entity, patch: Mapping[str, Any]) -> bool:

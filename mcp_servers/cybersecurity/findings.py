@@ -14,6 +14,11 @@ SCANNERS: tuple[ScannerName, ...] = ("semgrep", "detect-secrets", "gitleaks")
 CORE: frozenset[ScannerName] = frozenset({"semgrep", "detect-secrets"})
 """Without an answer of each of these nothing is said to be free of findings."""
 
+FINDINGS_SEEN_MAX = 20_000
+"""Of one scanner in one scan; the rest is counted, and the scanner's answer is partial."""
+BEYOND = "findings too many"
+"""How the rest is called among a scanner's errors."""
+
 Severity = Literal["critical", "high", "medium", "low", "info", "unknown"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "high", "medium", "low", "info", "unknown")
 """The gravest first; `unknown` is what a scanner gave no known severity."""
@@ -75,7 +80,7 @@ class Finding(BaseModel):
     """One fault at one place, whoever saw it.
 
     Attributes:
-        fingerprint: The same in every scan while rule, path and line are the same, wherever the line moves.
+        fingerprint: The same in every scan while rule, path and the line's words (no text in quotes) stay, wherever it moves.
         scanners: Every scanner that saw it.
         rules: Every rule that saw it, the gravest first.
         message: From rules, who may quote code: outside text.

@@ -17,6 +17,8 @@ _DIGITS_MIN = 2
 _LONG = re.compile(r"[A-Za-z0-9+/=_.~-]{16,}")
 _LOGIN = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 _QUOTED = re.compile(r"""(["'`])(?:\\.|(?!\1).)*\1?""")
+_COMMENT = re.compile(r"(?:#|//|/\*).*")
+_NUMBERED = re.compile(r"\w*\d\w*")
 _VALUE = re.compile(r"([:=])\s*\S.*")
 
 
@@ -32,6 +34,12 @@ def mask_values(text: str) -> str:
     """What is left of a line that holds a secret, to know the line again by: names and signs, no value."""
     text = _VALUE.sub(rf"\1{HIDDEN}", _QUOTED.sub(HIDDEN, clean(text[:4_000])))
     return re.sub(r"[^\s:=*]{6,}", HIDDEN, text)
+
+
+def words_of(line: str) -> str:
+    """What a line of code is known again by: its words and signs, without quoted text, comments and words with digits."""
+    text = _COMMENT.sub("", _QUOTED.sub(HIDDEN, clean(line[:4_000])))
+    return " ".join(_NUMBERED.sub(HIDDEN, text).split())
 
 
 def _token(found: re.Match[str]) -> str:

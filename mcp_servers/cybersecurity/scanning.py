@@ -7,15 +7,19 @@ import threading
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from body_broker.calls import Progress
 from body_broker.errors import Unavailable
 from mcp_servers.cybersecurity import secrets, semgrep
+from mcp_servers.cybersecurity.copying import Stage
 from mcp_servers.cybersecurity.findings import SCANNERS, Scan, ScannerName, ScannerRun, Seen
 from mcp_servers.cybersecurity.merging import lines_of, merge
 from mcp_servers.cybersecurity.programs import isolation
-from mcp_servers.cybersecurity.staging import Stage, staged
+from mcp_servers.cybersecurity.staging import staged
+
+_HIDES: ScannerName = "detect-secrets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Scanning:
         gitleaks: The program that was set.
         rules_dir: A studio's own rules.
         timeout_s: How long one scanner may run.
+        own_dir: The hub's data dir, which is never scanned.
     """
 
     staging_dir: Path
@@ -35,6 +40,7 @@ class Scanning:
     gitleaks: Path | None
     rules_dir: Path | None
     timeout_s: float
+    own_dir: Path | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def scan(
@@ -58,20 +64,23 @@ class Scanning:
         Raises:
             Unavailable: The folder cannot be copied.
         """
-        async with self.turn, _stage(root, path, self.staging_dir, skips) as stage:
+        async with self.turn, _stage(root, path, self, skips) as stage:
             runs: list[ScannerRun] = []
             seen: list[Seen] = []
+            hides = False
             for number, name in enumerate(SCANNERS):
-                if progress is not None:
-                    await progress(number, len(SCANNERS), f"{name} over {stage.files} files")
-                if name in scanners:
+                run = ScannerRun(name=name, status="disabled")
+                # What it sees hides code that others show, asked for or not.
+                if name in scanners or name == _HIDES:
+                    if progress is not None:
+                        await progress(number, len(SCANNERS), f"{name} over {stage.files} files")
                     run, found = await self._run(name, stage)
-                else:
-                    run, found = ScannerRun(name=name, status="disabled"), []
-                runs.append(run)
-                seen += found
+                    hides = hides or (name == _HIDES and run.settled)
+                    seen += found
+                runs.append(run if name in scanners else ScannerRun(name=name, status="disabled"))
             copied = {named: copy for copy, named in stage.renamed.items()}
-            findings = await asyncio.to_thread(merge, seen, lines_of(stage.source, copied))
+            merging = partial(merge, seen, lines_of(stage.source, copied), told=scanners, quoting=hides)
+            findings = await asyncio.to_thread(merging)
             return Scan(
                 runs=tuple(runs),
                 findings=tuple(findings),
@@ -96,10 +105,10 @@ class Scanning:
 
 
 @asynccontextmanager
-async def _stage(root: Path, path: str, staging_dir: Path, skips: Collection[str]) -> AsyncGenerator[Stage]:
+async def _stage(root: Path, path: str, scanning: Scanning, skips: Collection[str]) -> AsyncGenerator[Stage]:
     """The staged copy, made and removed off the event loop; a scan that is cancelled meanwhile leaves nothing behind."""
     stop = threading.Event()
-    copying = staged(root, path, staging_dir, skips=skips, stopped=stop.is_set)
+    copying = staged(root, path, scanning.staging_dir, skips=skips, own=scanning.own_dir, stopped=stop.is_set)
     entering = asyncio.create_task(asyncio.to_thread(copying.__enter__))
     try:
         stage = await asyncio.shield(entering)

@@ -14,9 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_servers.cybersecurity.findings import ScannerName, ScannerRun, ScannerStatus, Seen, Severity
+from mcp_servers.cybersecurity.copying import Stage
+from mcp_servers.cybersecurity.findings import (
+    BEYOND,
+    FINDINGS_SEEN_MAX,
+    ScannerName,
+    ScannerRun,
+    ScannerStatus,
+    Seen,
+    Severity,
+)
 from mcp_servers.cybersecurity.programs import Command, Ended, run
-from mcp_servers.cybersecurity.staging import Stage
 
 _CHILD = Path(__file__).with_name("secrets_child.py")
 _GITLEAKS_CONFIG = Path(__file__).with_name("gitleaks.toml")
@@ -111,6 +119,8 @@ def _told(ended: Ended, version: str, stage: Stage) -> tuple[ScannerRun, list[Se
             scanned = int(told["scanned"])
         elif "error" in told:
             errors["files not understood"] += 1
+        elif len(seen) >= FINDINGS_SEEN_MAX:
+            errors[BEYOND] += 1
         else:
             seen.append(_secret("detect-secrets", str(told["type"]), str(told["path"]), int(told["line"]), stage))
     status = _status(ended, done=scanned is not None, errors=errors)
@@ -131,7 +141,9 @@ def _leaks(ended: Ended, version: str, stage: Stage) -> tuple[ScannerRun, list[S
     seen: list[Seen] = []
     try:
         found: list[dict[str, Any]] = json.loads(ended.output or b"null")
-        for leak in found:
+        if len(found) > FINDINGS_SEEN_MAX:
+            errors[BEYOND] = len(found) - FINDINGS_SEEN_MAX
+        for leak in found[:FINDINGS_SEEN_MAX]:
             copied = str(leak["File"]).removeprefix(f"{stage.source}/")
             rule = str(leak["RuleID"]) if _RULE.fullmatch(str(leak["RuleID"])) else "secret"
             seen.append(_secret("gitleaks", rule, copied, int(leak["StartLine"]), stage))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,7 @@ from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_cla
 from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import transient_settings
 
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_BINARY_BYTES = 8_192
+_ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}")
 # A public address is no secret.
 _NO_SECRETS = frozenset({"IPPublicDetector"})
 # What is no secret by its own form. Not among them: what a repository could hide one by (a comment, a file's name or ending).
@@ -41,11 +41,9 @@ def main() -> None:
     with transient_settings(chosen) as settings:
         settings.disable_filters(*_BY_NAME)
         for file in _files(source):
-            readable = _as_text(file, work)
-            if readable is None:
-                continue
             path = str(file.relative_to(source))
             try:
+                readable = _as_text(file, work)
                 found = sorted({(secret.line_number, secret.type) for secret in scan_file(str(readable))})
             except Exception as error:  # noqa: BLE001 - one file must not cost the others
                 _say({"path": path, "error": type(error).__name__})
@@ -61,23 +59,17 @@ def _files(source: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names))
 
 
-def _as_text(file: Path, work: Path) -> Path | None:
-    """The file, or a copy in UTF-8 where it is in something else; None where it is no text."""
+def _as_text(file: Path, work: Path) -> Path:
+    """The file, or a copy in UTF-8 where it is in something else."""
     content = file.read_bytes()
-    if content.startswith(_UTF16):
-        text = content.decode("utf-16", "replace")
-    elif b"\0" in content[:_BINARY_BYTES]:
-        return None
-    else:
-        try:
-            content.decode()
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
-        else:
-            return file
-    copy = work / f"text{file.suffix}"
-    copy.write_text(text, "utf-8", newline="")
-    return copy
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        # Only a known kind of ending is kept: a name of its own might be longer than the system takes.
+        copy = work / f"text{file.suffix if _ENDING.fullmatch(file.suffix) else ''}"
+        copy.write_text(content.decode("latin-1"), "utf-8", newline="")
+        return copy
+    return file
 
 
 def _say(told: dict[str, str | int]) -> None:

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcp_servers.cybersecurity.findings import ScannerRun, ScannerStatus, Seen, Severity
+from mcp_servers.cybersecurity.copying import Stage
+from mcp_servers.cybersecurity.findings import BEYOND, FINDINGS_SEEN_MAX, ScannerRun, ScannerStatus, Seen, Severity
 from mcp_servers.cybersecurity.programs import Command, run
-from mcp_servers.cybersecurity.staging import Stage
 
 OUR_RULES = Path(__file__).parent / "rules"
 _FILE_TIMEOUT_S = 5
 _MEMORY_MIB = 2_000
 _FATAL = 2
 _OF_RULES = "Rule parse error"
+_NO_RULES = "files of code in languages without rules"
 _WORD = re.compile(r"[A-Za-z][A-Za-z ]{0,39}")
 _HARD_CODED = "CWE-798"
 _CWE = re.compile(r"CWE-\d{1,5}")
@@ -93,11 +94,16 @@ def _count_rules(rules: Sequence[Path]) -> int:
 def _understood(output: bytes, code: int, duration_ms: int, loaded: int, stage: Stage) -> tuple[ScannerRun, list[Seen]]:
     try:
         answer: dict[str, Any] = json.loads(output)
-        seen = [_seen(result, stage) for result in answer["results"]]
+        results: list[dict[str, Any]] = answer["results"]
+        seen = [_seen(result, stage) for result in results[:FINDINGS_SEEN_MAX]]
         scanned = len(answer["paths"]["scanned"])
         errors = Counter(_error(error) for error in answer["errors"])
         failed = len({error.get("rule_id") for error in answer["errors"] if _error(error) == _OF_RULES})
         version = str(answer["version"])[:20]
+        if len(results) > len(seen):
+            errors[BEYOND] = len(results) - len(seen)
+        if scanned == 0 and stage.code:
+            errors[_NO_RULES] = stage.code
     except (ValueError, KeyError, TypeError, AttributeError):
         errors = {f"exit code {code}": 1}
         return ScannerRun(

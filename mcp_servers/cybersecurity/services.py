@@ -19,7 +19,7 @@ class Services:
     """Repositories, scans and findings.
 
     Attributes:
-        staging_dir: Where copies of repositories lie while they are scanned.
+        staging_dir: Where copies of repositories lie while they are scanned, in the hub's data dir, which is never scanned.
         find_semgrep: Where semgrep's engine is; None where it is not installed.
         gitleaks: The program; None takes the one on PATH.
         rules_dir: A studio's own rules, used beside ours.
@@ -49,6 +49,7 @@ class Services:
             gitleaks=self.gitleaks,
             rules_dir=self.rules_dir,
             timeout_s=self.timeout_s,
+            own_dir=self.staging_dir.parent,
             turn=self.turn,
         )
 

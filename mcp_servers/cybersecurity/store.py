@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,12 @@ INSERT INTO repository (name, root, skips, by) VALUES ($1, $2, $3::text[], $4) O
 _LIST = """
 SELECT r.name, r.root, r.skips, s.id AS scan, s.verdict, s.at
 FROM repository r LEFT JOIN LATERAL (
-    SELECT id, verdict, at FROM scan WHERE repository = r.name ORDER BY ordinal DESC LIMIT 1) s ON true
+    SELECT id, verdict, at FROM scan WHERE repository = r.name AND path = '' ORDER BY ordinal DESC LIMIT 1) s ON true
 WHERE r.name COLLATE "C" > $1 ORDER BY r.name COLLATE "C" LIMIT $2::integer
 """
 _ADD_SCAN = """
-INSERT INTO scan (id, repository, path, job_id, requester, revision, verdict, report)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb)
+INSERT INTO scan (id, repository, path, job_id, requester, revision, verdict, complete, report)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb)
 """
 _ADD_FINDINGS = """
 INSERT INTO finding (id, scan_id, ordinal, fingerprint, rule, category, severity, status, path, line, body)
@@ -42,11 +43,11 @@ FROM jsonb_to_recordset($2::text::jsonb) AS f (
 _BEFORE = """
 SELECT f.body::text FROM finding f
 WHERE f.status <> 'fixed' AND f.scan_id = (
-    SELECT id FROM scan WHERE repository = $1 AND path = $2 ORDER BY ordinal DESC LIMIT 1)
+    SELECT id FROM scan WHERE repository = $1 AND path = $2 AND complete ORDER BY ordinal DESC LIMIT 1)
 """
 _SCAN = """
 SELECT id, report::text FROM scan
-WHERE id = $1 OR (repository = $1 AND NOT EXISTS (SELECT FROM scan WHERE id = $1)) ORDER BY ordinal DESC LIMIT 1
+WHERE id = $1 OR (repository = $1 AND path = '' AND NOT EXISTS (SELECT FROM scan WHERE id = $1)) ORDER BY ordinal DESC LIMIT 1
 """
 _FINDINGS = """
 SELECT id, ordinal, body::text FROM finding
@@ -141,15 +142,20 @@ async def registered(executor: Executor, *, after: str = "", limit: int = 1_000)
 
 
 async def findings_before(executor: Executor, repository: str, path: str) -> dict[str, Finding]:
-    """What the latest scan of this folder had found, by fingerprint."""
-    found = [_finding(row["body"]) for row in await executor.fetch(_BEFORE, repository, path)]
-    return {finding.fingerprint: finding for finding in found}
+    """What the latest complete scan of this folder had found, by fingerprint."""
+    rows = await executor.fetch(_BEFORE, repository, path)
+    return await asyncio.to_thread(lambda: {f.fingerprint: f for f in (_finding(row["body"]) for row in rows)})
 
 
-async def add_scan(
-    connection: Connection, report: SecurityReport, path: str, requester: str, kept: Sequence[Kept]
-) -> None:
+async def add_scan(connection: Connection, report: SecurityReport, path: str, requester: str, rows: str) -> None:
     """Keep a scan with its findings, in the caller's transaction.
+
+    Args:
+        connection: The caller's.
+        report: What the scan came to.
+        path: The folder that was scanned.
+        requester: Who asked.
+        rows: `rows_of` its findings.
 
     Raises:
         NotFound: The repository was removed meanwhile.
@@ -164,12 +170,12 @@ async def add_scan(
             requester,
             report.revision,
             report.verdict,
+            report.complete,
             report.model_dump_json(),
         )
     except asyncpg.ForeignKeyViolationError as error:
         raise NotFound("The repository was removed while it was scanned.") from error
-    rows = [_row(ordinal, each) for ordinal, each in enumerate(kept)]
-    await connection.execute(_ADD_FINDINGS, report.scan_id, orjson.dumps(rows).decode())
+    await connection.execute(_ADD_FINDINGS, report.scan_id, rows)
 
 
 def keep(findings: Sequence[Finding], scan_id: str) -> list[Kept]:
@@ -177,8 +183,13 @@ def keep(findings: Sequence[Finding], scan_id: str) -> list[Kept]:
     return [Kept(new_id("fnd"), scan_id, finding) for finding in findings[:FINDINGS_KEPT_MAX]]
 
 
+def rows_of(kept: Sequence[Kept]) -> str:
+    """The findings as the table takes them. Slow: not for the event loop."""
+    return orjson.dumps([_row(ordinal, each) for ordinal, each in enumerate(kept)]).decode()
+
+
 async def report_of(executor: Executor, scan: str) -> SecurityReport:
-    """A scan's report; of a repository's name, the report of its latest scan.
+    """A scan's report; of a repository's name, the report of the latest scan of all of it.
 
     Raises:
         NotFound: There is no such scan.
@@ -187,7 +198,7 @@ async def report_of(executor: Executor, scan: str) -> SecurityReport:
 
 
 async def scan_named(executor: Executor, scan: str) -> str:
-    """A scan's id; of a repository's name, the id of its latest scan.
+    """A scan's id; of a repository's name, the id of the latest scan of all of it.
 
     Raises:
         NotFound: There is no such scan.

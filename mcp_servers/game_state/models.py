@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema
 
 from body_broker.calls import Arguments, Json, Result
-from body_broker.world.kinds import OUTSIDE_FIELDS
-from body_broker.world.model import Kind, Source
+from body_broker.world.kinds import NUMBER_MAX, OUTSIDE_FIELDS
+from body_broker.world.model import Entity, Kind, Source
 
 IDS_MAX = 256
 FIELDS_MAX = 32
@@ -52,6 +52,22 @@ def outside_in(fields: Mapping[str, Any]) -> bool:
     return any(remark is not None and remark.get("outside") is not False for remark in remarks)
 
 
+class Shown(BaseModel):
+    """Base of what shows some fields of an entity; it knows whether one of them holds words from outside."""
+
+    state: dict[str, Json]
+    _holds_outside: bool = PrivateAttr(default=False)
+
+    def of(self, entity: Entity) -> Self:
+        """Itself, marked by what the record says of the fields that are shown."""
+        self._holds_outside = not entity.outside.isdisjoint(self.state)
+        return self
+
+    def outside(self) -> bool:
+        """Whether it repeats words from outside."""
+        return self._holds_outside or outside_in(self.state)
+
+
 class Nothing(Arguments):
     """No arguments."""
 
@@ -72,16 +88,12 @@ class GetPlayerState(Arguments):
     fresh: Fresh = False
 
 
-class EntityState(Read):
+class EntityState(Shown, Read):
     """One entity; a field that is empty is left out unless it was asked for by name."""
 
     id: str
     region: str | None
     state: dict[str, Json]
-
-    def outside(self) -> bool:
-        """Whether it repeats words from outside."""
-        return outside_in(self.state)
 
 
 class GetNpcStates(Arguments):
@@ -92,7 +104,7 @@ class GetNpcStates(Arguments):
     fresh: Fresh = False
 
 
-class Item(BaseModel):
+class Item(Shown):
     """An entity in a listing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,7 +124,7 @@ class EntityStates(Read):
 
     def outside(self) -> bool:
         """Whether one of them repeats words from outside."""
-        return any(outside_in(item.state) for item in self.items)
+        return any(item.outside() for item in self.items)
 
 
 class GetWorldState(Arguments):
@@ -127,7 +139,7 @@ class GetWorldState(Arguments):
     fresh: Fresh = False
 
 
-class WorldState(Read):
+class WorldState(Shown, Read):
     """A region with a page of what is in it, in short; `pos` is where get_events goes on."""
 
     region: str
@@ -135,6 +147,10 @@ class WorldState(Read):
     state: dict[str, Json]
     items: list[Item]
     next_cursor: str | None = None
+
+    def outside(self) -> bool:
+        """Whether it, or what is in it, repeats words from outside."""
+        return super().outside() or any(item.outside() for item in self.items)
 
 
 class FindEntities(Arguments):
@@ -163,13 +179,15 @@ class EntityPage(Read):
 
     def outside(self) -> bool:
         """Whether one of them repeats words from outside."""
-        return any(outside_in(item.state) for item in self.items)
+        return any(item.outside() for item in self.items)
 
 
 class GetEvents(Arguments):
     """Events after a position."""
 
-    after_pos: Annotated[int, Field(ge=0, description="The pos or version of an earlier answer; 0 begins.")]
+    after_pos: Annotated[
+        int, Field(ge=0, le=NUMBER_MAX, description="The pos or version of an earlier answer; 0 begins.")
+    ]
     entity_id: Id | None = None
     region: Region = None
     types: _Names | None = None
@@ -181,7 +199,7 @@ class GetEntityHistory(Arguments):
     """What happened to one entity, removed ones too."""
 
     entity_id: Id
-    from_version: Annotated[int, Field(ge=1)] = 1
+    from_version: Annotated[int, Field(ge=1, le=NUMBER_MAX)] = 1
     fields: FieldsBriefly = None
     limit: Limit = 50
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from body_broker.calls import Arguments, Json, Result
 from body_broker.world.intents import TTL_MS
+from body_broker.world.kinds import NUMBER_MAX
 from body_broker.world.model import BATCH_MAX, EXPIRES_IN_MS, EXPIRES_IN_MS_MAX, PRIORITY_MAX
 from body_broker.world.operations import OPERATIONS
 from mcp_servers.game_state.models import Id, Read
@@ -17,7 +18,7 @@ WAIT_MS_MAX = 2_000
 
 ChangeId = Annotated[str, Field(min_length=5, max_length=80)]
 Key = Annotated[str | None, Field(min_length=1, max_length=128)]
-Version = Annotated[int | None, Field(ge=1)]
+Version = Annotated[int | None, Field(ge=1, le=NUMBER_MAX)]
 Cause = Annotated[str | None, Field(max_length=80, description="The change, or event:POS, it answers.")]
 Priority = Annotated[int, Field(ge=0, le=PRIORITY_MAX)]
 ExpiresInMs = Annotated[int, Field(ge=1, le=EXPIRES_IN_MS_MAX)]
@@ -150,7 +151,7 @@ class SubmitIntent(Arguments):
 
     npc_id: Id
     intent: WantedIntent
-    observed_version: Annotated[int, Field(ge=1, description="Of the state it was made from.")]
+    observed_version: Annotated[int, Field(ge=1, le=NUMBER_MAX, description="Of the state it was made from.")]
     ttl_ms: int = TTL_MS
 
 

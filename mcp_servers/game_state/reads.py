@@ -118,7 +118,7 @@ async def region_state(
         state=in_full(region, None),
         items=[item(each, in_short(each)) for each in shown],
         **stamp(as_of, region.version),
-    )
+    ).of(region)
     return state, shown[-1].id if len(left) > limit else None
 
 
@@ -206,7 +206,7 @@ async def _state(
         raise missing(entity, entity_id, kind)
     return EntityState(
         id=entity.id, region=entity.region, state=in_full(entity, fields), **stamp(as_of, entity.version)
-    )
+    ).of(entity)
 
 
 async def _everything(arguments: FindEntities, services: Services) -> tuple[Mapping[str, Entity], Reading]:

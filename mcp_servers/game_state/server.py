@@ -46,6 +46,7 @@ _READS = (
         run=get_world_state,
         title="Get a region's state",
         description="A region and, in short, everything in it. For one NPC in full use get_npc_state.",
+        output="as_marked",
     ),
     Tool(
         name="find_entities",
@@ -184,6 +185,7 @@ _RESOURCES = (
         description="An NPC's state; listeners hear of each change.",
         uri="game://npc/{id}",
         mime_type="application/json",
+        output="as_marked",
         completes={"id": complete_npc},
     ),
     Resource(
@@ -194,6 +196,7 @@ _RESOURCES = (
         description="A region with what is in it, in short; listeners hear of each change.",
         uri="game://region/{id}",
         mime_type="application/json",
+        output="as_marked",
         completes={"id": complete_region},
     ),
     Resource(
@@ -204,6 +207,7 @@ _RESOURCES = (
         description="The latest events of a region; listeners hear of each.",
         uri="game://events/{region}",
         mime_type="application/json",
+        output="as_marked",
         completes={"region": complete_region},
     ),
     Resource(

@@ -61,7 +61,7 @@ def in_short(entity: Entity) -> dict[str, Json]:
 
 def item(entity: Entity, state: dict[str, Json]) -> Item:
     """An entity in a listing, with what is shown of it."""
-    return Item(id=entity.id, kind=entity.kind, region=entity.region, version=entity.version, state=state)
+    return Item(id=entity.id, kind=entity.kind, region=entity.region, version=entity.version, state=state).of(entity)
 
 
 def told(event: Event, fields: Collection[str] | None) -> EventItem:

@@ -134,16 +134,17 @@ class NotUnderstood(_Told):
 
 
 class Coverage(_Told):
-    """How much of the text was understood; the first sentences that were not."""
+    """How much of the text was understood; the first sentences that were not; how much of existing_lore no rule could use."""
 
     sentences: int
     understood: int
+    lore_not_understood: int
     reasons: dict[Reason, int]
     not_understood: list[NotUnderstood]
 
 
 class Consistency(Result):
-    """true only where every sentence was understood and nothing contradicts; null where that is not known."""
+    """true only where every sentence and all lore was understood and nothing contradicts; null where that is not known."""
 
     consistent: bool | None
     verdict: Verdict
@@ -154,6 +155,8 @@ class Consistency(Result):
     def text(self) -> str:
         """The verdict, then a line for each violation."""
         seen = f"{self.coverage.understood} of {self.coverage.sentences} sentences understood"
+        if self.coverage.lore_not_understood:
+            seen += f", {self.coverage.lore_not_understood} of existing_lore not"
         head = {"pass": "Consistent", "fail": "Not consistent", "unsure": "Unsure: no rule found a contradiction"}
         lines = [
             f"{v.code} at {v.span[0]}-{v.span[1]}: “{v.claim}” against “{v.conflicts_with.text}” ({v.conflicts_with.source})"
@@ -189,6 +192,7 @@ class QuestId(Arguments):
     """One quest, stage, beat or ending."""
 
     id: Id
+    spoiler_max: Annotated[int | None, Field(ge=0, le=100)] = None
 
 
 class NodeTold(_Told):
@@ -222,6 +226,7 @@ class GetPlotGraph(Arguments):
     graph_id: Id
     start: Annotated[str | None, Field(max_length=80, description="Only what follows this node.")] = None
     depth: Annotated[int | None, Field(ge=0, le=100, description="Steps from start.")] = None
+    spoiler_max: Annotated[int | None, Field(ge=0, le=100)] = None
     limit: Limit = 50
     cursor: Cursor = None
 

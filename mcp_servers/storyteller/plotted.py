@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 from body_broker.calls import Call
 from body_broker.errors import BadInput
 from body_broker.world.canon import plots
-from body_broker.world.canon.model import FactTerm, FlagTerm, ItemTerm, NodeTerm, PlotNode, Term
+from body_broker.world.canon.model import FactTerm, FlagTerm, ItemTerm, NodeTerm, PlotNode, Requires, Term
 from body_broker.world.kinds import value_of
 from mcp_servers.storyteller.models import (
     AvailableQuests,
@@ -35,22 +36,34 @@ _FAULTS_TOLD = 100
 
 async def get_quest(arguments: QuestId, _call: Call, services: Services) -> QuestTold:
     """A quest, stage, beat or ending, and how far the world has it."""
-    graph, node = await services.node(arguments.id)
+    graph, node = await services.node(arguments.id, arguments.spoiler_max)
+    hidden = await services.hidden(arguments.spoiler_max)
     entity = (await services.entities()).get(node.id)
     quest = entity if entity is not None and entity.kind == "quest" and not entity.removed else None
     needed = (term.node for term in node.requires.terms() if isinstance(term, NodeTerm))
+    before = [*needed, *(edge.src for edge in graph.edges if edge.dst == node.id)]
     return QuestTold(
         graph_id=graph.id,
         node=NodeTold(
             **node.model_dump(exclude={"requires", "effects"}),
-            requires=_plain(node.requires),
+            requires=_plain(_told(node.requires, hidden)),
             effects=[_plain(effect) for effect in node.effects],
         ),
-        after=list(dict.fromkeys([*needed, *(edge.src for edge in graph.edges if edge.dst == node.id)])),
-        before=[each.id for each in plots.part_of(graph, node.id, 1)[1:]],
+        after=[each for each in dict.fromkeys(before) if each not in hidden],
+        before=[each.id for each in plots.part_of(graph, node.id, 1)[1:] if each.id not in hidden],
         state=quest and value_of(quest, "state"),
         stage=quest and value_of(quest, "stage"),
     )
+
+
+def _told(requires: Requires, hidden: Collection[str]) -> Requires:
+    """Requirements without the nodes that are not to be told of."""
+
+    def some(terms: Iterable[Term]) -> tuple[Term, ...]:
+        kept = (_told(term, hidden) if isinstance(term, Requires) else term for term in terms)
+        return tuple(term for term in kept if not (isinstance(term, NodeTerm) and term.node in hidden))
+
+    return Requires(all=some(requires.all), any=some(requires.any), none=some(requires.none))
 
 
 def _plain(part: BaseModel) -> dict[str, Any]:
@@ -62,11 +75,18 @@ def _plain(part: BaseModel) -> dict[str, Any]:
 async def get_plot_graph(arguments: GetPlotGraph, call: Call, services: Services) -> PlotGraphTold:
     """A graph's nodes, or those that follow one, with the edges from them."""
     graph = await services.graph(arguments.graph_id)
+    hidden = await services.hidden(arguments.spoiler_max)
+    graph = graph.model_copy(
+        update={
+            "nodes": tuple(node for node in graph.nodes if node.id not in hidden),
+            "edges": tuple(edge for edge in graph.edges if not {edge.src, edge.dst} & hidden),
+        }
+    )
     if arguments.start is not None and arguments.start not in {node.id for node in graph.nodes}:
         raise BadInput(f"start is no node of {graph.id}.", next_step="Leave it out to see which there are.")
-    nodes = plots.part_of(graph, arguments.start, arguments.depth)
+    nodes = await services.apart(plots.part_of, graph, arguments.start, arguments.depth)
     state = call.open_cursor(arguments.cursor)
-    asked = [graph.id, graph.version, arguments.start, arguments.depth]
+    asked = [graph.id, graph.version, arguments.start, arguments.depth, arguments.spoiler_max]
     if state is not None and state[:-1] != asked:
         raise BadInput("The cursor belongs to another question, or the graph has changed.", next_step="Leave it out.")
     first = 0 if state is None else int(state[-1])
@@ -89,7 +109,7 @@ def _summary(node: PlotNode) -> NodeSummary:
 
 async def list_available_quests(arguments: ForPlayer, _call: Call, services: Services) -> AvailableQuests:
     """Quests that a player could take on now."""
-    found = plots.available(*(await services.standing(arguments.player_id)))
+    found = await services.apart(plots.available, *(await services.standing(arguments.player_id)))
     items = [_summary(node) for node in found[: arguments.limit]]
     return AvailableQuests(items=items, omitted=len(found) - len(items))
 
@@ -98,7 +118,7 @@ async def explain_locked(arguments: ExplainLocked, _call: Call, services: Servic
     """What is in the way of a node for a player."""
     _, node = await services.node(arguments.node_id)
     nodes, standing = await services.standing(arguments.player_id)
-    done = plots.reached(nodes, standing)
+    done = await services.apart(plots.reached, nodes, standing)
     found = [Lock(kind=kind, what=_term(term)) for kind, term in plots.locks(node.requires, standing, done)]
     if node.id in done:
         found.append(Lock(kind="done", what=f"{node.title} has been reached."))

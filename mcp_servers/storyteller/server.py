@@ -75,7 +75,8 @@ async def retrieve_lore(arguments: RetrieveLore, _call: Call, services: Services
         *([npc] if npc and npc in entities and npc not in arguments.entities else []),
     ]
     for entity in about:
-        facts += _known((await services.subject(entity))[2], arguments.as_of, arguments.known_to)
+        there = (await services.subject(entity, arguments.known_to))[2]
+        facts += await services.within([f for f in there if f.holds_at(arguments.as_of)], arguments.spoiler_max)
     return Lore(
         passages=[passage.content for passage in found.passages],
         citations=[Citation(**passage.model_dump(exclude={"content", "score"})) for passage in found.passages],
@@ -90,12 +91,6 @@ def _said(value: object) -> str:
     if isinstance(value, list):
         return " ".join(_said(each) for each in cast("list[object]", value)[:16])
     return str(value) if isinstance(value, str | int | float) else ""
-
-
-def _known(facts: list[Fact], as_of: float | None, known_to: str | None) -> list[Fact]:
-    return [
-        f for f in facts if f.holds_at(as_of) and (known_to is None or f.known_by is None or known_to in f.known_by)
-    ]
 
 
 def _fact(fact: Fact) -> FactTold:
@@ -134,6 +129,7 @@ def consistency_of(checked: Checked) -> Consistency:
         coverage=Coverage(
             sentences=checked.sentences,
             understood=checked.understood,
+            lore_not_understood=checked.lore_not_understood,
             reasons=dict(checked.reasons),
             not_understood=[
                 NotUnderstood(span=[read.start, read.end], reason=read.reason)
@@ -146,8 +142,10 @@ def consistency_of(checked: Checked) -> Consistency:
 
 async def get_entity_facts(arguments: GetEntityFacts, call: Call, services: Services) -> EntityFacts:
     """What canon says of somebody or something at a moment."""
-    key, name, facts = await services.subject(arguments.entity)
-    known = sorted(_known(facts, arguments.as_of, arguments.known_to), key=lambda fact: (fact.predicate, fact.key))
+    key, name, facts = await services.subject(arguments.entity, arguments.known_to)
+    known = sorted(
+        (fact for fact in facts if fact.holds_at(arguments.as_of)), key=lambda fact: (fact.predicate, fact.key)
+    )
     after = call.open_cursor(arguments.cursor)
     rest = known if after is None else [fact for fact in known if (fact.predicate, fact.key) > tuple(after)]
     page = rest[: arguments.limit]
@@ -159,6 +157,7 @@ async def add_fact(arguments: AddFact, call: Call, services: Services) -> FactAd
     """Take a fact into canon: what a person says yes to, never an agent by itself."""
     requester = call.caller.requester
     said = arguments.model_dump(exclude={"reason", "source"}) | {"source": arguments.source or requester}
+    said["subject"] = await services.key_of(arguments.subject)
     try:
         fact = Fact.model_validate(said)
     except ValidationError as error:

@@ -21,6 +21,7 @@ CREATE TABLE world_entity (
     version bigint NOT NULL CHECK (version >= 1),
     removed boolean NOT NULL DEFAULT false,
     data jsonb NOT NULL,
+    outside text[] NOT NULL DEFAULT '{}',     -- the fields of data that hold text from outside
     tick bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
 );

@@ -17,6 +17,7 @@ CREATE TABLE scan (
     requester text NOT NULL,
     revision text NOT NULL,                   -- digest of what was scanned
     verdict text NOT NULL CHECK (verdict IN ('findings', 'no_findings', 'inconclusive')),
+    complete boolean NOT NULL,                -- nothing was missed: what later scans are held against
     report jsonb NOT NULL,
     at timestamptz NOT NULL DEFAULT now()
 );

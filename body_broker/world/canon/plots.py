@@ -74,13 +74,16 @@ def reached(nodes: Mapping[str, PlotNode], standing: Standing) -> frozenset[str]
     sets are set: beats happen by themselves. One of an exclusive group that sets no flag is never taken as reached.
     """
     found = set(standing.done)
-    ask = [node for node in nodes.values() if node.id not in standing.quests and node.id not in found]
-    while ask:
-        new = {node.id for node in ask if _happened(node, standing, found)}
-        if not new:
-            break
+    open_nodes = {node.id: node for node in nodes.values() if node.id not in standing.quests and node.id not in found}
+    readers = defaultdict[str, list[str]](list)
+    for node in open_nodes.values():
+        for needed in {term.node for term in node.requires.terms() if isinstance(term, NodeTerm)}:
+            readers[needed].append(node.id)
+    ask: Collection[str] = open_nodes.keys()
+    while new := {each for each in ask if _happened(open_nodes[each], standing, found)}:
         found |= new
-        ask = [node for node in ask if node.id not in new]
+        # Only what reads of those that are new can be otherwise now.
+        ask = {reader for each in new for reader in readers[each]} - found
     return frozenset(found)
 
 
@@ -155,14 +158,14 @@ def part_of(graph: PlotGraph, start: str | None, depth: int | None) -> list[Plot
 
 
 def _follows(graph: PlotGraph) -> Mapping[str, list[str]]:
-    follows = defaultdict[str, list[str]](list)
+    follows = defaultdict[str, dict[str, None]](dict)
     for edge in graph.edges:
-        follows[edge.src].append(edge.dst)
+        follows[edge.src][edge.dst] = None
     for node in graph.nodes:
         for term in node.requires.terms():
-            if isinstance(term, NodeTerm) and node.id not in follows[term.node]:
-                follows[term.node].append(node.id)
-    return follows
+            if isinstance(term, NodeTerm):
+                follows[term.node][node.id] = None
+    return defaultdict(list, {src: list(after) for src, after in follows.items()})
 
 
 def validate(graph: PlotGraph, plots: Sequence[PlotGraph], known: Mapping[str, str]) -> list[Fault]:
@@ -230,20 +233,30 @@ def _possible(nodes: Mapping[str, PlotNode], plots: Sequence[PlotGraph], known: 
     for graph in plots:
         for edge in graph.edges:
             before[edge.dst].add(edge.src)
+    readers = _readers(nodes.values(), before)
     found: set[str] = set()
     effects: set[object] = set()
-    left = list(nodes.values())
-    while True:
-        count = len(found)
-        for node in left:
-            if before[node.id] and not before[node.id] & found:
-                continue
-            if _can(node.requires, found, effects, known):
-                found.add(node.id)
-                effects |= {_effect_key(effect) for effect in node.effects}
-        if len(found) == count:
-            return found
-        left = [node for node in left if node.id not in found]
+    ask = list(nodes)
+    while ask:
+        node = nodes[ask.pop()]
+        if node.id in found or (before[node.id] and before[node.id].isdisjoint(found)):
+            continue
+        if _can(node.requires, found, effects, known):
+            found.add(node.id)
+            new = {_effect_key(effect) for effect in node.effects} - effects
+            effects |= new
+            ask += [reader for key in (node.id, *new) for reader in readers[key] if reader not in found]
+    return found
+
+
+def _readers(nodes: Iterable[PlotNode], before: Mapping[str, Collection[str]]) -> Mapping[object, list[str]]:
+    """Which nodes may become possible when a node or an effect does."""
+    readers = defaultdict[object, list[str]](list)
+    for node in nodes:
+        read = {_effect_key(term) for term in node.requires.terms()}
+        for key in (*read, *before[node.id]):
+            readers[key].append(node.id)
+    return readers
 
 
 def _can(term: Term, found: Collection[str], effects: Collection[object], known: Mapping[str, str]) -> bool:

@@ -146,8 +146,9 @@ class EngineClient:
     async def observe(self, key: str, effects: Sequence[EffectPart]) -> int | None:
         """Tell what happened in the game by itself; the message's number, or None while no epoch is ours.
 
-        What is not `recorded` when the epoch ends did not happen: the next snapshot says how the world is. The same key may
-        be sent again under the next epoch; the hub records it once.
+        What is not `recorded` when the epoch ends may not have happened: the next snapshot says how the world is, so look
+        there before the same key is sent again under a later epoch. A key that is in the record from an earlier one is
+        refused and ends the epoch; within one epoch the same observation again is taken and changes nothing.
         """
         async with self._writing:
             session = self._session

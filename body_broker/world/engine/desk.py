@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
+from body_broker.storage.postgres import LOST as DATABASE_LOST
 from body_broker.storage.postgres import Pool
-from body_broker.storage.redis import Redis
+from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
-from body_broker.world import epochs, mirror, reading
+from body_broker.world import epochs, reading
 from body_broker.world.engine import outbox, recording
 from body_broker.world.engine.coding import Unreadable, read_order, read_report
-from body_broker.world.engine.fitting import Unfit
+from body_broker.world.engine.fitting import GRACE_S, Unfit
 from body_broker.world.engine.holding import WINDOW, Holding, Read
 from body_broker.world.engine.messages import (
+    NUMBER_MAX,
     READ_KEY,
     TO_ENGINE,
     Bye,
@@ -36,12 +38,25 @@ from body_broker.world.engine.messages import (
 )
 from body_broker.world.engine.recording import BAD_OUTCOME
 from body_broker.world.engine.streams import FIRST, Stream, clock_ms, written_ms
+from body_broker.world.engine.telling import Teller
 from body_broker.world.model import Event
 
 log = get_logger(__name__)
 
 _RESUME_MAX = 2_000
-_MISFITS = (Unfit, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_REFUSALS_EACH_S = 1.0
+_STRANGERS_MAX = 1_000
+PASSING = (
+    *LOST,
+    *DATABASE_LOST,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InvalidTransactionStateError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.PostgresSystemError,
+)
+"""Of the stores and of this moment: the same again may go well. Anything else is of the message, and would fail for ever."""
 
 
 class Desk:
@@ -52,11 +67,14 @@ class Desk:
         redis: Where the streams are.
         lease_s: How long an engine may be silent.
         clock: Seconds that only grow.
+        grace_s: How long after a change has expired its outcome may come.
     """
 
-    def __init__(self, pool: Pool, redis: Redis, *, lease_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Pool, redis: Redis, *, lease_s: float, clock: Callable[[], float], grace_s: float = GRACE_S
+    ) -> None:
         self._pool, self._redis = pool, redis
-        self._lease_s, self._clock = lease_s, clock
+        self._lease_s, self._clock, self._grace_s = lease_s, clock, grace_s
         self._lease_ms = int(lease_s * 1000)
         self._orders = Stream(redis, TO_ENGINE)
         self._holding: Holding | None = None
@@ -64,6 +82,8 @@ class Desk:
         self._outcomes: list[tuple[str, Outcome]] = []
         self._server = self._begun = ""
         self._since_ms = 0
+        self._refused_at: dict[int | None, float] = {}
+        self._teller = Teller(pool, redis, lease_s=lease_s, clock=clock)
 
     async def resume(self) -> str:
         """Go on where the last relay stopped; the id of the last report that was read."""
@@ -78,7 +98,7 @@ class Desk:
         ):
             await outbox.send_again(self._pool, read.epoch)
             found = await reading.world(self._pool)
-            await self._mirror(found, read.epoch)
+            await self._teller.make_whole(found, read.epoch)
             self._holding = Holding(
                 epoch=read.epoch,
                 engine=read.engine,
@@ -96,7 +116,24 @@ class Desk:
         return read.entry if read is not None else FIRST
 
     async def hear(self, entry: str, raw: bytes) -> None:
-        """Take one report; what is wrong with it is told, and nothing an engine says stops the relay."""
+        """Take one report; what is wrong with it is told, and nothing an engine says stops the relay.
+
+        Raises:
+            OSError, RedisError, asyncpg.PostgresError: A store is lost; the report is to be read again.
+        """
+        try:
+            await self._hear(entry, raw)
+        except (*PASSING, epochs.Superseded):
+            raise
+        except Exception:
+            # Read again it would fail again, and no other engine could begin.
+            log.exception("engine_message_failed")
+            held = self._holding
+            await self._refuse(entry, "unfit", "The hub failed at it.", held and held.epoch)
+            if held is not None:
+                await self._give_up(held)
+
+    async def _hear(self, entry: str, raw: bytes) -> None:
         report = read_report(raw)
         held = self._holding
         if (
@@ -131,6 +168,9 @@ class Desk:
         """Write what was heard, say what is recorded, and remember that everything up to this entry was read."""
         await self._write_outcomes()
         held = self._holding
+        if held is not None and self._teller.stale:
+            await self._keep_copy(held)
+            held = self._holding
         if held is not None and self._pos is not None:
             await self._orders.add(Recorded(epoch=held.epoch, n=held.next_n(), upto=held.heard, pos=self._pos))
         self._pos = None
@@ -148,6 +188,20 @@ class Desk:
             await self._end("reload")
         elif self._clock() - held.heard_at > self._lease_s:
             await self._end("lapsed")
+        else:
+            await self._keep_copy(held)
+
+    async def expire(self, behind_s: float) -> None:
+        """End changes that have expired, and the epoch of an engine that never answered one.
+
+        Args:
+            behind_s: Everything that was said up to so long ago has been heard.
+        """
+        held = self._holding
+        if held is not None and await outbox.overdue(self._pool, held.epoch, self._grace_s + behind_s):
+            await self._give_up(held)
+        if decided := await outbox.expire(self._pool):
+            await self._tell(decided=decided)
 
     async def send(self) -> bool:
         """Tell the engine of what is queued; whether there may be more."""
@@ -156,16 +210,17 @@ class Desk:
         if held is None or room <= 0:
             return False
         try:
-            parcels = await outbox.take_changes(self._pool, held.epoch, room)
+            taken = await outbox.take_changes(self._pool, held.epoch, room)
         except epochs.Superseded:
             await self._end("reload")
             return False
-        for parcel in parcels:
+        await self._tell(decided=taken.decided)
+        for parcel in taken.parcels:
             await self._orders.add(
                 Change(epoch=held.epoch, n=held.next_n(), atomic=parcel.atomic, changes=parcel.changes)
             )
             held.open |= {change.change_id for change in parcel.changes}
-        return bool(parcels)
+        return bool(taken.parcels)
 
     async def _greet(self, hello: Hello) -> None:
         held = self._holding
@@ -184,7 +239,7 @@ class Desk:
             await self._end("lapsed")
         await outbox.forget_sent(self._pool)
         found = await reading.world(self._pool)
-        await self._mirror(found, taken.number)
+        await self._teller.make_whole(found, taken.number)
         pages = outbox.pages_of(found.entities.values())
         held = self._holding = Holding(
             epoch=taken.number,
@@ -200,7 +255,7 @@ class Desk:
                 epoch=taken.number,
                 n=held.next_n(),
                 lease_ms=self._lease_ms,
-                tick=taken.tick,
+                tick=min(taken.tick, NUMBER_MAX),
                 entities=sum(map(len, pages)),
                 snapshots=len(pages),
             )
@@ -243,59 +298,62 @@ class Desk:
         if not outcomes or held is None:
             return
         try:
-            await self._record(held, [outcome for _, outcome in outcomes])
-        except (epochs.Superseded, *_MISFITS):
+            made = await self._record(held, [outcome for _, outcome in outcomes], outcomes[0][0])
+        except PASSING:
+            raise
+        except Exception:  # noqa: BLE001 - one by one it is known whose fault it is, and told
             for entry, outcome in outcomes:
                 if self._holding is held:
                     await self._record_one(held, entry, outcome)
                 else:
                     await self._refuse_stranger(entry, outcome)
+        else:
+            await self._tell(made.events, made.decided)
 
     async def _record_one(self, held: Holding, entry: str, report: Outcome | Observation) -> None:
         try:
-            await self._record(held, [report] if isinstance(report, Outcome) else report)
+            made = await self._record(held, [report] if isinstance(report, Outcome) else report, entry)
+        except PASSING:
+            raise
         except epochs.Superseded:
             await self._refuse_stranger(entry, report)
             await self._end("reload")
-        except _MISFITS as fault:
+        except Exception as fault:
             why = f"{fault}." if isinstance(fault, Unfit) else "The record does not take it."
+            if not isinstance(fault, Unfit):
+                log.exception("engine_message_failed")
             if isinstance(report, Outcome):
                 await recording.reject(
                     self._pool, held.epoch, {part.change_id for part in report.outcomes}, BAD_OUTCOME
                 )
             await self._refuse(entry, "unfit", why, held.epoch)
             await self._give_up(held)
+        else:
+            await self._tell(made.events, made.decided)
 
-    async def _record(self, held: Holding, said: Observation | list[Outcome]) -> None:
+    async def _record(self, held: Holding, said: Observation | list[Outcome], entry: str) -> recording.Made:
         if isinstance(said, Observation):
             made = await recording.record_observation(self._pool, held.epoch, held.engine, said)
         else:
-            made = await recording.record_outcomes(self._pool, held.epoch, said)
+            ago_s = max(0, await clock_ms(self._redis) - written_ms(entry)) / 1000
+            made = await recording.record_outcomes(self._pool, held.epoch, said, ago_s=ago_s, grace_s=self._grace_s)
             held.open -= {part.change_id for outcome in said for part in outcome.outcomes}
         self._pos = made.pos
         held.world.update(made.entities)
-        await mirror.publish(self._redis, made.events, held.world, epoch=held.epoch, decided=made.decided)
+        return made
 
-    async def _mirror(self, found: reading.World, epoch: int) -> None:
-        """Bring the copy in Redis up to the record: whoever wrote last may have ended between the two."""
+    async def _tell(self, events: Sequence[Event] = (), decided: Sequence[str] = ()) -> None:
+        held = self._holding
+        if held is None:
+            await self._teller.tell_decided(decided)
+        else:
+            await self._teller.tell(held.epoch, held.world, events, decided)
 
-        async def prove() -> None:
-            await epochs.renew(self._pool, epoch, self._lease_s)
-
-        lacking: list[Event] = []
-        at = max(await mirror.latest(self._redis), found.pos - mirror.EVENTS_KEPT)
-        while page := await reading.events(self._pool, after_pos=at, limit=reading.EVENTS_MAX):
-            lacking += page
-            at = page[-1].pos
-        await mirror.rewrite(
-            self._redis,
-            found.entities,
-            lacking,
-            epoch=epoch,
-            last_pos=found.pos,
-            prove=prove,
-            proof_s=self._lease_s,
-        )
+    async def _keep_copy(self, held: Holding) -> None:
+        try:
+            await self._teller.keep(held.epoch)
+        except epochs.Superseded:
+            await self._end("reload")
 
     async def _give_up(self, held: Holding) -> None:
         """Let the engine begin anew at once: its world is another one than ours."""
@@ -303,6 +361,13 @@ class Desk:
         await self._end("out_of_step")
 
     async def _refuse_stranger(self, entry: str, report: Numbered | Unreadable) -> None:
+        """Told once a second: who goes on talking under an epoch that is over must not fill the stream of who holds one."""
+        now = self._clock()
+        if now - self._refused_at.get(report.epoch, -_REFUSALS_EACH_S) < _REFUSALS_EACH_S:
+            return
+        if len(self._refused_at) >= _STRANGERS_MAX:
+            self._refused_at.clear()
+        self._refused_at[report.epoch] = now
         if isinstance(report, Unreadable) and report.epoch is None:
             await self._refuse(entry, report.code, report.message, None)
         else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import orjson
+from datetime import timedelta
 
 from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import digest, new_id
 from body_broker.world import epochs
-from body_broker.world.engine.fitting import Unfit, World, named_by
-from body_broker.world.engine.messages import Observation, Outcome, OutcomePart
+from body_broker.world.engine.fitting import GRACE_S, Unfit, World, check_tick, named_by, removed_by
+from body_broker.world.engine.messages import EffectPart, Observation, Outcome, OutcomePart
+from body_broker.world.forms import ENTITY_COLUMNS, entity_from
 from body_broker.world.model import Change, Effect, Entity, Event, Verdict
 from body_broker.world.patching import after
 from body_broker.world.recorder import hold, record
@@ -20,9 +20,13 @@ BAD_OUTCOME = "bad_outcome"
 """The rule of a change whose outcome could not be recorded."""
 
 _DECIDED = "SELECT id, state, epoch FROM world_change WHERE id = ANY ($1::text[]) AND state <> 'queued'"
-_ENTITIES = """
-SELECT id, kind, region, version, tick, data::text, removed FROM world_entity WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE
-"""
+_ENTITIES = f"""
+SELECT {ENTITY_COLUMNS} FROM world_entity WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE
+"""  # noqa: S608 - our own columns
+_WITHIN = f"""
+SELECT {ENTITY_COLUMNS} FROM world_entity
+WHERE NOT removed AND (region = ANY ($1::text[]) OR data->>'place' = ANY ($1::text[]) OR data->>'holder' = ANY ($1::text[]))
+"""  # noqa: S608 - our own columns
 _SAME_KEY = "SELECT epoch, digest FROM world_change WHERE actor = $1 AND key = $2"
 _OBSERVED = """
 INSERT INTO world_change
@@ -48,8 +52,17 @@ class Made:
     decided: Sequence[str] = ()
 
 
-async def record_outcomes(pool: Pool, epoch: int, said: Sequence[Outcome]) -> Made:
+async def record_outcomes(
+    pool: Pool, epoch: int, said: Sequence[Outcome], *, ago_s: float = 0.0, grace_s: float = GRACE_S
+) -> Made:
     """Decide the changes of outcomes of one tick; what was decided before under this epoch and in the same way stays as it is.
+
+    Args:
+        pool: The database.
+        epoch: Of the engine.
+        said: Its outcomes, in their order.
+        ago_s: How long ago the first of them was said.
+        grace_s: How long after a change has expired its outcome may come.
 
     Raises:
         Superseded: The epoch is over; nothing is written.
@@ -66,13 +79,19 @@ async def record_outcomes(pool: Pool, epoch: int, said: Sequence[Outcome]) -> Ma
             await _check_decided(connection, epoch, parts, changes)
         if not changes:
             return Made(held.last_pos)
+        check_tick(said[0].tick, held.tick)
+        at = await connection.fetchval("SELECT clock_timestamp()") - timedelta(seconds=ago_s)
         effects = [effect for part in parts if part.change_id in changes for effect in part.effects]
-        before = await _entities(connection, named_by(effects) | {c.entity_id for c in changes.values()})
+        before = await _entities(connection, effects, {c.entity_id for c in changes.values()})
         world = World(before, said[0].tick)
         verdicts: list[Verdict] = []
         for one in said:
             world.begin()
-            verdicts += [world.verdict(changes[p.change_id], p) for p in one.outcomes if p.change_id in changes]
+            verdicts += [
+                world.verdict(changes[p.change_id], p, at=at, grace_s=grace_s)
+                for p in one.outcomes
+                if p.change_id in changes
+            ]
         await _check_batches(connection, changes, verdicts)
         events = await record(
             connection,
@@ -102,7 +121,8 @@ async def record_observation(pool: Pool, epoch: int, engine: str, said: Observat
             if (former["epoch"], former["digest"]) != (epoch, content):
                 raise Unfit(f"The observation {said.key} is in the record already, and with it what it did")
             return Made(held.last_pos)
-        before = await _entities(connection, named_by(said.effects))
+        check_tick(said.tick, held.tick)
+        before = await _entities(connection, said.effects)
         effects = World(before, said.tick).effects(said.effects)
         change_id = await _ask_itself(connection, actor, said, content, effects)
         (change,) = await hold(connection, [change_id])
@@ -173,9 +193,14 @@ async def _check_batches(connection: Connection, changes: Mapping[str, Change], 
             raise Unfit("A batch is applied in part")
 
 
-async def _entities(connection: Connection, ids: Collection[str]) -> dict[str, Entity]:
-    rows = await connection.fetch(_ENTITIES, sorted(ids))
-    return {row["id"]: Entity(**{**dict(row), "data": orjson.loads(row["data"])}) for row in rows}
+async def _entities(
+    connection: Connection, effects: Sequence[EffectPart], others: Collection[str] = ()
+) -> dict[str, Entity]:
+    """What effects touch, name, or leave without a place or a holder; nobody else writes any of it meanwhile: the fence holds."""
+    rows = await connection.fetch(_ENTITIES, sorted(named_by(effects).union(others)))
+    if gone := removed_by(effects):
+        rows += await connection.fetch(_WITHIN, sorted(gone))
+    return {row["id"]: entity_from(row) for row in rows}
 
 
 def _made(events: Sequence[Event], before: Mapping[str, Entity], pos: int, decided: Sequence[str]) -> Made:

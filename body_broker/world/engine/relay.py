@@ -20,9 +20,10 @@ from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
 from body_broker.world.engine.desk import Desk
+from body_broker.world.engine.fitting import GRACE_S
 from body_broker.world.engine.leading import leading
 from body_broker.world.engine.messages import TO_HUB
-from body_broker.world.engine.streams import Stream
+from body_broker.world.engine.streams import Stream, clock_ms, written_ms
 from body_broker.world.epochs import Superseded
 
 log = get_logger(__name__)
@@ -41,6 +42,7 @@ class Relay:
         database_url: For the connection that hears of changes; never logged.
         lease_s: How long an engine may be silent.
         clock: Seconds that only grow.
+        grace_s: How long after a change has expired its outcome may come.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Relay:
         database_url: str,
         lease_s: float,
         clock: Callable[[], float] = time.monotonic,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._pool, self._redis, self._database_url = pool, redis, database_url
-        self._lease_s, self._clock = lease_s, clock
+        self._lease_s, self._clock, self._grace_s = lease_s, clock, grace_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._stopped = False
@@ -88,7 +91,7 @@ class Relay:
 
     async def _lead(self, lost: asyncio.Event) -> None:
         """Relay for as long as this process leads."""
-        desk = Desk(self._pool, self._redis, lease_s=self._lease_s, clock=self._clock)
+        desk = Desk(self._pool, self._redis, lease_s=self._lease_s, clock=self._clock, grace_s=self._grace_s)
         after = await desk.resume()
         turn = asyncio.Lock()
         tasks: set[asyncio.Task[Any]] = {
@@ -108,6 +111,7 @@ class Relay:
     async def _read(self, desk: Desk, after: str, turn: asyncio.Lock) -> None:
         reports = Stream(self._redis, TO_HUB)
         look_s = self._lease_s / _LOOKS
+        expired_at = 0.0
         while True:
             found = await reports.read(after, block_ms=max(1, int(look_s * 1000)))
             async with turn:
@@ -120,6 +124,10 @@ class Relay:
                     # Only who has nothing left to say can have fallen silent.
                     await desk.look()
                     after = await reports.at_most(after)
+                if self._clock() - expired_at >= look_s:
+                    expired_at = self._clock()
+                    behind_ms = await clock_ms(self._redis) - written_ms(after) if found else 0
+                    await desk.expire(behind_ms / 1000)
             self._wake.set()
 
     async def _send(self, desk: Desk, turn: asyncio.Lock) -> None:

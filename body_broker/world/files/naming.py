@@ -169,11 +169,13 @@ def _canon(parts: Sequence[Part], ids: Mapping[str, str]) -> Iterator[str]:
             for m, node in enumerate(graph.nodes)
         ]
     )
+    names = _names(parts)
     told: dict[tuple[str, str], list[tuple[Fact, str]]] = defaultdict(list)
     for part in parts:
         for number, fact in enumerate(part.file.facts):
             where = part.at("facts", number)
             yield from _said(where, fact, ids, {name: p.meaning for name, p in predicates.items()})
+            yield from _by_id(where, fact.subject, ids, names)
             yield from _known(f"{where}.known_by", fact.known_by or (), ids)
             if fact.predicate in predicates and predicates[fact.predicate].functional:
                 yield from _contradiction(where, fact, told[fact.subject, fact.predicate])
@@ -181,6 +183,31 @@ def _canon(parts: Sequence[Part], ids: Mapping[str, str]) -> Iterator[str]:
         for number, graph in enumerate(part.file.plots):
             for place, problem in _plot(graph, nodes, ids, {name: p.meaning for name, p in predicates.items()}):
                 yield f"{part.at('plots', number)}.{place}: {problem}"
+
+
+def _names(parts: Sequence[Part]) -> Mapping[str, set[str]]:
+    """Who has each name: what entities are called, and the aliases that facts give them."""
+    found = defaultdict[str, set[str]](set)
+    for each in placed(parts):
+        for name in (each.data.get("name"), each.data.get("title")):
+            if isinstance(name, str) and name:
+                found[_plain(name)].add(each.entry.id)
+    for part in parts:
+        for fact in part.file.facts:
+            if fact.predicate == "alias" and isinstance(fact.object, str):
+                found[_plain(fact.object)].add(fact.subject)
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _by_id(where: str, subject: str, ids: Mapping[str, str], names: Mapping[str, set[str]]) -> Iterator[str]:
+    """A fact about an entity names it by its id, or two facts about one subject would never meet."""
+    meant = sorted(each for each in names.get(_plain(subject), ()) if each in ids)
+    if subject not in ids and meant:
+        yield f"{where}.subject: {clean(subject, limit=80)!r} is a name of {' and of '.join(map(repr, meant))}: give the id"
 
 
 def _said(where: str, fact: Fact | FactTerm, ids: Mapping[str, str], meanings: Mapping[str, str]) -> Iterator[str]:

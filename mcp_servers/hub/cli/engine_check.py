@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import click
 
@@ -143,9 +143,10 @@ async def _started(command: str, url: str) -> AsyncGenerator[None]:
     finally:
         if process.returncode is not None:
             click.echo(f"The engine ended by itself, with exit code {process.returncode}.")
-        else:
+        # Also where the shell has ended: what it left in the background is in its group still.
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await process.wait()
 
 
 @click.command()

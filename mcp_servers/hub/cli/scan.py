@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -74,6 +75,8 @@ async def _scan(settings: Settings, asked: _Asked) -> Scan:
     root = asked.path.resolve()
     if not root.is_dir():
         raise BadInput(f"{asked.path} is no folder.", next_step="Name the folder to scan.")
+    if asked.sarif_file is not None:
+        _check(asked.sarif_file)
     async with open_runtime(settings, name="cli") as runtime:
         await record(runtime, "scan", {"path": str(root)})
         scanning = await runtime.services.cybersecurity.scanning()
@@ -91,11 +94,21 @@ async def _show(done: float, total: float | None = None, message: str | None = N
         click.echo(f"{done:.0f}/{total or 0:.0f} {message or ''}", err=True)
 
 
+def _check(file: Path) -> None:
+    """A scan takes minutes: what cannot be written is said before it."""
+    if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise _unwritable(file)
+
+
 def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content + b"\n")
     except OSError as error:
-        raise BadInput(f"{file} cannot be written.", next_step="Name a file in a folder that is there.") from error
+        raise _unwritable(file) from error
+
+
+def _unwritable(file: Path) -> BadInput:
+    return BadInput(f"{file} cannot be written.", next_step="Name a file in a folder that is there.")
 
 
 def _table(found: Scan) -> list[str]:

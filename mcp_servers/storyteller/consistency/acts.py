@@ -29,6 +29,11 @@ _DEAD = words.word_set("dead died dies drowned perished murdered slain killed")
 _KILLS = words.word_set("killed kills murdered murders slew slays strangled poisoned stabbed beheaded")
 _CALENDAR = frozenset({"in", "on", "at"})
 _CLAUSE = frozenset(".;?Q")
+_LEGACY = words.word_set("his her behind everything nothing all some many several no half")
+_RELATIVE = words.word_set("that where what which whom whose how why who")
+_MOMENTS = words.word_set(
+    "night morning evening day dawn dusk midnight noon hour moment afternoon week year time instant"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def _doing(of: Sequence[Unit], line: str) -> Iterator[tuple[int, int]]:
         verb = of[subject.end - 1]
         follows = of[subject.end].low if subject.end < len(of) else ""
         leaves = verb.low in {"left", "leaves"} and (
-            follows in {"his", "her", "behind"} or "H" in line[subject.verb : subject.end]
+            follows in _LEGACY or line[subject.end : subject.end + 1] == "#" or "H" in line[subject.verb : subject.end]
         )
         had = any(unit.low == "had" for unit in of[subject.verb : subject.end])
         if not leaves and not had and not (verb.tag == "V" and follows == "by"):
@@ -121,7 +126,32 @@ def _begins(of: Sequence[Unit], at: int) -> bool:
     if at == 0:
         return True
     before = of[at - 1]
+    if before.low in _RELATIVE or _described(of, at):
+        return False
     return before.tag not in "VSvGB'XHMKwc" and before.low not in words.NO_SUBJECT_AFTER and before.low != "of"
+
+
+def _described(of: Sequence[Unit], at: int) -> bool:
+    """Whether a noun stands right before: `the coat Abel wore` tells of a coat. `At the door Abel stopped` does not."""
+    noun = at - 1
+    if of[noun].tag not in "nx" or of[noun].low in _MOMENTS:
+        return False
+    first = _first_of(of, noun)
+    if first == 0 or of[first - 1].tag != "D":
+        return of[noun].tag == "n" and first > 0
+    while first > 3 and of[first - 2].low == "of" and of[first - 3].tag in "nx":  # noqa: PLR2004 - `the top of the stairs`
+        first = _first_of(of, first - 3)
+        if of[first - 1].tag != "D":
+            break
+    return not (first > 1 and of[first - 2].tag in "PX" and (first == 2 or of[first - 3].tag in ",;CJRP"))  # noqa: PLR2004 - `at the door`
+
+
+def _first_of(of: Sequence[Unit], noun: int) -> int:
+    """Where the words begin that say which noun is meant."""
+    first = noun
+    while first > 0 and of[first - 1].tag in "Ac#nxh'" and noun - first < 4:  # noqa: PLR2004 - `the small old green coat`
+        first -= 1
+    return first
 
 
 def deaths(of: Sequence[Unit], until: int) -> Iterator[Claim]:

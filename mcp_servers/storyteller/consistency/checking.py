@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
 
-from mcp_servers.storyteller.consistency.claims import Dies, Read, Reason, Says, Unknown, Violation
-from mcp_servers.storyteller.consistency.knowledge import (
-    OBJECT_KINDS,
-    Held,
-    Knowledge,
-    key_of,
-    key_of_name,
-    name_subject,
-    name_value,
-)
+from mcp_servers.storyteller.consistency.claims import Read, Reason, Unknown, Violation
+from mcp_servers.storyteller.consistency.doubts import beware
+from mcp_servers.storyteller.consistency.knowledge import Knowledge
 from mcp_servers.storyteller.consistency.names import Named
 from mcp_servers.storyteller.consistency.reading import Reader
 from mcp_servers.storyteller.consistency.rules import Court
@@ -33,12 +25,14 @@ class Checked:
         sentences: How many the text has.
         not_understood: Those of which not every word was understood.
         reasons: How many for each reason.
+        lore_not_understood: Sentences and values of the caller's lore that could not be used.
     """
 
     violations: list[Violation]
     sentences: int
     not_understood: list[Read]
     reasons: Mapping[Reason, int]
+    lore_not_understood: int = 0
 
     @property
     def understood(self) -> int:
@@ -47,40 +41,28 @@ class Checked:
 
     @property
     def consistent(self) -> bool | None:
-        """False with any violation; True only where every sentence was understood; None says that it is not known."""
+        """False with any violation; True only where every sentence and all lore was understood; None says that it is not known."""
         if self.violations:
             return False
-        return True if self.sentences and not self.not_understood else None
+        return True if self.sentences and not self.not_understood and not self.lore_not_understood else None
 
 
 def check(text: str, known: Knowledge) -> Checked:
     """Hold a text against what is known."""
     read = read_text(text, known)
-    _beware_of_the_dead(read, known)
+    beware(read, known)
+    court = Court(known, text)
+    violations = court.judge(read)
+    for number in court.doubted:
+        read[number].reason = read[number].reason or "words"
     not_understood = [sentence for sentence in read if sentence.reason is not None]
     return Checked(
-        violations=Court(known, text).judge(read),
+        violations=violations,
         sentences=len(read),
         not_understood=not_understood,
         reasons=Counter(sentence.reason for sentence in not_understood if sentence.reason),
+        lore_not_understood=known.lore_not_understood,
     )
-
-
-def _beware_of_the_dead(read: Sequence[Read], known: Knowledge) -> None:
-    """What is done to somebody dead may be done to a body or to the living: a sentence that names one is not understood.
-
-    What it says of them still is.
-    """
-    dead = {subject for (subject, predicate), held in known.values.items() if predicate == "status" and _dead(held)}
-    for sentence in read:
-        told = {getattr(claim, "subject", getattr(claim, "who", None)) for claim in sentence.claims}
-        if sentence.reason is None and sentence.named & dead - told:
-            sentence.reason = "words"
-        dead |= {claim.who for claim in sentence.claims if isinstance(claim, Dies) and not claim.revived}
-
-
-def _dead(held: Sequence[Held]) -> bool:
-    return any(each.value == "dead" for each in held)
 
 
 def read_text(text: str, known: Knowledge) -> list[Read]:
@@ -109,57 +91,3 @@ def with_names(known: Knowledge, names: Collection[str]) -> Knowledge:
     for name in names:
         more.names.add(Named(name, name, "other"))
     return more
-
-
-def with_lore(known: Knowledge, lore: Mapping[str, object]) -> Knowledge:
-    """What is known, and what the caller says is so: by name a text, texts, or values by predicate."""
-    if not lore:
-        return known
-    more = known.copy()
-    for name, told in lore.items():
-        values = cast("Mapping[str, object]", told) if isinstance(told, Mapping) else dict[str, object]()
-        for predicate in values or {"": ""}:
-            name_subject(more, name, predicate, _aliases(values))
-    for name, told in lore.items():
-        if isinstance(told, Mapping):
-            _hold_values(more, name, cast("Mapping[str, object]", told))
-    for name, told in lore.items():
-        for text in _texts(told):
-            _hold_text(more, name, text)
-    return more
-
-
-def _aliases(values: Mapping[str, object]) -> list[str]:
-    return _texts(values.get("alias")) + _texts(values.get("aliases"))
-
-
-def _texts(told: object) -> list[str]:
-    if isinstance(told, str):
-        return [told]
-    each = cast("list[object]", told) if isinstance(told, list) else []
-    return [text for text in each if isinstance(text, str)]
-
-
-def _hold_values(known: Knowledge, name: str, values: Mapping[str, object]) -> None:
-    for predicate, value in values.items():
-        if predicate in {"alias", "aliases"} or not isinstance(value, str | bool | int | float):
-            continue
-        if predicate in OBJECT_KINDS and isinstance(value, str):
-            name_value(known, value, predicate)
-        held = key_of(known, predicate, value)
-        said = Held(held, f"existing_lore: {name}", f"{name}: {predicate} = {value}")
-        known.hold(key_of_name(known, name), predicate, said)
-
-
-def _hold_text(known: Knowledge, name: str, text: str) -> None:
-    """What the caller's own text claims is canon for this check; names in it are known."""
-    for unknown in unknown_names(text, known):
-        known.names.add(Named(unknown, unknown, "other"))
-    source = f"existing_lore: {name}"
-    for sentence in read_text(text, known):
-        for claim in sentence.claims:
-            quote = text[claim.span[0] : claim.span[1]]
-            if isinstance(claim, Says) and claim.holds:
-                known.hold(claim.subject, claim.predicate, Held(claim.value, source, quote))
-            elif isinstance(claim, Dies) and not claim.revived:
-                known.hold(claim.who, "status", Held("dead", source, quote))

@@ -84,6 +84,8 @@ class Read:
     Attributes:
         reason: Why it was not understood; None where all of it was.
         named: Keys of everybody and everything it names.
+        meant: Whether a pronoun in it was taken to mean somebody.
+        places: Keys of the places that it names, each as often as it does.
     """
 
     start: int
@@ -91,6 +93,8 @@ class Read:
     claims: list[Claim] = field(default_factory=list[Claim])
     reason: Reason | None = None
     named: frozenset[str] = frozenset()
+    meant: bool = False
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

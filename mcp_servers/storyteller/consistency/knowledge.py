@@ -21,6 +21,11 @@ OBJECT_KINDS: Mapping[str, Kind] = {
     "located_at": "place", "birthplace": "place", "part_of": "place", "member_of": "faction",
 }  # fmt: skip
 
+FROM_CALLER = "existing_lore: "
+"""How the source begins of what the caller says is so."""
+_WORDS_OF = frozenset({"status", "age", "occupation", "eye_colour", "hair_colour"})
+"""Predicates whose values are words, whatever else is called by them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -44,7 +49,12 @@ class Progress:
 
 @dataclass(slots=True)
 class Knowledge:
-    """All that a text is held against."""
+    """All that a text is held against.
+
+    Attributes:
+        doubtful: Who is dead at another time than the text's, so that how they are at that time is not sure.
+        lore_not_understood: Sentences and values of the caller's lore that no rule could use.
+    """
 
     names: Names = field(default_factory=Names)
     functional: set[str] = field(default_factory=set[str])
@@ -55,6 +65,8 @@ class Knowledge:
     occupations: set[str] = field(default_factory=set[str])
     canon: Canon = field(default_factory=lambda: Canon(predicates=(), facts=(), plots=()))
     progress: Progress = field(default_factory=Progress)
+    doubtful: set[str] = field(default_factory=set[str])
+    lore_not_understood: int = 0
 
     def copy(self) -> Knowledge:
         """Another one to add to."""
@@ -68,6 +80,8 @@ class Knowledge:
             set(self.occupations),
             self.canon,
             self.progress,
+            set(self.doubtful),
+            self.lore_not_understood,
         )
 
     def hold(self, subject: str, predicate: str, held: Held) -> None:
@@ -81,6 +95,10 @@ class Knowledge:
     def known(self, subject: str, predicate: str) -> Sequence[Held]:
         """What is known of it."""
         return self.values.get((subject, predicate), ())
+
+    def people_of(self, predicate: str) -> set[str]:
+        """Of whom a predicate is known."""
+        return {subject for subject, name in self.values if name == predicate}
 
     def apart(self, one: str, other: str) -> bool:
         """Whether two places are not one, and neither lies in the other, as far as that is known."""
@@ -125,7 +143,9 @@ def build(canon: Canon, entities: Iterable[Entity], moment: float | None) -> Kno
         if fact.predicate == "alias" and isinstance(fact.object, str):
             aliases[fact.subject].append(fact.object)
     for fact in canon.facts:
-        know_fact(known, fact, moment, aliases.get(fact.subject, ()))
+        _know_names(known, fact, aliases.get(fact.subject, ()))
+    for fact in canon.facts:
+        _know_fact(known, fact, moment)
     return known
 
 
@@ -137,15 +157,26 @@ def _know_entity(known: Knowledge, entity: Entity, *, present: bool) -> None:
     known.names.add(Named(entity.id, label, kind))
     if entity.region is not None and kind == "place":
         known.inside[entity.id].add(entity.region)
+    if kind == "person" and not present and entity.data.get("alive") is False:
+        known.doubtful.add(entity.id)  # since when, the world does not say
     if kind == "person" and present and entity.data.get("alive") is False:
         known.hold(entity.id, "status", Held("dead", f"world: {entity.id}", f"{label} is dead."))
 
 
-def know_fact(known: Knowledge, fact: Fact, moment: float | None, aliases: Iterable[str] = ()) -> None:
-    """Know a fact's names, and the fact itself where it holds at the moment."""
+def _know_names(known: Knowledge, fact: Fact, aliases: Iterable[str]) -> None:
+    """Know a fact's names, whenever it holds."""
     name_subject(known, fact.subject, fact.predicate, aliases)
     if isinstance(fact.object, str) and fact.predicate in OBJECT_KINDS:
         name_value(known, fact.object, fact.predicate)
+
+
+def _know_fact(known: Knowledge, fact: Fact, moment: float | None) -> None:
+    """Know a fact where it holds at the moment; every name is known by then."""
+    if fact.predicate == "status" and fact.object != "alive" and not fact.holds_at(moment):
+        who = key_of_name(known, fact.subject)
+        # Who is dead only later is alive; who was dead once may be anything.
+        later = moment is not None and fact.valid_from is not None and moment < fact.valid_from
+        (known.doubtful.discard if later else known.doubtful.add)(who)
     if fact.holds_at(moment) and fact.predicate != "alias":
         value = key_of(known, fact.predicate, fact.object)
         text = f"{known.label(fact.subject)}: {fact.predicate} = {known.label(value)}"
@@ -178,7 +209,9 @@ def key_of(known: Knowledge, predicate: str, value: Scalar) -> Scalar:
     """A value as claims have it: names by their key, words in lower case."""
     if not isinstance(value, str):
         return value
-    return key_of_name(known, value) if predicate in OBJECT_KINDS else value.lower()
+    if predicate in OBJECT_KINDS:
+        return key_of_name(known, value)
+    return value.lower() if predicate in _WORDS_OF else known.names.find(value) or value.lower()
 
 
 def is_functional(known: Knowledge, predicate: str) -> bool:

@@ -56,7 +56,7 @@ class Names:
         if known is None or known.kind == "other":
             self.by_key[named.key] = named
         for name in (named.label, *aliases):
-            words = tuple(word.text for sentence in sentences(name) for word in sentence.words)[:NAME_WORDS_MAX]
+            words = _words(name)
             if not words:
                 continue
             for form in _forms(words):
@@ -85,6 +85,10 @@ class Names:
         only = next(iter(keys)) if len(keys) == 1 and owners else None
         return True, only
 
+    def is_known(self, text: str) -> bool:
+        """Whether a text is a whole name, of one or of several."""
+        return any(form in self._whole for form in _forms(_words(text) or ("",)))
+
     def find(self, text: str) -> str | None:
         """Whose name a text is; None where nobody's or several have it."""
         if text in self.by_key:
@@ -95,6 +99,10 @@ class Names:
             if found is not None and found[0] == len(words) - skipped:
                 return found[1]
         return self.part(words[0].text)[1] if len(words) == 1 else None
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word.text for sentence in sentences(name) for word in sentence.words)[:NAME_WORDS_MAX]
 
 
 def _forms(words: tuple[str, ...]) -> list[tuple[str, ...]]:

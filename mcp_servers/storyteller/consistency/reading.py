@@ -43,12 +43,12 @@ class Reader:
             self.spoken_of = None
         self.mood.enter(sentence.paragraph)
         of = units(sentence, self.names, text)
-        self._resolve(of)
+        meant = self._resolve(of)
         held = guard(of, self.mood)
         times = self.clock.times(line_of(of))
         self._ghosts(of)
         claims = [self._settled(claim) for claim in self._claims(of, held.until, times)]
-        found = Read(sentence.start, sentence.end, reason=held.reason)
+        found = Read(sentence.start, sentence.end, reason=held.reason, meant=meant, places=tuple(_places(of)))
         found.named = frozenset(unit.key for unit in of if unit.key is not None)
         if found.reason is None and sentence.cut:
             found.reason = "long"
@@ -80,8 +80,12 @@ class Reader:
             self.mood.ghosts.add(claim.who)
         return replace(claim, time=self.clock.unsaid) if isinstance(claim, At) and claim.time is None else claim
 
-    def _resolve(self, of: Sequence[Unit]) -> None:
-        """Let `he`, `she`, `his` and `her` mean the one person of the sentence before, where this one names nobody first."""
+    def _resolve(self, of: Sequence[Unit]) -> bool:
+        """Let `he`, `she`, `his` and `her` mean the one person of the sentence before, where this one names nobody first.
+
+        Returns:
+            Whether any of them now means somebody.
+        """
         named = [unit for unit in of if unit.tag in "pok"]
         first = of.index(named[0]) if named else len(of)
         for unit in of[:first]:
@@ -93,6 +97,7 @@ class Reader:
         people = {unit.key for unit in of if unit.tag in "poh"}
         unsure = any(unit.tag in "ku" for unit in of)
         self.spoken_of = people.pop() if len(people) == 1 and not unsure else None
+        return any(unit.key and unit.low in words.PRONOUNS | words.POSSESSIVES for unit in of)
 
     def _own(self, of: Sequence[Unit]) -> None:
         """Let `his` and `her` after a name mean who is named, where the sentence speaks of nobody else."""
@@ -116,3 +121,11 @@ class Reader:
             of_them = at > 1 and lows[at - 1] == "of" and lows[at - 2] in words.GHOSTLY
             if owns or of_them:
                 self.mood.ghosts.add(unit.key)
+
+
+def _places(of: Sequence[Unit]) -> Iterator[str]:
+    """The places of a sentence; what is known by name alone is one where a preposition stands before it."""
+    for at, unit in enumerate(of):
+        before = next((each.tag for each in reversed(of[:at]) if each.tag not in "DA"), "")
+        if unit.key is not None and (unit.tag == "l" or (unit.tag == "o" and before == "P")):
+            yield unit.key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from body_broker.world.canon.model import FlagTerm, NodeTerm, Requires
+from body_broker.world.canon.model import FlagTerm, NodeTerm, PlotNode, Requires, Scalar
 from mcp_servers.storyteller.consistency.claims import (
     Acts,
     At,
@@ -19,24 +19,34 @@ from mcp_servers.storyteller.consistency.claims import (
     Unknown,
     Violation,
 )
-from mcp_servers.storyteller.consistency.knowledge import Held, Knowledge, is_functional
+from mcp_servers.storyteller.consistency.knowledge import FROM_CALLER, Held, Knowledge, is_functional
 
 NARRATIVE = "narrative"
+_PLACES = frozenset({"home", "birthplace"})
 
 
 @dataclass(slots=True)
 class Court:
-    """Judges a text's claims in their order; what it said before is known from then on."""
+    """Judges a text's claims in their order; what it said before is known from then on.
+
+    Attributes:
+        doubted: Numbers of sentences that say what is neither contradicted nor known to fit.
+    """
 
     known: Knowledge
     text: str
     died: dict[str, Claim] = field(default_factory=dict[str, Claim])
     alive: set[str] = field(default_factory=set[str])
-    seen_at: dict[tuple[str, str], list[tuple[int, At]]] = field(
-        default_factory=dict[tuple[str, str], list[tuple[int, At]]]
+    seen_at: dict[tuple[str, str], dict[str, tuple[int, At]]] = field(
+        default_factory=dict[tuple[str, str], dict[str, tuple[int, At]]]
     )
     placed: set[str] = field(default_factory=set[str])
-    said: dict[tuple[str, str], Says] = field(default_factory=dict[tuple[str, str], Says])
+    said: dict[tuple[str, str], dict[tuple[Scalar, bool], Says]] = field(
+        default_factory=dict[tuple[str, str], dict[tuple[Scalar, bool], Says]]
+    )
+    first: dict[tuple[str, str], Says] = field(default_factory=dict[tuple[str, str], Says])
+    doubted: set[int] = field(default_factory=set[int])
+    sentence: int = 0
     steps: dict[str, Quest] = field(default_factory=dict[str, Quest])
     unknown: set[str] = field(default_factory=set[str])
 
@@ -44,6 +54,7 @@ class Court:
         """What contradicts, in the text's order, each claim once."""
         found: dict[tuple[Code, int], Violation] = {}
         for number, sentence in enumerate(read):
+            self.sentence = number
             # Where one sentence says that a quest is done and another is not, it says both at once.
             for claim in sorted(
                 sentence.claims, key=lambda claim: not (isinstance(claim, Quest) and claim.step == "not_done")
@@ -93,12 +104,13 @@ class Court:
 
     def _at(self, claim: At, number: int) -> Iterator[Violation]:
         time = claim.time or ""
-        for other_number, other in self.seen_at.get((claim.who, time), ()):
+        seen = self.seen_at.setdefault((claim.who, time), {})
+        for other_number, other in seen.values():
             same_sentence_unsaid = time.startswith("#") and other_number == number
             if not same_sentence_unsaid and self.known.apart(claim.place, other.place):
                 yield self._violation("two_places", claim, NARRATIVE, self._quote(other))
                 return
-        self.seen_at.setdefault((claim.who, time), []).append((number, claim))
+        seen.setdefault(claim.place, (number, claim))
         if claim.who in self.placed:
             return
         self.placed.add(claim.who)
@@ -107,39 +119,60 @@ class Court:
     def _placed_elsewhere(self, claim: At) -> Iterator[Violation]:
         """Canon's own word of where somebody is at the moment of the text's beginning."""
         held = self.known.known(claim.who, "located_at")
-        if held and all(isinstance(h.value, str) and self.known.apart(claim.place, h.value) for h in held):
+        apart = [isinstance(h.value, str) and self.known.apart(claim.place, h.value) for h in held]
+        if any(apart) and not all(apart):
+            self._doubt()
+        if held and all(apart):
             yield self._violation("two_places", claim, held[0].source, held[0].text)
 
     def _says(self, claim: Says) -> Iterator[Violation]:
         if claim.predicate == "parent":
             yield from self._parent(claim)
             return
-        if not is_functional(self.known, claim.predicate):
-            return
-        held = self._against(claim, self.known.known(claim.subject, claim.predicate))
-        before = self.said.setdefault((claim.subject, claim.predicate), claim)
+        functional = is_functional(self.known, claim.predicate)
+        held = self._against(claim, self.known.known(claim.subject, claim.predicate)) if functional else None
+        before = self._before(claim, functional=functional)
+        self.said.setdefault((claim.subject, claim.predicate), {}).setdefault((claim.value, claim.holds), claim)
+        if claim.holds:
+            self.first.setdefault((claim.subject, claim.predicate), claim)
         if held is not None:
             yield self._violation("functional_fact", claim, held.source, held.text)
-        elif before is not claim and self._contradicts(before, claim):
+        elif before is not None:
             yield self._violation("functional_fact", claim, NARRATIVE, self._quote(before))
+        elif claim.predicate == "status" and claim.holds and claim.value == "alive" and claim.subject in self.died:
+            yield self._violation("functional_fact", claim, NARRATIVE, self._quote(self.died[claim.subject]))
 
-    def _contradicts(self, before: Says, claim: Says) -> bool:
-        """Whether the text says otherwise than it did before; who was alive may die."""
-        if not before.holds or claim.predicate == "status":
-            return False
-        return self._against(claim, [Held(before.value, NARRATIVE, "")]) is not None
+    def _before(self, claim: Says, *, functional: bool) -> Says | None:
+        """What the text said otherwise before; who was alive may die, and only that is judged elsewhere."""
+        said = self.said.get((claim.subject, claim.predicate), {})
+        if claim.predicate in _PLACES:  # of which a text can name only those that are known
+            other = (each for each in said.values() if each.holds != claim.holds and self._same(claim, each))
+            opposite = next(other, None)
+        else:
+            opposite = said.get((claim.value, not claim.holds))
+        first = self.first.get((claim.subject, claim.predicate))
+        if opposite is not None or first is None or not functional or not claim.holds or claim.predicate == "status":
+            return opposite
+        return None if self._same(claim, first) else first
 
     def _against(self, claim: Says, held: Sequence[Held]) -> Held | None:
-        """A known value that the claim contradicts."""
-        if not held:
-            return None
-        if claim.holds:
-            agrees = any(self._same(claim, each) for each in held)
-            return None if agrees else held[0]
-        return next((each for each in held if self._same(claim, each)), None)
+        """A known value that the claim contradicts; where canon itself has one that agrees beside it, that is doubtful."""
+        agrees = [each for each in held if self._same(claim, each)]
+        if not claim.holds:
+            return agrees[0] if agrees else None
+        differs = [each for each in held if not self._same(claim, each)]
+        if not agrees or not differs:
+            return differs[0] if differs else None
+        theirs = next((each for each in differs if _of_caller(each) or all(map(_of_caller, agrees))), None)
+        if theirs is None:
+            self._doubt()
+        return theirs
 
-    def _same(self, claim: Says, held: Held) -> bool:
-        if claim.predicate in {"home", "birthplace"} and isinstance(claim.value, str) and isinstance(held.value, str):
+    def _doubt(self) -> None:
+        self.doubted.add(self.sentence)
+
+    def _same(self, claim: Says, held: Held | Says) -> bool:
+        if claim.predicate in _PLACES and isinstance(claim.value, str) and isinstance(held.value, str):
             return not self.known.apart(claim.value, held.value)
         return claim.value == held.value
 
@@ -157,12 +190,25 @@ class Court:
 
     def _quest(self, claim: Quest) -> Iterator[Violation]:
         node = self.known.nodes.get(claim.node)
+        if not self._surely(claim, node):
+            self._doubt()
         if claim.step != "not_done" and node is not None:
             unmet = self._unmet(node.requires) or self._excluded(claim, node.exclusive_group)
             if unmet is not None:
                 yield self._violation("quest_precondition", claim, *unmet)
         yield from self._too_early(claim)
         self.steps[claim.node] = claim
+
+    def _surely(self, claim: Quest, node: PlotNode | None) -> bool:
+        """Whether all that a step needs is known to be so; for what was not done, that nothing says it was."""
+        if claim.step == "not_done":
+            return self._node(claim.node) is not True
+        if node is None or _nested(node.requires, self._holds) is not True:
+            return False
+        rivals = (each for each in self.known.nodes.values() if each.exclusive_group == node.exclusive_group)
+        return node.exclusive_group is None or all(
+            self._node(each.id) is False for each in rivals if each.id != node.id
+        )
 
     def _too_early(self, claim: Quest) -> Iterator[Violation]:
         """What was told before this, and needs it: it was done too early, or without it."""
@@ -224,6 +270,10 @@ class Court:
         if node in self.known.progress.done:
             return True
         return False if node in self.known.progress.not_done else None
+
+
+def _of_caller(held: Held) -> bool:
+    return held.source.startswith(FROM_CALLER)
 
 
 def _nested(requires: Requires, holds: Callable[[object], bool | None]) -> bool | None:

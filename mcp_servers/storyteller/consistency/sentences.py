@@ -56,10 +56,16 @@ def sentences(text: str) -> list[Sentence]:
     at = 0
     for number, end in enumerate([*(m.start() for m in _PARAGRAPH.finditer(text)), len(text)]):
         quotes = _quotes(text, at, end)
+        first = 0
         for start, stop in _cut(text, at, end, quotes):
+            while first < len(quotes) and quotes[first][1] <= start:
+                first += 1
             words = tuple(_words_of(text, start, stop))
             if any(word.text[0].isalnum() for word in words):
-                inside = tuple((a, b) for a, b in quotes if a < stop and b > start)
+                last = first
+                while last < len(quotes) and quotes[last][0] < stop:
+                    last += 1
+                inside = tuple(quotes[first:last])
                 found.append(Sentence(start, stop, number, words[:WORDS_MAX], inside, cut=len(words) > WORDS_MAX))
         at = end
     return found
@@ -74,19 +80,47 @@ def _quotes(text: str, start: int, stop: int) -> list[tuple[int, int]]:
     """What is quoted in a paragraph; a mark that is never closed quotes the rest of it."""
     found: list[tuple[int, int]] = []
     at, closing = -1, ""
+    ends = [position for position in range(stop - 1, start, -1) if _ends_straight(text, position, stop)]
     for position in range(start, stop):
         sign = text[position]
         if closing:
-            if sign == closing and (closing != "’" or _closes(text, position, stop)):
+            if sign == closing and _truly(text, position, stop, closing):
                 found.append((at, position + 1))
                 closing = ""
         elif sign in _PAIRS:
             at, closing = position, _PAIRS[sign]
         elif sign == "‘":
             at, closing = position, "’"
+        elif sign == "'" and _opens(text, position, start, stop):
+            while ends and ends[-1] <= position:
+                ends.pop()
+            if ends:
+                at, closing = position, "'"
     if closing:
         found.append((at, stop))
     return found
+
+
+def _truly(text: str, position: int, stop: int, closing: str) -> bool:
+    """Whether a mark closes a quote: single ones are apostrophes too."""
+    if closing == "'":
+        return _ends_straight(text, position, stop)
+    return closing != "’" or _closes(text, position, stop)
+
+
+def _opens(text: str, position: int, start: int, stop: int) -> bool:
+    """Whether a straight single mark may open a quote."""
+    after = text[position + 1 : position + 2] if position + 1 < stop else ""
+    before = text[position - 1] if position > start else " "
+    return (after.isalpha() or after in {"“", '"'}) and not before.isalnum() and before not in "’'"
+
+
+def _ends_straight(text: str, position: int, stop: int) -> bool:
+    """Whether a straight single mark may close a quote; after an s before a blank it more likely says whose something is."""
+    if text[position] != "'" or not _closes(text, position, stop):
+        return False
+    before, after = text[position - 1], text[position + 1 : position + 2]
+    return not before.isspace() and (before.lower() != "s" or not after.isspace())
 
 
 def _closes(text: str, position: int, stop: int) -> bool:

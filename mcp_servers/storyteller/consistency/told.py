@@ -151,6 +151,8 @@ def _says(of: Sequence[Unit], way: Way, found: re.Match[str]) -> Iterator[Says]:
     value = _value(predicate, thing)
     if subject.key is None or value is None or (predicate == "eye_colour" and value in _EYE_COLOURS_NOT):
         return
+    if [unit.low for unit in of[found.start() : found.end()]][-3:] == ["a", "black", "eye"]:
+        return  # that heals
     if any(unit.low == "had" and n and way.predicate for n, unit in enumerate(of[found.start() : found.end()])):
         return
     yield Says(subject.key, predicate, value, (found.start(), _end(of, found.end(), predicate)), holds)
@@ -221,7 +223,9 @@ def phrased(of: Sequence[Unit], until: int, phrases: Sequence[Phrase]) -> Iterat
             if begin < until and tuple(lows[at + 1 : begin]) == phrase.between:
                 begin += of[begin].tag == "D" and begin + 1 < until
                 value = _value_of_words(of[begin])
-                if tuple(lows[begin + 1 : begin + 1 + len(phrase.after)]) == phrase.after:
+                ends = begin + 1 + len(phrase.after)
+                whole = of[begin].key is not None or bool(phrase.after) or ends >= until or of[ends].tag in ".,;CJ"
+                if whole and tuple(lows[begin + 1 : ends]) == phrase.after:
                     yield Says(unit.key, phrase.predicate, value, (at, begin + 1 + len(phrase.after)))
 
 

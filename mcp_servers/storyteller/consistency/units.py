@@ -67,7 +67,11 @@ def units(sentence: Sentence, names: Names, text: str) -> list[Unit]:
         word = all_words[at]
         quote = next(((a, b) for a, b in sentence.quoted if a <= word.start < b), None)
         if quote is not None:
-            key = names.find(_inside(text, quote))  # a title in quotation marks is no speech
+            follows = next((word.low for word in all_words[at:] if word.start >= quote[1]), "")
+            # A title in quotation marks is no speech.
+            key = None if _is_called(text, quote, follows) else names.find(_inside(text, quote))
+            if key and names.by_key[key].kind == "person" and follows in words.SPEAKS:
+                key = None
             tag = KIND_TAGS[names.by_key[key].kind] if key else "Q"
             found.append(Unit(quote[0], quote[1], text[quote[0] : quote[1]], tag, key))
             while at < len(all_words) and all_words[at].start < quote[1]:
@@ -108,6 +112,12 @@ def years_of(low: str) -> int | None:
     """What `thirty-four-year-old` says."""
     found = _AGED.fullmatch(low)
     return number_of(found[1]) if found else None
+
+
+def _is_called(text: str, quote: tuple[int, int], follows: str) -> bool:
+    """Whether what is quoted is spoken, by its last sign or by what follows it."""
+    last = text[quote[1] - 2]
+    return last in "!?" or (last == "," and follows in words.SPEAKS)
 
 
 def _inside(text: str, quote: tuple[int, int]) -> str:

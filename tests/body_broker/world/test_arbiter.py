@@ -354,6 +354,34 @@ async def test_an_engine_goes_on_without_redis_and_makes_the_copy_whole_when_it_
         assert found.epoch is not None
 
 
+async def test_a_fault_that_nobody_foresaw_does_not_end_the_engine(
+    bench: Bench, engine: Engine, pool: asyncpg.Pool
+) -> None:
+    async def pid() -> int | None:
+        return await pool.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '% engine tests'"
+        )
+
+    async with engine() as found:
+        (poison,) = await bench.submit(proposal("mara", "heal", {"by": 1}, priority=PRIORITY_MAX))
+        await bench.decided()
+        before, epoch = await pid(), found.epoch
+        # A number that cannot be read here, as no door lets in.
+        await pool.execute(
+            "UPDATE world_change SET payload = '{\"by\": 1e400}', state = 'queued' WHERE id = $1", poison.change_id
+        )
+        (queued,) = await bench.submit(proposal("ben", "hurt", {"by": 1}))
+
+        async def anew() -> bool:
+            return await pid() not in {None, before}
+
+        await wait_until(anew, "it met the fault, and begins anew")
+        await pool.execute("DELETE FROM world_change WHERE id = $1", poison.change_id)
+        await bench.decided()
+        assert await bench.states([queued]) == ["applied"]
+        assert found.epoch == epoch
+
+
 async def test_a_redis_that_hangs_delays_readers_and_never_the_engine(
     bench: Bench, engine: Engine, redis: Redis
 ) -> None:

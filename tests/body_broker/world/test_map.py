@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from body_broker.errors import Unavailable
 from body_broker.storage.redis import Redis
-from body_broker.world import epochs, queue, recorder
+from body_broker.world import epochs, queue, reading, recorder
+from body_broker.world.forms import encode, event_body
 from body_broker.world.map import WorldMap
-from body_broker.world.mirror import publish
+from body_broker.world.mirror import DECIDED_STREAM, publish
 from body_broker.world.model import EVENT_STREAM, Effect, Event
 from tests.body_broker.world.conftest import Bench, Engine
 from tests.body_broker.world.scene import entities, proposal
@@ -192,3 +195,95 @@ async def test_what_is_read_anew_is_read_to_the_position_that_is_asked_for(bench
     await found.reach(events[0].pos)
 
     assert found.entities["mara"].data["mood"] == "afraid"
+
+
+async def test_entries_that_are_of_no_event_do_not_stop_the_map(
+    bench: Bench, redis: Redis, engine: Engine, world: WorldMap
+) -> None:
+    (first,) = await reading.events(bench.pool, limit=1)
+    await redis.xadd(EVENT_STREAM, {"event": encode({**event_body(first), "pos": "19"})}, id="18-1")
+    await redis.xadd(
+        EVENT_STREAM, {"event": encode({**event_body(first), "pos": 19, "patch": 5, "version": "x"})}, id="18-2"
+    )
+    await redis.xadd(DECIDED_STREAM, {"what": b"\xff"})
+
+    async with engine():
+        (taken,) = await bench.submit(proposal("mara", "heal", {"by": 1}))
+        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
+        await wait_until(lambda: world.entities["mara"].version == 2, "the map goes on")
+    # Beyond the record's end: never used, and what comes after is.
+    await redis.xadd(EVENT_STREAM, {"event": encode({**event_body(first), "pos": 99, "version": 3})}, id="99-0")
+    await append(bench.pool, Effect(entity_id="ben", type="set", patch={"mood": "afraid"}))
+    await wait_until(lambda: world.entities["ben"].version == 2, "the map hears the record still")
+    assert world.entities[first.entity_id].version == 1
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "world-tail"], "it follows the stream still"
+
+
+async def restored(bench: Bench, to_pos: int) -> None:
+    """The database as a restore from a backup of that position leaves it, with mara and her epoch as they were."""
+    async with bench.pool.acquire() as connection, connection.transaction():
+        await connection.execute("DELETE FROM world_change")
+        await connection.execute("DELETE FROM world_event WHERE pos > $1", to_pos)
+        await connection.execute(
+            "UPDATE world_entity SET version = 1, data = data || '{\"health\": 100}' WHERE id = 'mara'"
+        )
+        await connection.execute("UPDATE world_engine SET last_pos = $1, epoch = 1, lease_until = NULL", to_pos)
+
+
+async def test_after_a_restore_nothing_of_the_other_record_comes_back_from_the_stream(
+    bench: Bench, engine: Engine, world: WorldMap, heard: list[Event], redis: Redis
+) -> None:
+    start = world.reading().pos
+    async with engine():
+        await bench.submit(*(proposal("mara", "hurt", {"by": n}) for n in range(1, 6)))
+        await wait_until(lambda: world.entities["mara"].version == 6, "the map has what the stream told")
+    await restored(bench, start)
+
+    await wait_until(lambda: world.reading().pos == start, "the map is what the record is")
+    for each in ("sch_1", "sch_2"):  # once the second is heard, the stream was looked at from there on
+        with world.deciding(each) as decided:
+            await redis.xadd(DECIDED_STREAM, {"change": each})
+            await wait_until(decided.is_set, "the map follows the stream")
+    await append(bench.pool, Effect(entity_id="ben", type="set", patch={"mood": "afraid"}))
+    await wait_until(lambda: world.entities["ben"].version == 2, "the map goes on")
+    assert world.entities["mara"].version == 1
+    assert world.entities["mara"].data["health"] == 100
+    assert [each.entity_id for each in heard] == [*["mara"] * 5, "ben"]
+
+
+async def test_a_map_that_begins_after_a_restore_uses_nothing_of_the_other_record(
+    bench: Bench, engine: Engine, redis: Redis
+) -> None:
+    start = len(entities())
+    async with engine():
+        await bench.submit(*(proposal("mara", "hurt", {"by": n}) for n in range(1, 6)))
+        await bench.decided()
+    await restored(bench, start)
+
+    heard: list[str] = []
+
+    async def note(event: Event) -> None:
+        heard.append(event.entity_id)
+
+    found = WorldMap(bench.pool, redis, note)
+    async with found.following():
+        await append(bench.pool, Effect(entity_id="ben", type="set", patch={"mood": "afraid"}))
+        await wait_until(lambda: found.entities["ben"].version == 2, "the map goes on")
+        assert found.entities["mara"].version == 1
+        assert heard == ["ben"]
+
+
+@pytest.mark.parametrize("more", [4, 5, 6])
+async def test_a_restored_record_that_has_gone_on_since_is_read_whole(bench: Bench, redis: Redis, more: int) -> None:
+    start = len(entities())
+    found = WorldMap(bench.pool, redis, ignore)
+    await append(bench.pool, *(Effect(entity_id="mara", type="hurt", patch={"health": n}) for n in range(5)))
+    await found.load()
+    await restored(bench, start)
+    await append(bench.pool, *(Effect(entity_id="ben", type="hurt", patch={"health": n}) for n in range(more)))
+
+    await found.check()
+
+    assert found.reading().pos == start + more
+    assert {each: found.entities[each].version for each in ("mara", "ben")} == {"mara": 1, "ben": more + 1}
+    assert found.entities["ben"].data["health"] == more - 1

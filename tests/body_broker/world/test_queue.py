@@ -241,3 +241,25 @@ async def test_decided_changes_are_forgotten_after_a_week_and_waiting_ones_never
     assert await bench.pool.fetchval("SELECT array_agg(seq ORDER BY seq) FROM world_change") == [2, 3]
     assert purging.schedules()[0].kind in purging.handlers(bench.pool)
     assert purging.KEPT_S >= 600, "a key is good for ten minutes at least"
+
+
+async def test_calls_with_the_same_keys_in_another_order_do_not_wait_for_each_other_for_ever(bench: Bench) -> None:
+    for n in range(6):
+        asked = [proposal("mara", "hurt", {"by": 1}, key=f"{n}-{k}") for k in range(BATCH_MAX)]
+        answers = await asyncio.gather(
+            *(bench.submit(*each, open_changes_max=10_000) for each in (asked, asked[::-1], asked, asked[::-1]))
+        )
+        assert sum(not each.duplicate for answer in answers for each in answer) == BATCH_MAX
+
+
+async def test_a_change_that_is_asked_for_again_is_the_same_though_its_cause_is_forgotten(bench: Bench) -> None:
+    (cause,) = await bench.submit(proposal("mara", "hurt", {"by": 1}))
+    asked = proposal("mara", "hurt", {"by": 2}, causation=cause.change_id)
+    (first,) = await bench.submit(asked)
+    await queue.cancel(bench.pool, cause.change_id, "service:game")
+    assert await queue.purge(bench.pool, older_than_s=0) == 1
+
+    (again,) = await bench.submit(asked)
+    assert (again.change_id, again.duplicate) == (first.change_id, True)
+    with pytest.raises(BadInput, match="causation"):
+        await bench.submit(proposal("mara", "hurt", {"by": 2}, causation=cause.change_id, key="another"))

@@ -10,11 +10,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from body_broker.world.kinds import KINDS, references
-from body_broker.world.model import Change, Entity, Verdict
+from body_broker.world.kinds import KINDS, LEANINGS_MAX, references, text_in
+from body_broker.world.model import Change, Effect, Entity, Kind, Verdict
 from body_broker.world.operations import OPERATIONS
+from body_broker.world.overlay import Overlay
 from body_broker.world.recorder import play
-from body_broker.world.rules import Overlay, decide, signature
+from body_broker.world.rules import decide, signature
 from tests.body_broker.world.scene import NOW, change, entities, judged
 
 IDS = sorted(entities())
@@ -266,10 +267,58 @@ def test_the_dead_do_nothing_and_the_gone_stay_as_they_were(asked: list[Change])
 @given(changes())
 def test_a_taint_is_never_lost_where_words_go_into_the_world(asked: list[Change]) -> None:
     by_id = {each.id: each for each in asked}
+    kinds: dict[str, Kind] = {each.id: each.kind for each in entities().values()}
     for verdict in decide(asked, entities(), 7, now=NOW):
         for effect in verdict.effects:
-            if effect.type in {"said", "remembered", "set", "spawned"} and by_id[verdict.change_id].tainted:
+            kind = kinds.setdefault(effect.entity_id, effect.kind or "npc")
+            if text_in(kind, effect.patch) and by_id[verdict.change_id].tainted:
                 assert effect.outside
+
+
+def test_what_is_in_a_place_is_known_through_every_overlay() -> None:
+    world = Overlay(entities())
+    assert sorted(world.inside("morgue")) == ["anna", "mara", "olga", "scalpel", "shards", "slab"]
+    world.apply([Effect(entity_id="mara", type="moved", patch={"place": "alley"})], 7)
+    trial = Overlay(world)
+    trial.apply([Effect(entity_id="anna", type="removed", removed=True)], 7)
+    trial.apply([Effect(entity_id="ben", type="moved", patch={"place": "morgue"}, region="hills")], 7)
+    assert sorted(trial.inside("morgue")) == ["ben", "olga", "scalpel", "shards", "slab"]
+    assert sorted(trial.inside("hills")) == ["ben", "chapel"]
+    assert sorted(world.inside("morgue")) == ["anna", "olga", "scalpel", "shards", "slab"]
+
+
+class Counted(dict[str, Entity]):
+    """Entities that count how often all of them are looked through."""
+
+    looks = 0
+
+    def values(self):  # noqa: ANN201 - as dict's
+        self.looks += 1
+        return super().values()
+
+
+def test_a_tick_that_removes_many_places_looks_through_the_world_once() -> None:
+    world = Counted(entities())
+    for n in range(20):
+        world[f"p{n}"] = Entity(id=f"p{n}", kind="place", region="hills", version=1, tick=1, data={"name": "P"})
+    asked = [change(f"p{n}", "remove", seq=n + 1) for n in range(20)]
+    assert {each.state for each in decide(asked, world, 7, now=NOW)} == {"applied"}
+    assert world.looks == 1
+
+
+def test_a_map_of_leanings_takes_as_many_as_it_may_hold_and_no_more() -> None:
+    world = entities()
+    for n in range(LEANINGS_MAX + 1):
+        world[f"n{n}"] = Entity(id=f"n{n}", kind="npc", region=None, version=1, tick=1, data={"name": "N"})
+    lean = {"field": "disposition", "by": 1}
+    asked = [
+        change("mara", "add", {**lean, "key": f"n{n}"}, seq=n + 1, expect_version=None) for n in range(LEANINGS_MAX + 1)
+    ]
+    asked.append(change("mara", "add", {**lean, "key": "n0"}, seq=500, expect_version=None))
+    asked.append(change("mara", "set", {"fields": {"mood": "afraid"}}, seq=501, expect_version=LEANINGS_MAX + 2))
+    *most, last, again, then = decide(asked, world, 7, now=NOW)
+    assert {each.state for each in most} == {"applied"}
+    assert (last.rule, again.state, then.state) == ("too_many", "applied", "applied")
 
 
 def test_overlays_count_and_list_what_is_under_them_and_new() -> None:

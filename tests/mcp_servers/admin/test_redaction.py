@@ -40,7 +40,7 @@ SECRETS = [
     "creds: " + "hunter2",
     "mysql --password " + "hunter2x",
     "--db-pass=" + "hunter2x",
-    "https://hooks.slack.com/services/T0000/B0000/" + "XXXXXXXXXXXX",
+    "https://hooks.slack.com/services/T0000/B0000/" + "A1b2C3d4E5f6",
     "https://discord.com/api/webhooks/123456/" + "abcDEF_ghi",
     "xapp-1-" + "A0000-123-abcdefabcdef",
     "ya29." + "A0ARrdaM-abcdefghijklmnop",

@@ -181,8 +181,11 @@ async def test_the_exit_codes_are_the_command_s(data_dir: Path, tmp_path: Path) 
     assert (code, "Inconclusive" in out) == (2, True)
     code, _, err = await command(data_dir, tmp_path, "scan", str(tmp_path / "nothing"))
     assert (code, "is no folder" in err, "Traceback" in err) == (2, True, False)
+    _, before, _ = await command(data_dir, tmp_path, "audit", "tail", "-n", "500")
     code, _, err = await command(data_dir, tmp_path, "scan", str(repo), "--sarif", str(tmp_path / "no" / "x.sarif"))
     assert (code, "cannot be written" in err) == (2, True)
+    _, after, _ = await command(data_dir, tmp_path, "audit", "tail", "-n", "500")
+    assert 0 < before.count(" scan") == after.count(" scan"), "the scan had not begun"
 
 
 async def test_sarif_is_as_the_standard_says_and_the_places_are_real(data_dir: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def test_a_scan_that_takes_longer_answers_with_a_job_that_has_the_report(
         await guarded.register("game")
         started = await guarded.tell("scan_codebase", {"repo_path": "game", "wait_s": 0.2})
         assert (started["status"], started["verdict"], started["scan_id"]) == ("running", None, None)
-        assert f"get_job({started['job_id']})" in started["summary"]
+        assert f"get_job(id={started['job_id']})" in started["summary"]
         await wait_until(lambda: pids(cue), "the scanner waits")
         running = await job(guarded, started["job_id"])
         assert (running["state"], running["progress"]["message"]) == ("running", "gitleaks over 4 files")
@@ -75,16 +75,18 @@ async def test_no_call_waits_longer_than_the_hub_says(guarded_hub: OpenGuarded) 
         await guarded.register("game")
         started = await guarded.tell("scan_codebase", {"repo_path": "game", "wait_s": 600})
         assert started["status"] == "running"
-        assert started["summary"].startswith("The scan waits for its turn and a worker as a job: get_job(")
+        assert started["summary"].startswith("The scan waits for its turn and a worker as a job: get_job(id=")
         assert (await job(guarded, started["job_id"]))["state"] == "queued"
 
 
-async def test_one_repository_is_scanned_once_at_a_time(
+async def test_scans_run_one_at_a_time_and_wait_in_the_queue(
     guarded_hub: OpenGuarded, waiting_gitleaks: Path, cue: Path
 ) -> None:
     async with guarded_hub(gitleaks=waiting_gitleaks) as guarded:
-        await guarded.register("game")
-        jobs = [(await guarded.tell("scan_codebase", {"repo_path": "game", "wait_s": 0}))["job_id"] for _ in range(3)]
+        for name in ("game", "web"):
+            await guarded.register(name)
+        asked = ("game", "game/app", "web")
+        jobs = [(await guarded.tell("scan_codebase", {"repo_path": each, "wait_s": 0}))["job_id"] for each in asked]
         await wait_until(lambda: pids(cue), "the first scans")
         assert [(await job(guarded, each))["state"] for each in jobs] == ["running", "queued", "queued"]
         give(cue)
@@ -92,7 +94,28 @@ async def test_one_repository_is_scanned_once_at_a_time(
         done = [await finished(guarded, each) for each in jobs]
 
         assert [each["state"] for each in done] == ["succeeded"] * 3
-        assert [each["result"]["new"] for each in done] == [5, 0, 0]
+        assert [each["result"]["new"] for each in done] == [5, 2, 5]
+
+
+async def test_the_same_again_is_the_job_that_is_open_and_too_many_are_refused(guarded_hub: OpenGuarded) -> None:
+    async with guarded_hub(works=False, scan_wait_s=0.01) as guarded:
+        for name in "abcdef":
+            await guarded.register(name)
+
+        async def ask(name: str, who: str = "person:sam", **more: Any) -> Any:
+            return await guarded.tell("scan_codebase", {"repo_path": name, **more}, who)
+
+        twice = await asyncio.gather(*(ask("a") for _ in range(4)))
+        assert len({each["job_id"] for each in twice}) == 1
+        others = [await ask("a", scanners=["semgrep"]), await ask("b"), await ask("c")]
+        assert (await ask("a", scanners=["semgrep"]))["job_id"] == others[0]["job_id"]
+        error = error_of(await guarded.call("scan_codebase", {"repo_path": "d"}))
+        assert (error["code"], error["retry_after_s"]) == ("rate_limited", 30)
+        late = (await ask("d", "person:ann"))["job_id"]
+        order = await guarded.pool.fetch("SELECT id FROM work WHERE kind = 'scan' ORDER BY priority DESC, ordinal")
+        assert [row["id"] for row in order][:2] == [twice[0]["job_id"], late], "who has fewer open comes first"
+        await guarded.tell("cancel_job", {"id": others[0]["job_id"]})
+        assert (await ask("d"))["status"] == "running"
 
 
 async def test_callers_at_once_each_get_their_own_report(guarded: Guarded) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_servers.cybersecurity.masking import mask, mask_values
+from mcp_servers.cybersecurity.masking import mask, mask_values, words_of
 from tests.mcp_servers.cybersecurity.repositories import AWS_KEY, GITHUB_TOKEN
 
 
@@ -55,3 +55,14 @@ def test_a_line_with_a_secret_is_known_again_without_it(line: str) -> None:
     known = mask_values(line)
     assert "hunter2" not in known
     assert known != mask_values("something(else_entirely)")
+
+
+@pytest.mark.parametrize(
+    "line", ["run('hunter2', x)", "run(x)  # password hunter2", "run(x)  // hunter2", "run(`hunter2", "run(x, hunter2)"]
+)
+def test_a_line_of_code_is_known_again_by_its_words_without_what_may_be_a_secret(line: str) -> None:
+    known = words_of(f"    {line}")
+    assert "hunter" not in known
+    assert known.startswith("run(")
+    assert known == words_of(line.replace("hunter2", "hunter3"))
+    assert known != words_of(line.replace("run", "walk"))

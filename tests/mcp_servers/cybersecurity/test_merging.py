@@ -64,6 +64,30 @@ def test_a_fingerprint_stays_when_the_line_moves_or_is_indented_and_changes_with
     assert marks(merge([seen()], lines("", "os.system(y)"))) != marks(first)
 
 
+def test_a_fingerprint_is_the_same_whoever_else_looked() -> None:
+    code = lines("key = 'hunter2'", "os.system('ls hunter2 ' + x)  # hunter2", "key = 'hunter3'", "key = 'hunter4'")
+    fault = seen(line=2, end_line=2)
+    known = [seen(scanner="detect-secrets", category="secret", group="secret", line=n, end_line=n) for n in (2, 3)]
+    more = [seen(scanner="gitleaks", category="secret", group="secret", line=n, end_line=n) for n in (1, 3, 4)]
+    whole = {(f.location.start, f.category): f.fingerprint for f in merge([fault, *known, *more], code)}
+    for sights in ([fault], [fault, *known], known):
+        for found in merge(sights, code):
+            assert whole[found.location.start, found.category] == found.fingerprint
+    assert len(set(whole.values())) == 5
+
+
+def test_what_was_not_asked_for_hides_code_and_is_no_finding() -> None:
+    secret = seen(scanner="detect-secrets", category="secret", group="secret", line=3, end_line=3)
+    fault = seen(line=1, end_line=400, message="call(hunter2)")
+    (found,) = merge([secret, fault], lines("call(", "", "'hunter2')"), told=["semgrep"])
+    assert (found.snippet, found.message) == ("", "T")
+
+
+def test_where_secrets_were_not_looked_for_no_code_is_shown() -> None:
+    (found,) = merge([seen(message="call(hunter2)")], lines("", "call(hunter2)"), quoting=False)
+    assert (found.snippet, found.message) == ("", "T")
+
+
 def test_equal_lines_have_fingerprints_of_their_own_in_order() -> None:
     two = merge([seen(line=1), seen(line=2)], lines("eval(x)", "eval(x)"))
     one = merge([seen(line=1)], lines("eval(x)"))
@@ -105,10 +129,11 @@ def test_groups_are_told_by_rule_ten_at_most() -> None:
 def test_compared_with_the_scan_before_each_is_new_existing_or_fixed() -> None:
     before = {f.fingerprint: f for f in merge([seen(), seen(path="gone.py")], lines("", "x"))}
     now = merge([seen(), seen(path="new.py")], lines("", "x"))
-    compared = compare(now, before, complete=True)
+    compared = compare(now, before, complete=True, settled=["semgrep"])
     assert {(f.location.path, f.status) for f in compared.findings} == {("a.py", "existing"), ("new.py", "new")}
     assert [(f.location.path, f.status) for f in compared.fixed] == [("gone.py", "fixed")]
-    assert compare(now, before, complete=False).fixed == []
+    assert compare(now, before, complete=False, settled=["semgrep"]).fixed == []
+    assert compare(now, before, complete=True, settled=["gitleaks"]).fixed == []
 
 
 def test_findings_beyond_those_that_are_kept_are_counted() -> None:
@@ -117,7 +142,7 @@ def test_findings_beyond_those_that_are_kept_are_counted() -> None:
     scan = Scan(
         runs=(run,), findings=tuple(found), revision="", files=1, skipped={"git": 1}, cut=False, isolation="rlimit"
     )
-    compared = compare(found, {}, complete=True)
+    compared = compare(found, {}, complete=True, settled=["semgrep"])
     kept = keep(compared.findings, "scn_x")
 
     told = report(scan, compared, kept, target=Target(Repository("game", Path("/x"))), scan_id="scn_x", job_id="job_x")

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from mcp_servers.cybersecurity import semgrep
+from mcp_servers.cybersecurity.copying import Stage
 from mcp_servers.cybersecurity.findings import CORE, Finding, Scan, ScannerRun
 from mcp_servers.cybersecurity.reporting import summary
 from mcp_servers.cybersecurity.scanning import Scanning
-from mcp_servers.cybersecurity.staging import Stage
 from tests.components import need
 from tests.mcp_servers.cybersecurity.repositories import (
     BIND,
     GITHUB_TOKEN,
+    PASSWORD,
     SECRETS,
     SUMMON,
     faulty,
@@ -136,6 +137,61 @@ async def test_a_scanner_that_was_not_asked_for_is_disabled(tmp_path: Path) -> N
     assert found.verdict == "inconclusive"
 
 
+async def test_a_caller_who_leaves_secrets_out_is_shown_none_and_findings_keep_their_fingerprints(
+    tmp_path: Path,
+) -> None:
+    code = f"import rites\nrites.bind(x)\rrites.summon(x, '{PASSWORD}', loud=True)  # password = '{PASSWORD}'\n"
+    repo = write(tmp_path / "repo", {"a.py": code, "b.py": BIND})
+    whole = await scanning(tmp_path).scan(repo, "")
+    assert (at(whole, "a.py", 3).snippet, at(whole, "b.py", 2).snippet) == ("", "return rites.bind(text)")
+
+    found = await scanning(tmp_path).scan(repo, "", scanners=["semgrep"])
+
+    assert places(found) == {("a.py", 2, "sast"), ("a.py", 3, "sast"), ("b.py", 2, "sast")}
+    assert PASSWORD not in repr(found)
+    assert at(found, "b.py", 2).snippet == "return rites.bind(text)"
+    assert {f.fingerprint for f in found.findings} <= {f.fingerprint for f in whole.findings}
+
+
+async def test_where_secrets_could_not_be_looked_for_no_code_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(_name: str) -> None:
+        """As where the group `scanners` was not installed."""
+
+    monkeypatch.setattr("importlib.util.find_spec", hidden)
+    found = await scanning(tmp_path).scan(faulty(tmp_path / "repo"), "")
+    shell = at(found, "app/run.py", 5)
+    assert (shell.snippet, shell.message) == ("", shell.title)
+
+
+async def test_of_code_in_languages_without_rules_nothing_is_said(tmp_path: Path) -> None:
+    found = await scanning(tmp_path).scan(write(tmp_path / "repo", {"main.go": "package main\n", "README.md": "x"}), "")
+    assert (found.verdict, run_of(found, "semgrep").status) == ("inconclusive", "partial")
+    assert "semgrep partial (1 x files of code in languages without rules)" in summary(found)
+
+
+async def test_findings_beyond_what_is_taken_in_are_counted_and_the_answer_is_partial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("gitleaks")
+    for module in ("semgrep", "secrets"):
+        monkeypatch.setattr(f"mcp_servers.cybersecurity.{module}.FINDINGS_SEEN_MAX", 2)
+    keys = "".join(f"token{n} = '{GITHUB_TOKEN[:-1]}{n}'\nrites.bind(x)\n" for n in range(5))
+    found = await scanning(tmp_path, leaks=True).scan(write(tmp_path / "repo", {"a.py": keys}), "")
+    for run in found.runs:
+        assert run.status == "partial"
+        assert run.errors["findings too many"] >= 3
+    assert len(found.findings) <= 6
+    assert not found.complete
+
+
+async def test_a_file_s_name_stops_no_scanner(tmp_path: Path) -> None:
+    repo = write(tmp_path / "repo", {"config.py": f"key = '{GITHUB_TOKEN}'\n", "a." + "b" * 253: b"\xe9\n"})
+    found = await scanning(tmp_path).scan(repo, "")
+    assert (places(found), run_of(found, "detect-secrets").status) == ({("config.py", 1, "secret")}, "ok")
+
+
 async def test_a_rule_that_does_not_parse_makes_semgrep_s_answer_partial(tmp_path: Path) -> None:
     scans = scanning(tmp_path)
     broken = "rules:\n  - {id: broken, languages: [python], severity: ERROR, message: x, pattern: 'def ((('}\n"
@@ -202,10 +258,12 @@ async def test_text_that_is_not_utf_8_is_scanned_too(tmp_path: Path) -> None:
             "wide.txt": line.encode("utf-16"),
             "picture.svg": line,
             "b.bin": b"\0" + line.encode(),
+            "noise.bin": bytes(range(32)) + line.encode(),
         },
     )
     found = await scanning(tmp_path).scan(repo, "")
-    assert places(found) == {(name, 2, "secret") for name in ("latin.py", "wide.txt", "picture.svg")}
+    assert places(found) == {(name, 2, "secret") for name in ("latin.py", "wide.txt", "picture.svg", "b.bin")}
+    assert (found.skipped, found.complete) == ({"binary": 1}, True)
 
 
 async def test_a_script_without_an_ending_is_known_by_its_first_line(tmp_path: Path) -> None:

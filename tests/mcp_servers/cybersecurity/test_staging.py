@@ -38,10 +38,16 @@ def test_regular_files_are_copied_and_the_copy_is_private_and_gone_afterwards(tm
     assert not place.exists()
 
 
-def test_links_pipes_sockets_and_git_are_left_out_and_counted(tmp_path: Path, staging: Path) -> None:
-    repo = write(tmp_path / "repo", {"a.py": "1", ".git/config": "[core]\nfsmonitor=./x\n", "sub/.git": "gitdir: ../x"})
+def test_links_out_pipes_sockets_and_the_git_folder_are_left_out_and_counted(tmp_path: Path, staging: Path) -> None:
+    git: dict[str, str | bytes] = {
+        ".git/HEAD": "ref: x",
+        ".git/objects/x": "",
+        ".git/config": "[core]\nfsmonitor=./x\n",
+    }
+    repo = write(tmp_path / "repo", {"a.py": "1", **git})
     write(tmp_path, {"outside.py": "secret", "folder/x.py": "secret"})
     (repo / "link.py").symlink_to(tmp_path / "outside.py")
+    (repo / "up.py").symlink_to("../outside.py")
     (repo / "linked").symlink_to(tmp_path / "folder")
     (repo / "dangling").symlink_to("nowhere")
     os.mkfifo(repo / "pipe")
@@ -52,8 +58,134 @@ def test_links_pipes_sockets_and_git_are_left_out_and_counted(tmp_path: Path, st
         os.chdir(here)
         with staged(repo, "", staging) as stage:
             assert copied(stage.source) == {"a.py": b"1"}
-            assert dict(stage.skipped) == {"git": 2, "link": 3, "special": 2}
+            assert dict(stage.skipped) == {"git": 1, "link": 4, "special": 2}
             assert not stage.cut
+
+
+def test_a_folder_called_git_that_git_did_not_make_is_copied_under_another_name(tmp_path: Path, staging: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "lib/.git/HEAD": "",
+        "lib/.git/objects/x": "",
+        "lib/.git/e.py": "1",
+        "sub/.git": "gitdir: ../x",
+    }
+    at_root: dict[str, str | bytes] = {".git/e.py": "1"}
+    for name, there in (("below", files), ("root", at_root)):
+        with staged(write(tmp_path / name, there), "", staging) as stage:
+            assert {stage.original(path) for path in copied(stage.source)} == set(there)
+            assert not list(stage.source.rglob(".git"))
+            assert dict(stage.skipped) == {}
+
+
+def test_a_link_to_a_file_of_the_repository_is_that_file_under_the_link_s_name(tmp_path: Path, staging: Path) -> None:
+    repo = write(tmp_path / "repo", {"payload.txt": "evil", "sub/x": ""})
+    (repo / "app.py").symlink_to("payload.txt")
+    (repo / "sub" / "two.py").symlink_to("../one.py")
+    (repo / "one.py").symlink_to("folder/../../payload.txt")
+    (repo / "folder").symlink_to("sub/deep")
+    (repo / "sub" / "deep").mkdir()
+    (repo / "whole.py").symlink_to(repo / "payload.txt")
+
+    with staged(repo, "", staging) as stage:
+        there = copied(stage.source)
+        assert {name for name, content in there.items() if content == b"evil"} == {
+            *("payload.txt", "app.py", "one.py", "sub/two.py", "whole.py")
+        }
+        assert (dict(stage.skipped), stage.cut) == ({"link": 1}, False)
+    with staged(repo, "sub", staging) as stage:
+        assert copied(stage.source)["two.py"] == b"evil"
+
+
+def test_links_that_lead_in_a_ring_make_the_copy_incomplete(tmp_path: Path, staging: Path) -> None:
+    repo = write(tmp_path / "repo", {"a": ""})
+    (repo / "b.py").symlink_to("c.py")
+    (repo / "c.py").symlink_to("b.py")
+    with staged(repo, "", staging) as stage:
+        assert (dict(stage.skipped), stage.cut) == ({"link_not_followed": 2}, True)
+
+
+def test_two_names_that_would_be_one_keep_their_endings(tmp_path: Path, staging: Path) -> None:
+    repo = write(tmp_path / "repo", {"e\n.py": "evil"})
+    with staged(repo, "", staging) as stage:
+        (plain,) = copied(stage.source)
+    for decoy in (plain, f"1~{plain}"):
+        write(repo, {decoy: "x"})
+
+    with staged(repo, "", staging) as stage:
+        there = copied(stage.source)
+        assert sorted(there.values()) == [b"evil", b"x", b"x"]
+        assert all(name.endswith(".py") for name in there)
+        assert sorted(stage.original(name) for name in there) == sorted(["e\\u000a.py", plain, f"1~{plain}"])
+
+
+def test_names_too_long_for_a_copy_are_cut_and_paths_too_long_for_a_scanner_are_counted(
+    tmp_path: Path, staging: Path
+) -> None:
+    repo = write(tmp_path / "repo", {"a.py": "1", "\x01" + "\N{GRINNING FACE}" * 61 + ".py": "2"})
+    at = os.open(repo, os.O_RDONLY)
+    for _ in range(18):
+        os.mkdir("d" * 240, dir_fd=at)
+        at, above = os.open("d" * 240, os.O_RDONLY, dir_fd=at), at
+        os.close(above)
+    os.close(at)
+
+    with staged(repo, "", staging) as stage:
+        assert sorted(copied(stage.source).values()) == [b"1", b"2"]
+        assert (dict(stage.skipped), stage.cut) == ({"too_deep": 1}, True)
+
+
+def test_every_scanner_counts_lines_alike_for_there_is_one_kind_of_line_end(tmp_path: Path, staging: Path) -> None:
+    repo = write(tmp_path / "repo", {"a.py": b"a\rb\r\nc\n", "wide.txt": "é\r\nb".encode("utf-16"), "l.py": b"\xe9\r"})
+    with staged(repo, "", staging) as stage:
+        assert copied(stage.source) == {"a.py": b"a\nb\nc\n", "wide.txt": "é\nb".encode(), "l.py": b"\xe9\n"}
+
+
+def test_no_byte_makes_code_a_binary_and_binaries_are_counted(tmp_path: Path, staging: Path) -> None:
+    noise = bytes(range(256)) * 8
+    repo = write(
+        tmp_path / "repo",
+        {"a.conf": b"x" * 50 + b"\0", "b.js": b"\0" * 50 + b"x", "c": b"#!/bin/sh\0\0", "p.png": noise},
+    )
+    with staged(repo, "", staging) as stage:
+        assert copied(stage.source) == {"a.conf": b"x" * 50 + b" ", "b.js": b" " * 50 + b"x", "c": b"#!/bin/sh  "}
+        assert (dict(stage.skipped), stage.cut) == ({"binary": 1}, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "cut"),
+    [
+        *((line, True) for line in ("# coding: utf-7", "#!x\n# -*- coding: rot13 -*-", "# vim: fileencoding=nonsense")),
+        *(
+            (line, False)
+            for line in (
+                "# coding: utf-8",
+                "# -*- coding: latin-1 -*-",
+                "#\n#\n# coding: utf-7",
+                "# coding: utf-8-unix",
+            )
+        ),
+    ],
+)
+def test_python_in_an_encoding_that_scanners_do_not_read_makes_the_copy_incomplete(
+    tmp_path: Path, staging: Path, line: str, *, cut: bool
+) -> None:
+    with staged(write(tmp_path / "repo", {"a.py": f"{line}\nx\n", "b.txt": "# coding: utf-7"}), "", staging) as stage:
+        assert (stage.cut, stage.skipped["odd_coding"], stage.files) == (cut, int(cut), 2)
+
+
+def test_folders_count_as_files(tmp_path: Path, staging: Path) -> None:
+    repo = write(tmp_path / "repo", {f"d{number}/.keep": "" for number in range(9)})
+    with staged(repo, "", staging, bounds=Bounds(files=3)) as stage:
+        assert len(list(stage.source.rglob("*"))) == 3
+        assert stage.cut
+
+
+def test_the_hub_s_own_data_dir_is_left_out_wherever_it_lies(tmp_path: Path) -> None:
+    repo = write(tmp_path / "repo", {"a.py": "1", "data/secret.key": "x"})
+    (repo / "key.py").symlink_to("data/secret.key")
+    with staged(repo, "", repo / "data" / "staging", own=repo / "data") as stage:
+        assert copied(stage.source) == {"a.py": b"1"}
+        assert dict(stage.skipped) == {"own_data": 1, "link": 1}
 
 
 def test_what_tells_scanners_what_not_to_see_is_a_file_like_any_other(tmp_path: Path, staging: Path) -> None:

@@ -114,6 +114,30 @@ async def test_a_scan_that_may_have_missed_something_calls_nothing_fixed(guarded
     assert await findings(guarded, "game", status="fixed") == []
 
 
+async def test_a_scan_is_held_against_the_latest_complete_one(guarded: Guarded) -> None:
+    root = await guarded.register("game")
+    await guarded.tell("scan_codebase", {"repo_path": "game"})
+    await guarded.tell("scan_codebase", {"repo_path": "game", "scanners": ["semgrep"]})
+    again = await guarded.tell("scan_codebase", {"repo_path": "game"})
+    assert (again["new"], again["fixed"]) == (0, 0)
+    write(root, {"config.py": "x = 1\n"})
+    await guarded.tell("scan_codebase", {"repo_path": "game", "scanners": ["semgrep"]})
+    mended = await guarded.tell("scan_codebase", {"repo_path": "game"})
+    assert (mended["new"], mended["fixed"]) == (0, 3)
+
+
+async def test_a_repository_s_name_means_its_latest_whole_scan(guarded: Guarded) -> None:
+    await guarded.register("game", {"a.py": BIND, "docs/x.md": "hello"})
+    part = await guarded.tell("scan_codebase", {"repo_path": "game/docs"})
+    assert error_of(await guarded.call("get_scan", {"scan_id": "game"}))["code"] == "not_found"
+    whole = await guarded.tell("scan_codebase", {"repo_path": "game"})
+    await guarded.tell("scan_codebase", {"repo_path": "game/docs"})
+    (listed,) = (await guarded.tell("list_repositories", {}))["items"]
+    assert (listed["scan_id"], listed["verdict"]) == (whole["scan_id"], "findings")
+    assert [f["path"] for f in await findings(guarded, "game")] == ["a.py"]
+    assert (await guarded.tell("get_scan", {"scan_id": part["scan_id"]}))["whole"] is False
+
+
 async def test_a_folder_of_a_repository_is_scanned_by_name_or_path_with_a_baseline_of_its_own(guarded: Guarded) -> None:
     root = await guarded.register("game")
     await guarded.tell("scan_codebase", {"repo_path": "game"})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_servers.storyteller.consistency.checking import check, named_in, with_lore
+from mcp_servers.storyteller.consistency.checking import check, named_in
+from mcp_servers.storyteller.consistency.lore import with_lore
 from mcp_servers.storyteller.consistency.sentences import sentences
 from tests.mcp_servers.storyteller.forms import MUTATIONS
 from tests.mcp_servers.storyteller.lookalikes import LOOKALIKES

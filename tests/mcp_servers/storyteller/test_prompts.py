@@ -46,7 +46,14 @@ async def test_who_tells_it_limits_facts_and_lore_to_what_they_know(hub: Hub) ->
 
     assert "f_eyes" in ivo
     assert "[1] Doors [doc_" in ivo
-    assert "f_eyes, lore:mara]" not in osric.split("Facts of canon:")[1]
+    assert "against “Mara Thorne: eye_colour = green” [lore:mara]" in ivo
+    assert (
+        "- functional_fact: “Mara Thorne has blue eyes” (characters 29-54) against something that is not theirs"
+        in osric
+    )
+    assert "eye_colour = green" not in osric
+    assert "f_eyes" not in osric
+    assert "against “Osric Vance is dead.” [world: osric]" in osric
     assert "Name too whatever osric could not know" in osric
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -152,3 +154,49 @@ def test_whatever_is_available_is_unlocked_and_not_done(needs: list[tuple[int, i
     for each in available(nodes, standing):
         assert each.id not in standing.done
         assert all(isinstance(term, NodeTerm) and term.node in standing.done for term in each.requires.all)
+
+
+def _by_rounds(nodes: dict[str, PlotNode], standing: Standing) -> frozenset[str]:
+    """What reached says, asked of every node again and again."""
+    found = set(standing.done)
+    while True:
+        now = {
+            each.id
+            for each in nodes.values()
+            if each.id not in found and each.kind == "beat" and not locks(each.requires, standing, found)
+        }
+        if not now:
+            return frozenset(found)
+        found |= now
+
+
+@given(seed=st.integers(0, 10_000))
+def test_a_plot_is_reached_as_if_every_node_were_asked_again_each_round(seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311 - seeded, so that a case can be made again
+    ids = [f"n{n}" for n in range(12)]
+
+    def some() -> tuple[NodeTerm, ...]:
+        return tuple(NodeTerm(node=each) for each in rng.sample(ids, rng.randrange(3)))
+
+    nodes = {
+        each: PlotNode(id=each, kind="beat", title=each, requires=Requires(all=some(), any=some(), none=some()))
+        for each in ids
+    }
+    standing = Standing(done=frozenset(rng.sample(ids, 2)))
+    assert reached(nodes, standing) == _by_rounds(nodes, standing)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_long_chain_takes_time_in_line_with_its_length(step: int) -> None:
+    def took(count: int) -> float:
+        ids = [f"n{n}" for n in range(count)][::step]
+        after = dict(pairwise(reversed(ids)))
+        chain = [node(each, *([NodeTerm(node=after[each])] if each in after else []), kind="beat") for each in ids]
+        graph = PlotGraph(id="g", title="G", nodes=tuple(chain))
+        began = time.process_time()
+        assert len(reached({each.id: each for each in chain}, Standing())) == count
+        assert not any(fault.code == "unreachable" for fault in validate(graph, (graph,), {}))
+        return time.process_time() - began
+
+    # Sixteen times as long a chain takes 256 times as long where every node is asked again for each.
+    assert took(8_000) <= 64 * min(took(500) for _ in range(3))

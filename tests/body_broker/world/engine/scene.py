@@ -13,6 +13,7 @@ from body_broker.storage.redis import Redis
 from body_broker.work.model import Origin
 from body_broker.world import epochs, queue, recorder
 from body_broker.world.engine.client import EngineClient
+from body_broker.world.engine.fitting import GRACE_S
 from body_broker.world.engine.own import OwnArbiter
 from body_broker.world.engine.relay import Relay
 from body_broker.world.model import Effect, Proposal, Queued
@@ -98,8 +99,10 @@ async def is_sound(pool: Pool) -> None:
     )
 
 
-def relay_of(pool: Pool, redis: Redis, database_url: str, lease_s: float = LEASE_S) -> Relay:
-    return Relay(pool, redis, database_url=database_url, lease_s=lease_s)
+def relay_of(
+    pool: Pool, redis: Redis, database_url: str, lease_s: float = LEASE_S, *, grace_s: float = GRACE_S
+) -> Relay:
+    return Relay(pool, redis, database_url=database_url, lease_s=lease_s, grace_s=grace_s)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from body_broker.storage.redis import Redis
 from body_broker.world.engine.messages import READ_KEY
 from tests.body_broker.world.engine.outside import COUNTERPART
 from tests.kill.harness import PROGRAM
+from tests.waiting import wait_until_sync
 
 
 async def run(*arguments: str) -> tuple[int | None, str]:
@@ -53,6 +55,21 @@ async def test_an_engine_that_does_not_come_is_told_at_once() -> None:
     assert "FAIL  hello              waited 0.2 s for hello" in said
     assert "exit code 3" in said
     assert "23 not played" in said
+
+
+async def test_what_the_command_left_in_the_background_is_ended_too(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    await run("check", "--start", "0.2", "--command", f"sleep 600 & echo $! > {shlex.quote(str(noted))}; exit 0")
+    pid = int(await asyncio.to_thread(noted.read_text))
+
+    def is_gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+
+    await asyncio.to_thread(wait_until_sync, is_gone, "the engine in the background is gone")
 
 
 async def test_a_redis_that_a_hub_uses_is_left_alone(redis: Redis, redis_url: str) -> None:

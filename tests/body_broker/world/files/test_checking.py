@@ -328,6 +328,25 @@ def test_two_values_at_one_time_of_a_functional_predicate_are_a_contradiction(wr
     ]
 
 
+def test_a_fact_about_an_entity_by_its_name_or_alias_is_refused_with_its_place(write: Write) -> None:
+    name = SMALL["entities"]["npcs"][0]["name"]
+    facts = [
+        *SMALL["facts"],
+        {"subject": "hob", "predicate": "alias", "object": "The Pork Man", "source": "x"},
+        {"subject": name, "predicate": "age", "object": 40, "source": "x"},
+        {"subject": "the pork  man", "predicate": "age", "object": 41, "source": "x"},
+        {"subject": "Nobody's Aunt", "predicate": "age", "object": 42, "source": "x"},
+    ]
+
+    alias = {"name": "alias", "functional": False, "meaning": "Another name of the subject, as text."}
+    predicates = [*SMALL["predicates"], alias]
+
+    assert examine(write(changed(facts=facts, predicates=predicates)))[1] == [
+        f"facts[5].subject: {name!r} is a name of 'hob': give the id",
+        "facts[6].subject: 'the pork  man' is a name of 'hob': give the id",
+    ]
+
+
 def test_what_disagrees_but_can_be_is_a_warning(write: Write) -> None:
     entities = {
         "items": [{"id": "tin", "name": "A tin", "holder": "hob"}, {"id": "coin", "name": "C", "holder": "hob"}],
