@@ -20,11 +20,15 @@ _EARLIER = re.compile(
     r"\b(?:years?|months?|weeks?|days?|winters?|summers?|decades?|long|nights?) (?:ago|before|earlier)\b|\bin (?:those|the old) days\b"
     r"|\bwhen (?:he|she|it|\w+) was (?:alive|young|a child|a boy|a girl)\b|\bbefore (?:his|her|the|\w+ 's) (?:death|drowning|murder|burial|end)\b"
     r"|\bbefore (?:he|she|\w+) (?:died|drowned|was killed|was murdered)\b|\b(?:in|of|during) (?:his|her) (?:youth|life|lifetime|childhood)\b"
-    r"|\bonce upon\b|\bused to\b|\bin (?:former|better|happier) (?:days|times|years)\b|\bwhile (?:he|she|\w+) (?:still )?lived\b"
+    r"|\buntil (?:he|she|\w+) (?:died|drowned|was killed|was murdered)\b|\bonce upon\b|\bused to\b|\bin (?:former|better|happier) (?:days|times|years)\b|\bwhile (?:he|she|\w+) (?:still )?lived\b"
     r"|\blast (?:year|winter|summer|spring|autumn|month|week)\b"
 )
 _WILL = re.compile(
     r"\b(?:will|would|shall|could|might|may|should|must|(?:was|were|is|are) to|going to|meant to|wanted to|hoped to|planned to|about to)\b"
+)
+_PICTURED = re.compile(
+    r"^(?:in|on) (?:the|a|an|this|that|his|her|their|one) (?:\w+ )?(?:photograph|photo|portrait|painting|picture|drawing|mural|recording|film)\b"
+    r"|\b(?:sat|sits|stood|stands|posed|poses) for (?:the|a|this|that|his|her) (?:\w+ )?(?:photograph|portrait|painting|picture|drawing|statue)\b"
 )
 _NOW = re.compile(r"^(?:now|today|tonight|at last)\b")
 
@@ -87,6 +91,8 @@ def _as_soon_as(lows: Sequence[str]) -> int:
 def _asserted(of: Sequence[Unit], line: str, lows: Sequence[str]) -> Guard:
     if lows[0] in words.PREFIXED or any(low in {"if", "unless", "whether"} for low in lows):
         return Guard(0, "hypothetical")
+    if _PICTURED.search(line):
+        return Guard(0, "earlier")
     if _THEY_SAY.search(line) or _OR_SO.search(line):
         return Guard(0, "hearsay")
     cut, reason = len(of), None

@@ -20,7 +20,7 @@ _BEGINNING = 2
 _WHILE = re.compile(r"^(?:while|as) ")
 _NEW_DAY = re.compile(
     r"\b(?:the|on the) (?:next|following) (?:day|morning|night|evening|afternoon)\b|\b(?:a|some|many|several|\w+) (?:days?|nights?|weeks?|fortnights?|months?|years?|winters?|summers?)"
-    r" (?:later|after|(?:had |have |has )?(?:passed|pass|passes|elapsed|(?:went|gone|go|goes|rolled|slipped|crept|dragged) (?:by|past|on)))\b|\bon the morrow\b|\btomorrow\b|\byesterday\b|\bthe (?:day|night|morning) (?:after|before)\b|\banother (?:day|night)\b|\bevery (?:day|night)\b"
+    r" (?:later|after|(?:had |have |has )?(?:passed|pass|passes|elapsed|(?:went|gone|go|goes|rolled|slipped|crept|dragged) (?:by|past|on)))\b|\bon the morrow\b|\bthe sun (?:set and rose|rose and set)\b|\btomorrow\b|\byesterday\b|\bthe (?:day|night|morning) (?:after|before)\b|\banother (?:day|night)\b|\bevery (?:day|night)\b"
 )
 _DAY = re.compile(
     r"\bon (?:the )?(monday|tuesday|wednesday|thursday|friday|saturday|sunday|(?:first|second|third|fourth|fifth|sixth|seventh|last) (?:day|night|morning|evening))\b"

@@ -204,6 +204,9 @@ def test_a_value_that_agrees_does_not_silence_one_that_disagrees(known: Knowledg
         "The coat Osric Vance wore hung on the hook.",
         "Nobody walked where Osric Vance walked.",
         "Mara Thorne had a black eye.",
+        "In the photograph, Osric Vance smiled at the camera.",
+        "Osric Vance sat for this portrait.",
+        "Osric Vance walked here every day until he drowned.",
         "At noon Mara Thorne was in Coldharbour Mill. Two days passed. At noon Mara Thorne was in Tanner's Row.",
         "At noon Mara Thorne was in Coldharbour Mill. A week went by. At noon Mara Thorne was in Tanner's Row.",
     ],
@@ -248,5 +251,5 @@ def test_quotes_and_places_take_time_in_line_with_the_text(known: Knowledge, par
         return time.process_time() - began
 
     count = 90_000 // len(part)
-    quarter = min(took(count // 4) for _ in range(2))
-    assert took(count) <= 6 * quarter
+    quarter, whole = (min(took(size) for _ in range(2)) for size in (count // 4, count))
+    assert whole <= 6 * quarter
