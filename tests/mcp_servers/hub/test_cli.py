@@ -30,9 +30,13 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def from_here(folder: Path) -> str:
+    """As a person says it, by a path from where they stand: what is started stands elsewhere."""
+    return os.path.relpath(folder)
+
+
 async def ok(*command: str, data_dir: Path, **env: str) -> str:
-    # As a person does, by a path from where they stand: what it starts stands elsewhere.
-    code, out, err = await run(HUB, *command, "--data-dir", os.path.relpath(data_dir), **env)
+    code, out, err = await run(HUB, *command, "--data-dir", from_here(data_dir), **env)
     assert code == 0, err
     return out
 
