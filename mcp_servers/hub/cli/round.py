@@ -96,7 +96,9 @@ async def go_round(url: str, tokens: Tokens, *, by_meaning: bool) -> None:
     async with seated(url, tokens, "person:demo-sam", "security") as security:
         scan_id = await _security_scans(security)
     async with seated(url, tokens, "person:demo-sasha", "sre") as sre:
-        await _operations_read(sre, scan_id)
+        if scan_id is not None:
+            await _operations_read(sre, scan_id)
+        await _operations_ask_aws(sre)
 
 
 async def _silver_reads(silver: Seat, *, by_meaning: bool) -> None:
@@ -163,12 +165,17 @@ async def _a_designer_checks(designer: Seat) -> None:
     say("coverage", f"{coverage['understood']} of {coverage['sentences']} sentences understood")
 
 
-async def _security_scans(security: Seat) -> str:
+async def _security_scans(security: Seat) -> str | None:
+    """The scan's id; None where the scanners are not installed, and the verdict says that."""
     report = await security.ask("scan_codebase", {"repo_path": REPOSITORY})
-    if report["verdict"] != "findings":
-        raise DemoFailed(f"the planted fault was not found: {report['verdict']}")
     ran = ", ".join(f"{s['name']} {s['status']}" for s in report["scanners"])
     say("security", f"scans {REPOSITORY} ({ran}): {report['verdict']}")
+    lacks = any(s["name"] == "semgrep" and s["status"] == "not_installed" for s in report["scanners"])
+    if report["verdict"] != ("inconclusive" if lacks else "findings"):
+        raise DemoFailed(f"the planted fault was not found: {report['verdict']}")
+    if lacks:
+        say("lacks", "semgrep: `body-broker scanners install` brings it to those who came by plain pip", "yellow")
+        return None
     scan_id: str = report["scan_id"]
     return scan_id
 
@@ -178,6 +185,9 @@ async def _operations_read(sre: Seat, scan_id: str) -> None:
     page = await sre.ask("list_findings", {"scan_id": scan_id, "limit": 1})
     found = page["items"][0]
     say("sre", f"reads its findings: {found['severity']} {found['rule']} at {found['path']}:{found['line']}", "yellow")
+
+
+async def _operations_ask_aws(sre: Seat) -> None:
     error = await sre.refused("query_aws_resource", {"service": "ec2", "resource": "instances"}, "not_configured")
     say("aws", f"{error['code']}: {error['message']} {error['next_step']}", "yellow")
 
