@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.body_broker.storage.commands import HUB, backed_up, command, names_in, restored, table_held
+from tests.components import scratch_dir
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
+TRIES = 6
 HOW_FAR = (
     "secrets/root.key",
     "stores/postgres.new",
@@ -25,7 +29,7 @@ async def test_a_backup_that_is_killed_while_it_dumps_leaves_no_backup(own_dir: 
     file = tmp_path / "hub.backup"
     await command("status", "--data-dir", own_dir)  # which brings the schema
     async with table_held(own_dir):
-        await _killed_when(lambda: _drafts(tmp_path), "backup", file, "--data-dir", own_dir)
+        assert await _killed_when(lambda: _drafts(tmp_path), "backup", file, "--data-dir", own_dir)
     assert not file.exists()
     (left,) = _drafts(tmp_path)
     assert left.stat().st_mode & 0o077 == 0
@@ -36,24 +40,37 @@ async def test_a_backup_that_is_killed_while_it_dumps_leaves_no_backup(own_dir: 
     assert "intact" in await restored(file, tmp_path / "data")
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder of few characters: where paths are long, the stores' sockets lie elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="bb-", dir=scratch_dir()) as folder:
+        yield Path(folder)
+
+
 async def test_a_restore_that_is_killed_leaves_no_data_dir_and_the_next_one_succeeds(
-    own_dir: Path, tmp_path: Path
+    own_dir: Path, short: Path
 ) -> None:
-    file, home = tmp_path / "hub.backup", tmp_path / "data"
+    file, home = short / "hub.backup", short / "data"
     await command("config", "set", "spawn.rate", "42", "--data-dir", own_dir)
     await backed_up(own_dir, file)
 
     for made in HOW_FAR:  # each finds what the one before left, and begins anew
-        place = tmp_path / ".data.restoring" / made
-        left = _identity(place)
-        await _killed_when(
-            lambda place=place, left=left: _identity(place) not in {None, left},
-            *("restore", file, "--data-dir", home),
-        )
+        place = short / ".data.restoring" / made
+        for _ in range(TRIES):
+            left = _identity(place)
+            if await _killed_when(
+                lambda place=place, left=left: _identity(place) not in {None, left},
+                *("restore", file, "--data-dir", home),
+            ):
+                break
+            # Some stages are short, and a busy machine looks away: this restore got through unseen.
+            await asyncio.to_thread(shutil.rmtree, home)
+        else:
+            pytest.fail(f"no restore was seen at {made}")
         assert not home.exists()
 
     assert "intact" in await restored(file, home)
-    assert names_in(tmp_path) == ["data", "hub.backup"]
+    assert names_in(short) == ["data", "hub.backup"]
     assert await command("config", "get", "spawn.rate", "--data-dir", home) == "42\n"
 
 
@@ -91,9 +108,13 @@ def _drafts(folder: Path) -> list[Path]:
     return [found for found in folder.glob(".hub.backup.*.partial") if found.stat().st_size]
 
 
-async def _killed_when(reached: Callable[[], object], *words: str | Path) -> None:
+async def _killed_when(reached: Callable[[], object], *words: str | Path) -> bool:
+    """Whether it was killed there, and had not ended by itself."""
     process = await asyncio.create_subprocess_exec(*(HUB, *words), stdout=asyncio.subprocess.DEVNULL)
-    await wait_until(reached, "it has come so far", 60)
-    assert process.returncode is None
+    await wait_until(lambda: reached() or process.returncode is not None, "it has come so far", 60)
+    if process.returncode is not None:
+        assert process.returncode == 0
+        return False
     process.kill()
     await process.wait()
+    return True

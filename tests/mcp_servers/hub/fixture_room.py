@@ -129,7 +129,7 @@ ROOM = Room(
         row("fx_needs", echo, "retrieval", needs="BODY_BROKER_NOT_THERE"),
         row("fx_costly", echo, "draft", needs="BODY_BROKER_NOT_THERE", modifiers=frozenset({"spend"})),
         row("fx_asked", echo, "write", needs="BODY_BROKER_NOT_THERE"),
-        row("fx_unset", echo, "draft", needs="BODY_BROKER_AWS_ROLES", modifiers=frozenset({"spend"})),
+        row("fx_unset", echo, "draft", needs="BODY_BROKER_AUDIT_ANCHOR", modifiers=frozenset({"spend"})),
         row("fx_intent", echo, "intent", establishes=own_npcs),
         row("fx_extra", echo, "retrieval", profile="all"),
     ),

@@ -142,7 +142,7 @@ async def test_a_call_that_waits_for_a_backend_names_its_setting_and_says_where_
         asked = error_of(await bronze.call_tool("fx_asked", {}))
     assert (later["code"], later["setting"]) == ("not_configured", "BODY_BROKER_NOT_THERE")
     assert "This version has no backend" in later["message"]
-    assert (unset["code"], unset["setting"]) == ("not_configured", "BODY_BROKER_AWS_ROLES")
+    assert (unset["code"], unset["setting"]) == ("not_configured", "BODY_BROKER_AUDIT_ANCHOR")
     assert "is not set" in unset["message"]
     assert asked["code"] == "not_configured"  # and not that somebody would have to agree first
     assert denied["code"] == "denied"  # what costs money is not for silver, configured or not
@@ -152,7 +152,7 @@ async def test_what_costs_money_is_denied_where_its_backend_is_there_and_nobody_
     open_hub: OpenHub, redis: object, tmp_path: Path
 ) -> None:
     _ = redis  # flushed before the test
-    async with open_hub(aws_roles=tmp_path / "roles.toml") as hub, hub.client("tier:bronze") as bronze:
+    async with open_hub(audit_anchor=tmp_path / "anchor.jsonl") as hub, hub.client("tier:bronze") as bronze:
         error = error_of(await bronze.call_tool("fx_unset", {}))
     assert (error["code"], error["rules"]) == ("denied", ["spend-needs-budget"])
 

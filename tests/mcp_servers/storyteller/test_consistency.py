@@ -209,7 +209,7 @@ def test_a_hostile_text_takes_time_in_line_with_its_length(stage: Stage, text: s
     took(text[:1_000])
     quarter, whole = (min(took(part) for _ in range(2)) for part in (text[: len(text) // 4], text))
     # Four times the text takes about four times as long; half as much again, and a floor for what is too short to measure.
-    assert whole <= max(6 * quarter, 0.5)
+    assert whole <= max(6 * quarter, 1.5)  # CPU seconds; what is quadratic took 3 to 13
 
 
 @pytest.mark.requires("data")
