@@ -18,7 +18,7 @@ from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
-from mcp_servers.hub.cli.round import REPOSITORY, DemoFailed, go_round, say
+from mcp_servers.hub.cli.demo_round import REPOSITORY, DemoFailed, go_round, say
 from mcp_servers.hub.cli.world import load_world
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, Listening, listening
