@@ -58,6 +58,27 @@ Establish = Callable[[Any, "Caller", Any], Awaitable[frozenset[str]]]
 """`async (arguments, caller, services) -> facts`: what the hub itself finds out about one call before it is decided (ADR 7)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a call would do, found out before people are asked for it.
+
+    Attributes:
+        headline: Verb and target in words, one line: `Set the flag night_market to true`.
+        text: What would change, such as a diff; shown whole to whoever decides. None where the arguments say it all.
+        basis: What the text was made of, such as a version: the call gets it back as `Call.basis` and refuses with
+            Conflict where it is no longer so. None where it does not matter.
+    """
+
+    headline: str
+    text: str | None = None
+    basis: str | None = None
+
+
+Foresee = Callable[[Any, "Caller", Any], Awaitable[Preview]]
+"""`async (arguments, caller, services) -> Preview` without any effect; raises BadInput or NotFound where the call could only fail,
+so that nobody is asked for it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """What the gate decides on and runs: a frozen row in a room's server.py.
@@ -77,6 +98,7 @@ class Operation:
         reports_progress: It reports progress, so its calls are streamed.
         asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
         establishes: What finds out the facts that rules read of its calls; a fact that is not found out is false.
+        foresees: What tells people, when they are asked for a call, what it would do.
     """
 
     kind: ClassVar[Literal["tool", "resource", "prompt"]]
@@ -95,6 +117,7 @@ class Operation:
     reports_progress: bool = False
     asks: bool = False
     establishes: Establish | None = None
+    foresees: Foresee | None = None
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -288,6 +311,8 @@ class Call:
         tainted: Whether the session had read text from outside when the decision was made.
         depth: How many calls deep this one was caused by others.
         inputs: What the client sent beside the arguments; empty unless the row has `asks`.
+        key: The approval it runs under, None without one: a `repeatable` effect under the same key is the same effect.
+        basis: What `foresees` found when people were asked; the call refuses where it is no longer so.
     """
 
     issuer: Issuer
@@ -300,6 +325,8 @@ class Call:
     tainted: bool = False
     depth: int = 0
     inputs: Inputs = NO_INPUTS
+    key: str | None = None
+    basis: str | None = None
 
     def seal_cursor(self, state: Json | None) -> str | None:
         """A cursor for the next page, bound to this requester and operation; None for None."""

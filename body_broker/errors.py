@@ -65,13 +65,46 @@ class Denied(BodyBrokerError):
 
 
 class ApprovalRequired(BodyBrokerError):
-    """The policy would allow the call with an approval that nobody has given."""
+    """The policy would allow the call with an approval, and nobody can be asked for it this way."""
 
     code = "approval_required"
     http_status = 403
+    advice = "Make it as a tool call: only those are put to people."
+
+
+class ApprovalPending(BodyBrokerError):
+    """People were asked and have not decided yet; `details["approval"]` is its id. The call runs by itself after their yes."""
+
+    code = "approval_pending"
+    retryable = True
+    http_status = 202
     advice = (
-        "This hub has no approvals yet, so the call cannot be made through it; ask a person who may do it directly."
+        "Go on with something else. Repeat the very same call later, or read get_approval: you join the same request, "
+        "and get the result once it is there."
     )
+
+
+class ApprovalDenied(Denied):
+    """A person said no; `details["reason"]` is why, where they said it."""
+
+    code = "approval_denied"
+    advice = "A person decided this. Do not ask for the same again; tell whoever you work for, and take the reason into account."
+
+
+class ApprovalExpired(BodyBrokerError):
+    """Nobody decided in time, or nothing ran it in time. That is not a refusal."""
+
+    code = "approval_expired"
+    http_status = 410
+    advice = "Nobody refused it: if it is still wanted, make the call again, at a time when somebody is there."
+
+
+class ApprovalCancelled(BodyBrokerError):
+    """The request was taken back before it was carried out; `details["reason"]` says by whom or what."""
+
+    code = "approval_cancelled"
+    http_status = 409
+    advice = "Make the call again if it is still wanted."
 
 
 class NotFound(BodyBrokerError):
@@ -187,6 +220,28 @@ class MisdirectedRequest(BodyBrokerError):
     )
 
 
+class Relayed(BodyBrokerError):
+    """What went wrong where the call really ran, told again as it was told there.
+
+    Args:
+        body: The wire body that `WireError.body` made.
+    """
+
+    code = "relayed"
+
+    def __init__(self, body: Mapping[str, Detail]) -> None:
+        known = ("code", "message", "retryable", "next_step", "retry_after_s")
+        wait = body.get("retry_after_s")
+        super().__init__(
+            str(body.get("message", "The call failed.")),
+            next_step=str(body["next_step"]) if body.get("next_step") else None,
+            retry_after_s=float(wait) if isinstance(wait, int | float) else None,
+            details={name: value for name, value in body.items() if name not in known},
+        )
+        self.told_code = str(body.get("code", "internal"))
+        self.told_retryable = body.get("retryable") is True
+
+
 class StartError(BodyBrokerError):
     """The process cannot start as configured; never sent to a client."""
 
@@ -252,10 +307,11 @@ def on_the_wire(error: BaseException) -> WireError:
     """The one wire map: an error of ours as it is, anything else as `internal` without a word of its text."""
     if not isinstance(error, BodyBrokerError):
         error = InternalError("The hub failed while answering.")
+    relayed = isinstance(error, Relayed)
     return WireError(
-        code=error.code,
+        code=error.told_code if relayed else error.code,
         message=error.message,
-        retryable=error.retryable,
+        retryable=error.told_retryable if relayed else error.retryable,
         next_step=error.next_step,
         retry_after_s=error.retry_after_s,
         details=error.details,

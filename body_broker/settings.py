@@ -90,6 +90,47 @@ class Settings(BaseModel):
     aws_endpoint_url: str | None = Field(
         None, description="Another endpoint for every AWS service, such as a private one's."
     )
+    approvers: Path | None = Field(
+        None,
+        description="TOML file of the people who may approve: groups, Slack ids, OIDC subjects; without it approvers.toml in data_dir, where there is one. docs/approvals.md has the form.",
+    )
+    approval_wait_s: Seconds = Field(
+        30, description="How long a call waits for people before it answers `pending`; clients with tasks never wait."
+    )
+    approvals_open_max: int = Field(20, ge=1, le=10_000, description="Requests that one requester may have pending.")
+    slack_bot_token: SecretStr | None = Field(
+        None, description="Slack's bot token (xoxb-...); with it approvals are asked for in Slack."
+    )
+    slack_app_token: SecretStr | None = Field(
+        None,
+        description="Slack's app-level token (xapp-...): clicks come over Socket Mode, and no port needs to be open.",
+    )
+    slack_signing_secret: SecretStr | None = Field(
+        None, description="Slack's signing secret: clicks come over HTTPS to /slack/interactions instead."
+    )
+    slack_channel: str | None = Field(
+        None, pattern=r"^[CG][A-Z0-9]{5,20}$", description="The id of the channel where people are asked."
+    )
+    slack_api_url: str = Field(
+        "https://slack.com/api/", pattern=r"^https?://\S+/$", description="Where Slack's Web API is; ends with a slash."
+    )
+    oidc_issuer: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="An OpenID Connect issuer whose tokens people may use, and log in with.",
+    )
+    oidc_jwks_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Where its keys are; without it what its discovery document says."
+    )
+    oidc_audience: str | None = Field(
+        None, description="The `aud` its tokens must carry; without it the public URL's /mcp."
+    )
+    oidc_person_claim: str = Field(
+        "sub", description="The claim that names a person; approvers.toml may map its values to people."
+    )
+    oidc_roles_claim: str = Field("roles", description="The claim that lists a person's roles.")
+    oidc_client_id: str | None = Field(None, description="The client that the hub's pages log people in as.")
+    oidc_client_secret: SecretStr | None = Field(None, description="That client's secret, where it has one.")
     database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
 
@@ -143,6 +184,7 @@ class Settings(BaseModel):
         "gitleaks",
         "scan_rules_dir",
         "aws_roles",
+        "approvers",
     )
     @classmethod
     def _home(cls, path: Path | None) -> Path | None:

@@ -51,6 +51,12 @@ class Policy:
             entry.name: tuple(attribute for attribute in entry.attributes if attribute.name in read)
             for entry in catalogue.entries.values()
         }
+        self._askable = frozenset(
+            entry.name
+            for entry in catalogue.entries.values()
+            for rule in self.rules.values()
+            if rule.requirement and (not rule.actions or rule.actions & {entry.name, entry.group, *entry.modifiers})
+        )
         self._reads_history = any("history" in rule.reads.context for rule in self.rules.values())
         self.principals = Principals(
             self._schema, (entity for rule in self.rules.values() for entity in rule.reads.entities)
@@ -94,6 +100,10 @@ class Policy:
         if len(self._memo) > MEMO_MAX:
             self._memo.popitem(last=False)
         return found
+
+    def askable(self, action: str) -> bool:
+        """Whether some rule may ask people about this operation; what may not be asked for needs no reason."""
+        return action in self._askable
 
     def visible(self, identities: Sequence[Identity]) -> frozenset[str]:
         """The operations that some arguments and circumstances would let this chain call, or ask for.

@@ -12,7 +12,7 @@ from body_broker.calls import Receipt
 from body_broker.errors import Conflict, Detail
 from body_broker.text import clean
 
-Kind = Literal["opened", "decision", "outcome", "refusal", "asked", "operator", "closed"]
+Kind = Literal["opened", "decision", "outcome", "refusal", "asked", "approval", "operator", "closed"]
 RECORD_BYTES_MAX = 16 * 1024
 _TEXT_MAX = 500
 _ITEMS_MAX = 32
@@ -23,7 +23,7 @@ class Record:
     """One thing that happened, as it stands on the chain; the arguments themselves lie beside it.
 
     Attributes:
-        kind: opened and closed frame a writer's chain and are written by the auditor alone.
+        kind: opened and closed frame a writer's chain and are written by the auditor alone; approval is a vote, or what became of a request.
         at: Unix seconds; None until the auditor's clock fills it in.
         action: The operation's or command's name.
         server: The room it belongs to.

@@ -166,7 +166,8 @@ def satisfied(gate: Gate, approval: Approval | None, *, alone: bool) -> bool:
         return False
     if gate.own and approval.own and alone:
         return True
-    return bool(approval.groups & gate.groups and approval.count >= gate.quorum and approval.via & {"slack", "mfa"})
+    via = {"slack", "mfa", "local"} if gate.own else {"slack", "mfa"}
+    return bool(approval.groups & gate.groups and approval.count >= gate.quorum and approval.via & via)
 
 
 def oracle(question: Question) -> tuple[str, frozenset[str]]:
@@ -206,6 +207,10 @@ APPROVALS = (
     approval("slack", 2, "security", "sre"),
     approval("mfa", 2, "security", "admin"),
     approval("local", 2, "security", "sre", "admin"),
+    approval("local", 1, "sre"),
+    approval("local", 1, "admin"),
+    approval("local", 1, "security"),
+    Approval(frozenset(), 2, frozenset({"security", "sre", "admin"})),  # through no channel at all
     approval("slack", 3, "designer"),
     approval("mfa", 0, own=True),
 )

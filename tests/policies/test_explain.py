@@ -38,7 +38,7 @@ person:anna -> queue_change: ask (people-queue-with-approval)
   person:anna
     permitted by: designer
     held back by: people-queue-with-approval
-  people-queue-with-approval asks 1 of sre, admin through slack or mfa within 900 s, or the asker's own second factor
+  people-queue-with-approval asks 1 of sre, admin through slack or mfa or local within 900 s, or the asker's own second factor
   otherwise: as bronze, service: allow\
 """)
 
@@ -53,7 +53,7 @@ person:anna > tier:bronze -> carry_out: ask (tainted-needs-approval, external-by
   tier:bronze
     permitted by: bronze-works
     held back by: external-by-bronze-needs-approval, tainted-needs-approval
-  tainted-needs-approval asks 1 of security, sre, admin through slack or mfa within 900 s
+  tainted-needs-approval asks 1 of security, sre, admin through slack or mfa or local within 900 s
   external-by-bronze-needs-approval asks 1 of security, admin through slack or mfa within 900 s\
 """)
 

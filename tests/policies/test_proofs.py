@@ -121,7 +121,7 @@ def test_each_promise_of_an_annotation_opens_its_own_gate_and_nothing_less_does(
         assert rule.id not in asking(policy, asked_by(asked, promise)._replace(approval=promise)), promise
     less = [
         Approval(frozenset({"slack"}), requirement.quorum - 1, frozenset(), own=False),
-        Approval(frozenset({"local"}), 9, frozenset(requirement.approvers)),
+        Approval(frozenset({"slack", "mfa", "local"} - set(requirement.via)), 9, frozenset(requirement.approvers)),
         Approval(frozenset({"slack", "mfa"}), 9, frozenset({"designer"})),
     ]
     if requirement.quorum > 1:

@@ -1,0 +1,1 @@
+"""Second factors of people: TOTP and passkeys, how they are enrolled, kept and checked."""
