@@ -56,6 +56,8 @@ class Subject:
         preview: What it would do; None where the arguments say it all.
         basis: What the preview was made of.
         reason: The agent's own words, in no digest.
+        roles: Roles of the chain's people as the gate knows them; votes are decided with these, the execution with live ones.
+        facts: What the hub has found out about the call; likewise.
     """
 
     tool: str
@@ -74,6 +76,8 @@ class Subject:
     preview: str | None = None
     basis: str | None = None
     reason: str | None = None
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    facts: frozenset[str] = frozenset()
 
     @property
     def requester(self) -> str:
@@ -172,6 +176,8 @@ class Approval:
     votes: tuple[Vote, ...] = ()
     result: Json = None
     error: Json = None
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    facts: frozenset[str] = frozenset()
 
     @property
     def asker(self) -> str:

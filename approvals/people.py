@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from body_broker.errors import SettingsError
+from body_broker.settings import Settings
 
 _NAME = re.compile(r"person:[a-z0-9][a-z0-9._-]{0,62}")
 Group = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
@@ -87,6 +88,16 @@ class People:
 
 
 NOBODY = People({}, {}, {})
+
+
+def people_of(settings: Settings) -> People:
+    """Everybody of the file that the settings name, else of approvers.toml in the data dir, where there is one; blocking.
+
+    Raises:
+        SettingsError: As `load_people`.
+    """
+    file = settings.approvers or settings.data_dir / "approvers.toml"
+    return load_people(file) if settings.approvers or file.is_file() else NOBODY
 
 
 def load_people(file: Path) -> People:

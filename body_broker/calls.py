@@ -49,6 +49,13 @@ class Result(BaseModel):
         """
         return None
 
+    def handle(self) -> str | None:
+        """The job that goes on and will have this very result, where it is not there yet; None where this is it.
+
+        Clients that have MCP's tasks get the job as a task in its place; the row names the job's kind in `work`.
+        """
+        return None
+
 
 # Any: a room's services are its own type; the hub passes what the room's `services` built.
 Run = Callable[[Any, "Call", Any], Awaitable[Result]]
@@ -99,6 +106,7 @@ class Operation:
         asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
         establishes: What finds out the facts that rules read of its calls; a fact that is not found out is false.
         foresees: What tells people, when they are asked for a call, what it would do.
+        work: The kind of durable work whose result is this row's result, where its answer may be a job's handle.
     """
 
     kind: ClassVar[Literal["tool", "resource", "prompt"]]
@@ -118,6 +126,7 @@ class Operation:
     asks: bool = False
     establishes: Establish | None = None
     foresees: Foresee | None = None
+    work: str | None = None
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -129,6 +130,11 @@ class Settings(BaseModel):
         "sub", description="The claim that names a person; approvers.toml may map its values to people."
     )
     oidc_roles_claim: str = Field("roles", description="The claim that lists a person's roles.")
+    oidc_scopes: str = Field(
+        "openid",
+        pattern=r"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$",
+        description="What clients and the pages ask the issuer for, separated by spaces.",
+    )
     oidc_client_id: str | None = Field(None, description="The client that the hub's pages log people in as.")
     oidc_client_secret: SecretStr | None = Field(None, description="That client's secret, where it has one.")
     database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
@@ -214,7 +220,7 @@ def load_settings(
     """
     values: dict[str, object] = _from_file(file) if file else {}
     for name, text in environ.items():
-        if not name.startswith(PREFIX) or name.startswith(NOT_SETTINGS):
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS or name.startswith(NOT_SETTINGS[0]):
             continue
         field = name.removeprefix(PREFIX).lower()
         if field not in Settings.model_fields:
@@ -231,6 +237,7 @@ def load_settings(
             f"The settings do not fit: {places}.", next_step="docs/settings.md lists every setting."
         ) from error
     _check_lore(settings)
+    _check_oidc(settings)
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError(
             "BODY_BROKER_SECRET_KEY is missing: hubs that share a database must share it.",
@@ -250,6 +257,25 @@ def _check_lore(settings: Settings) -> None:
         raise SettingsError(
             "OpenSearch Serverless has no engine but faiss.", next_step="Unset BODY_BROKER_OPENSEARCH_ENGINE."
         )
+
+
+def _check_oidc(settings: Settings) -> None:
+    if settings.oidc_issuer is None:
+        return
+    for name in ("oidc_issuer", "oidc_jwks_url"):
+        url = urlsplit(getattr(settings, name) or "https:")
+        if url.scheme != "https" and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
+            raise SettingsError(
+                f"{PREFIX}{name.upper()} is not https: whoever is on the way could write keys of their own.",
+                next_step="Use its https address; http does on this machine alone.",
+            )
+    if settings.public_url is None:
+        raise SettingsError(
+            "BODY_BROKER_PUBLIC_URL is missing: tokens of BODY_BROKER_OIDC_ISSUER are made for the hub at a URL.",
+            next_step="Set it to the URL that clients reach this hub by, without /mcp.",
+        )
+    if settings.oidc_issuer == settings.token_issuer:
+        raise SettingsError("BODY_BROKER_TOKEN_ISSUER and BODY_BROKER_OIDC_ISSUER must differ.")
 
 
 def _from_file(file: Path) -> dict[str, object]:

@@ -44,3 +44,14 @@ def clean(text: str, *, limit: int | None = None) -> str:
     """The text without invisible and control characters, cut to `limit` characters with an ellipsis where it was longer."""
     kept = text if is_clean(text) else "".join(c for c in text if c in _KEPT or unicodedata.category(c) not in _UNSEEN)
     return kept if limit is None or len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def quoted(text: str, *, limit: int = 80) -> str:
+    """Somebody's words on one line between marks that they cannot close, without invisible characters and cut to `limit`."""
+    inert = clean(" ".join(text.split()), limit=limit).replace("\u201c", '"').replace("\u201d", '"')
+    return f"\u201c{inert}\u201d"
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text where it has at most `limit` characters; else its beginning, and how many are left out."""
+    return text if len(text) <= limit else f"{text[:limit]}\n[{len(text) - limit} more characters are not shown]"

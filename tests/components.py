@@ -83,6 +83,10 @@ def _godot() -> str | None:
     return None if shutil.which("godot3-server") else "apt-get install godot3-server"
 
 
+def _chromium() -> str | None:
+    return None if shutil.which("chromium") else "apt-get install chromium"
+
+
 def _boxes() -> str | None:
     absent = [name for name in ("unshare", "nsenter", "mount", "ip") if shutil.which(name) is None]
     if absent:
@@ -111,6 +115,7 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "s3": _s3,
     "boxes": _boxes,
     "godot": _godot,
+    "chromium": _chromium,
 }
 
 

@@ -1,1 +1,1 @@
-"""The approval pages: login, inbox, one approval, enrolment; answers are made here, the hub serves them."""
+"""The pages on which people say yes: login, inbox, one approval, enrolment. Pure: no ASGI; the hub's front carries requests here."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from body_broker.calls import Json
 from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
-from body_broker.lore import documents
+from body_broker.lore import documents, standing
 from body_broker.lore.chunks import CUTTER, Chunk, cut
 from body_broker.lore.documents import Edition, Effect
 from body_broker.lore.index import Follower
@@ -15,7 +15,7 @@ from body_broker.lore.model import IMPORT_BYTES_MAX, IMPORT_DOCUMENTS_MAX, Draft
 from body_broker.lore.postings import Entry, PostgresIndex
 from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import new_id
-from body_broker.work import queue
+from body_broker.work import keyed, queue
 from body_broker.work.model import FINAL, Origin
 from body_broker.work.run import Handler, Run
 
@@ -53,30 +53,55 @@ class Importing:
         """What a worker needs to run imports and reindexing."""
         return {IMPORT: self.perform, REINDEX: self.perform}
 
-    async def take(self, drafts: Sequence[Draft], *, index: str, canon: bool, origin: Origin) -> Intake:
+    async def take(
+        self, drafts: Sequence[Draft], *, index: str, canon: bool, origin: Origin, key: str | None = None
+    ) -> Intake:
         """What became of each draft; what is new is stored with its job, and is found once that has run.
 
         What the index already holds (same title and text) is unchanged. A document of the same origin is replaced, but one from
-        outside never replaces the canon's.
+        outside never replaces the canon's. Under a key it is done once.
+
+        Raises:
+            BadInput: There is nothing to import, or two drafts have one origin.
+            TooLarge: There is more than one import may bring.
+        """
+        hashed = await self.hashed(drafts)
+
+        async def taking(connection: Connection) -> Json:
+            return _told(await self.take_within(connection, hashed, index=index, canon=canon, origin=origin))
+
+        async with self._pool.acquire() as connection, connection.transaction():
+            return _intake(await keyed.once(connection, key, lambda: taking(connection)))
+
+    async def hashed(self, drafts: Sequence[Draft]) -> list[tuple[str, Draft]]:
+        """Drafts that one import may bring, with the hashes of what they say.
 
         Raises:
             BadInput: There is nothing to import, or two drafts have one origin.
             TooLarge: There is more than one import may bring.
         """
         _check(drafts)
-        hashed = await asyncio.to_thread(_hashed, drafts)
-        async with self._pool.acquire() as connection, connection.transaction():
-            await self._forget_abandoned(connection)
-            number = await documents.index_id(connection, index, make=True)
-            assert number is not None, "an index that was just made is there"
-            known = await documents.present(connection, number, [h for h, _ in hashed], canon=canon)
-            new = list({h: (h, draft) for h, draft in hashed if h not in known}.values())
-            job_id = new_id("job") if new else None
-            if job_id is not None:
-                made = await documents.add_editions(connection, number, new, canon=canon, job_id=job_id)
-                given = {"revs": [rev for _, rev in made], "unchanged": len(drafts) - len(new)}
-                await queue.enqueue(connection, IMPORT, given, origin=origin, work_id=job_id)
-                known |= {h: doc_id for (h, _), (doc_id, _) in zip(new, made, strict=True)}
+        return await asyncio.to_thread(_hashed, drafts)
+
+    async def present(self, index: str, origins: Sequence[str], *, canon: bool) -> dict[str, standing.Standing]:
+        """What readers see of these origins in an index, by origin."""
+        return await standing.of_origins(self._pool, index, origins, canon=canon)
+
+    async def take_within(
+        self, connection: Connection, hashed: Sequence[tuple[str, Draft]], *, index: str, canon: bool, origin: Origin
+    ) -> Intake:
+        """The same as `take`, of what `hashed` gave, in the caller's transaction."""
+        await self._forget_abandoned(connection)
+        number = await documents.index_id(connection, index, make=True)
+        assert number is not None, "an index that was just made is there"
+        known = await documents.present(connection, number, [h for h, _ in hashed], canon=canon)
+        new = list({h: (h, draft) for h, draft in hashed if h not in known}.values())
+        job_id = new_id("job") if new else None
+        if job_id is not None:
+            made = await documents.add_editions(connection, number, new, canon=canon, job_id=job_id)
+            given = {"revs": [rev for _, rev in made], "unchanged": len(hashed) - len(new)}
+            await queue.enqueue(connection, IMPORT, given, origin=origin, work_id=job_id)
+            known |= {h: doc_id for (h, _), (doc_id, _) in zip(new, made, strict=True)}
         fresh = {h for h, _ in new}
         return Intake(
             job_id,
@@ -86,27 +111,30 @@ class Importing:
             ],
         )
 
-    async def reindex(self, index: str, origin: Origin) -> str:
+    async def reindex(self, index: str, origin: Origin, *, key: str | None = None) -> str:
         """The job that cuts and indexes every document of an index anew; readers see the old state of each until it is done.
+
+        Under a key it is begun once.
 
         Raises:
             NotFound: The index holds no document.
             Conflict: All of them are being imported or indexed.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            number = await documents.index_id(connection, index)
-            if number is None or not await documents.holds_any(connection, number):
-                raise NotFound("That index holds no document.", next_step="list_indices says which there are.")
-            job_id = new_id("job")
-            revs = await documents.copy_editions(connection, number, job_id)
-            if not revs:
-                raise Conflict(
-                    "Every document of that index is being imported or indexed now.",
-                    next_step="Wait for those jobs; then there may be nothing left to do.",
-                )
-            return await queue.enqueue(
-                connection, REINDEX, {"revs": revs, "unchanged": 0}, origin=origin, work_id=job_id
+            return await keyed.once(connection, key, lambda: self._begin_reindex(connection, index, origin))
+
+    async def _begin_reindex(self, connection: Connection, index: str, origin: Origin) -> str:
+        number = await documents.index_id(connection, index)
+        if number is None or not await documents.holds_any(connection, number):
+            raise nothing_there()
+        job_id = new_id("job")
+        revs = await documents.copy_editions(connection, number, job_id)
+        if not revs:
+            raise Conflict(
+                "Every document of that index is being imported or indexed now.",
+                next_step="Wait for those jobs; then there may be nothing left to do.",
             )
+        return await queue.enqueue(connection, REINDEX, {"revs": revs, "unchanged": 0}, origin=origin, work_id=job_id)
 
     async def perform(self, run: Run) -> Json:
         """Cut and index the job's texts; each document is seen by readers as soon as its last passage is written."""
@@ -184,6 +212,19 @@ class Importing:
                 ended.append(job_id)
         if ended:
             await self._index.drop(connection, await documents.forget(connection, ended))
+
+
+def nothing_there() -> NotFound:
+    """What is said of an index without documents."""
+    return NotFound("That index holds no document.", next_step="list_indices says which there are.")
+
+
+def _told(intake: Intake) -> Json:
+    return {"job_id": intake.job_id, "documents": [taken.model_dump() for taken in intake.documents]}
+
+
+def _intake(told: Json) -> Intake:
+    return Intake(told["job_id"], [Taken.model_validate(taken) for taken in told["documents"]])
 
 
 _Part = tuple[int, int, int, bool]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from body_broker.calls import Json
 from body_broker.errors import BadInput, Conflict
-from body_broker.lore import context, documents, reading
+from body_broker.lore import context, documents, reading, standing
 from body_broker.lore.documents import Effect
 from body_broker.lore.importing import Announce, Importing, announce_nothing
 from body_broker.lore.index import EVERYTHING, Filter, Follower, Hit, SearchIndex
@@ -25,8 +25,9 @@ from body_broker.lore.model import (
 )
 from body_broker.lore.postings import PostgresIndex
 from body_broker.lore.ranking import CANDIDATES, Asked, By, Embed, Ranked, Ranking, embed_nothing
-from body_broker.storage.postgres import Pool
+from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import clean, digest
+from body_broker.work import keyed
 
 PASSAGES_MAX = 50
 DEPTH_MAX = CANDIDATES
@@ -170,22 +171,46 @@ class Lore:
         found = await reading.indices(self._pool, after or "", limit + 1)
         return [summary for _, summary in found[:limit]], found[limit - 1][0] if len(found) > limit else None
 
-    async def delete_document(self, document_id: str, effect: Effect) -> bool:
-        """Whether it was there; False where it had been deleted before.
+    async def delete_document(
+        self, document_id: str, effect: Effect, *, key: str | None = None, rev: int | None = None
+    ) -> bool:
+        """Whether it was there; False where it had been deleted before. Under a key it is always what it was the first time.
+
+        Args:
+            document_id: The document.
+            effect: Who does it.
+            key: Under which it is done once.
+            rev: The text that is to go; None is whatever is there.
 
         Raises:
             NotFound: There never was such a document.
+            Conflict: It has another text than that.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            index_id = await documents.index_of(connection, document_id)
-            revs = await documents.delete(connection, document_id, effect)
-            await self._index.drop(connection, revs)
-            if index_id is not None:
-                for follower in self._followers:
-                    await follower.changed(connection, index_id, [], revs)
-        if revs:
-            await self._announce(document_uri(document_id))
+            deleted: bool = await keyed.once(
+                connection, key, lambda: self.delete_within(connection, document_id, effect, rev=rev)
+            )
+        if deleted:
+            await self.announce(document_id)
+        return deleted
+
+    async def delete_within(
+        self, connection: Connection, document_id: str, effect: Effect, *, rev: int | None = None
+    ) -> bool:
+        """The same in the caller's transaction, after which readers are told by `announce`."""
+        index_id = await documents.index_of(connection, document_id)
+        if rev is not None:
+            await standing.require_rev(connection, document_id, rev)
+        revs = await documents.delete(connection, document_id, effect)
+        await self._index.drop(connection, revs)
+        if index_id is not None:
+            for follower in self._followers:
+                await follower.changed(connection, index_id, [], revs)
         return bool(revs)
+
+    async def announce(self, document_id: str) -> None:
+        """Tell listeners that a document is another one now, or gone."""
+        await self._announce(document_uri(document_id))
 
     async def approve(self, document_id: str, effect: Effect, *, rev: int | None = None) -> int:
         """Take an outside document into the canon: what a person does, never an agent by itself. The rev of its text.
@@ -200,10 +225,17 @@ class Lore:
             Conflict: It has another text than that, or one is being brought in that nobody has read.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            index_id, current = await documents.approve(connection, document_id, effect, rev=rev)
-            for follower in self._followers:
-                await follower.changed(connection, index_id, [current], [])
-        await self._announce(document_uri(document_id))
+            current = await self.approve_within(connection, document_id, effect, rev=rev)
+        await self.announce(document_id)
+        return current
+
+    async def approve_within(
+        self, connection: Connection, document_id: str, effect: Effect, *, rev: int | None = None
+    ) -> int:
+        """The same in the caller's transaction, after which readers are told by `announce`."""
+        index_id, current = await documents.approve(connection, document_id, effect, rev=rev)
+        for follower in self._followers:
+            await follower.changed(connection, index_id, [current], [])
         return current
 
     async def _number(self, index: str) -> int | None:

@@ -14,7 +14,7 @@ import orjson
 
 from body_broker.calls import Json, Receipt
 from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
-from body_broker.storage.postgres import Executor, Pool
+from body_broker.storage.postgres import Connection, Executor, Pool
 from body_broker.text import canonical_json, clean, is_clean
 
 KEY_CHARACTERS_MAX = 200
@@ -71,6 +71,27 @@ class Revision:
     by: str
     why: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A value that fits, as `Tuning.fit` found it.
+
+    Attributes:
+        text: The value as JSON.
+        schema: What it and all later ones must fit.
+        form: The schema as JSON.
+        present: The figure as it was when this was found; None where there was none.
+        keeps_schema: The schema is the one there was, and must still be.
+    """
+
+    key: str
+    value: Json
+    text: str
+    schema: dict[str, Json] | None
+    form: str | None
+    present: Figure | None
+    keeps_schema: bool
 
 
 class Tuning:
@@ -132,29 +153,59 @@ class Tuning:
             TooLarge: The value or the schema has too many bytes.
             Conflict: It has another version than expected, or its schema was changed at the same time.
         """
+        wanted = await self.fit(key, value, schema=schema)
+        async with self._pool.acquire() as connection, connection.transaction():
+            return await self.set_within(
+                connection, wanted, by=by, why=why, expect_version=expect_version, receipt=receipt
+            )
+
+    async def fit(self, key: str, value: Json, *, schema: dict[str, Json] | None = None) -> Wanted:
+        """What is to be set, held to the schema, and the figure as it is now.
+
+        Raises:
+            BadInput: The key, the value or the schema does not fit.
+            TooLarge: The value or the schema has too many bytes.
+        """
         _check_key(key)
         text = _encoded(value, "value")
         read = await _read(self._pool, key)
         kept = (read.schema if read else None) if schema is None else schema or None
         if kept is not None:
             await asyncio.to_thread(_fit, value, kept, key)
-        async with self._pool.acquire() as connection, connection.transaction():
-            # Whoever sets the same key waits here, also where there is none yet.
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('config ' || $1, 0))", key)
-            present = await _read(connection, key)
-            version = present.version if present else 0
-            if expect_version not in (None, version):
-                raise Conflict(f"{key} has version {version}, not {expect_version}.", details={"version": version})
-            if schema is None and (present.schema if present else None) != kept:
-                raise Conflict(f"Somebody changed the schema of {key} just now.")
-            if present and canonical_json([present.value, present.schema]) == canonical_json([value, kept]):
-                return present
-            form = None if kept is None else _encoded(kept, "schema")
-            await connection.execute(_WRITE, key, text, form, version + 1)
-            given = (receipt and receipt.writer, receipt and receipt.sequence)
-            reason = clean(why, limit=500).strip()
-            await connection.execute(_REMEMBER, key, version + 1, text, form, by, reason, *given)
-        return Figure(key, value, version + 1, kept)
+        form = None if kept is None else _encoded(kept, "schema")
+        return Wanted(key, value, text, kept, form, present=read, keeps_schema=schema is None)
+
+    async def set_within(
+        self,
+        connection: Connection,
+        wanted: Wanted,
+        *,
+        by: str,
+        why: str = "",
+        expect_version: int | None = None,
+        receipt: Receipt | None = None,
+    ) -> Figure:
+        """The same as `set`, of what `fit` gave, in the caller's transaction.
+
+        Raises:
+            Conflict: It has another version than expected, or its schema was changed since.
+        """
+        key = wanted.key
+        # Whoever sets the same key waits here, also where there is none yet.
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('config ' || $1, 0))", key)
+        present = await _read(connection, key)
+        version = present.version if present else 0
+        if expect_version not in (None, version):
+            raise Conflict(f"{key} has version {version}, not {expect_version}.", details={"version": version})
+        if wanted.keeps_schema and (present.schema if present else None) != wanted.schema:
+            raise Conflict(f"Somebody changed the schema of {key} just now.")
+        if present and canonical_json([present.value, present.schema]) == canonical_json([wanted.value, wanted.schema]):
+            return present
+        await connection.execute(_WRITE, key, wanted.text, wanted.form, version + 1)
+        given = (receipt and receipt.writer, receipt and receipt.sequence)
+        reason = clean(why, limit=500).strip()
+        await connection.execute(_REMEMBER, key, version + 1, wanted.text, wanted.form, by, reason, *given)
+        return Figure(key, wanted.value, version + 1, wanted.schema)
 
     async def history(self, key: str, *, limit: int = 50, before: int | None = None) -> list[Revision]:
         """What a key was set to, the latest first, from versions below `before` on.

@@ -63,6 +63,7 @@ SELECT id, ordinal, kind, owner, origin::text, state, priority, run_at, expires_
 FROM work
 WHERE ($1::text IS NULL OR owner = $1) AND ($2::bigint IS NULL OR ordinal < $2)
   AND (cardinality($3::text[]) = 0 OR state = ANY ($3)) AND (cardinality($4::text[]) = 0 OR kind = ANY ($4))
+  AND kind <> ALL ($6::text[])
 ORDER BY ordinal DESC LIMIT $5::integer
 """
 _SETTLE = """
@@ -201,6 +202,7 @@ async def list_newest(
     owner: str | None,
     states: Collection[State] = (),
     kinds: Collection[str] = (),
+    without: Collection[str] = (),
     before: int | None = None,
     limit: int = 50,
 ) -> Page:
@@ -211,11 +213,12 @@ async def list_newest(
         owner: The asker's principal.
         states: Only these; all when empty.
         kinds: Only these; all when empty.
+        without: None of these kinds.
         before: `Page.before` of the page before; a caller outside the process gets it sealed.
         limit: Items on a page, 1 to 100.
     """
     limit = max(1, min(limit, PAGE_MAX))
-    rows = await connection.fetch(_LIST, owner, before, list(states), list(kinds), limit + 1)
+    rows = await connection.fetch(_LIST, owner, before, list(states), list(kinds), limit + 1, list(without))
     items = [WorkSummary(**_decoded(row)) for row in rows[:limit]]
     return Page(items, items[-1].ordinal if len(rows) > limit else None)
 

@@ -26,6 +26,8 @@ logger = get_logger(__name__)
 PURGE = "work.purge"
 """The kind of the built-in schedule that forgets work which ended longer ago than the retention."""
 PURGE_EVERY_S = 3600
+RETENTION_S = 7 * 24 * 3600
+"""How long ended work is kept, unless a worker is told otherwise."""
 _OWNER = "service:body-broker"
 _PAUSE_MIN_S = 0.05
 _AFTER_LOSS_S = 0.5
@@ -64,7 +66,7 @@ class Worker:
         backoff_s: float = 1.0,
         backoff_max_s: float = 300.0,
         grace_s: float = 10.0,
-        retention_s: float = 7 * 24 * 3600.0,
+        retention_s: float = RETENTION_S,
         name: str | None = None,
     ) -> None:
         purging = Schedule(name=PURGE, kind=PURGE, owner=_OWNER, slot=every(PURGE_EVERY_S), grace_s=PURGE_EVERY_S)

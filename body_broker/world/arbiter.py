@@ -14,6 +14,7 @@ from body_broker.storage.redis import Redis
 from body_broker.telemetry import get_logger
 from body_broker.work.link import Link
 from body_broker.world import epochs, reading
+from body_broker.world.engine import outbox
 from body_broker.world.epochs import Epoch, Superseded
 from body_broker.world.herald import Herald
 from body_broker.world.model import CHANGE_CHANNEL, Entity, Event
@@ -47,6 +48,7 @@ class Arbiter:
         self, pool: Pool, redis: Redis, *, database_url: str, name: str, tick_hz: float = 30, lease_s: float = 3.0
     ) -> None:
         self.name = name
+        self._pool = pool
         self._tick_hz, self._lease_s = tick_hz, lease_s
         self._awake, self._stopped = asyncio.Event(), asyncio.Event()
         self._link = Link(
@@ -116,6 +118,9 @@ class Arbiter:
                 await self._learn(connection, self._epoch)
                 return True
             free_in_s = await epochs.free_in_s(connection)
+            paused = (await epochs.status(connection)).paused_at is not None
+        if paused:  # nobody else ends what has expired while nobody decides
+            await outbox.expire(self._pool)
         # Not by what is queued, which is news for another, and not for a whole lease, which may be given back before its end.
         await _within(self._stopped, min(max(free_in_s, _STAND_BY_S), self._lease_s / 3))
         return False

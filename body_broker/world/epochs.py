@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from body_broker.errors import Conflict
 from body_broker.storage.postgres import Connection, Executor
@@ -10,11 +11,12 @@ from body_broker.storage.postgres import Connection, Executor
 _ACQUIRE = """
 UPDATE world_engine SET epoch = epoch + 1, engine = $1, external = $2, tick_hz = $3::float8,
     lease_until = clock_timestamp() + make_interval(secs => $4::float8)
-WHERE lease_until IS NULL OR lease_until < clock_timestamp()
+WHERE (lease_until IS NULL OR lease_until < clock_timestamp()) AND paused_at IS NULL
 RETURNING epoch, tick, last_pos
 """
 _FREE_IN = """
-SELECT greatest(extract(epoch FROM lease_until - clock_timestamp()), 0)::float8 FROM world_engine
+SELECT greatest(extract(epoch FROM lease_until - clock_timestamp()), CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END)::float8
+FROM world_engine
 """
 _RENEW = """
 UPDATE world_engine SET lease_until = clock_timestamp() + make_interval(secs => $2::float8)
@@ -31,7 +33,7 @@ UPDATE world_engine SET epoch = epoch + 1, engine = NULL, lease_until = NULL RET
 """
 _STATUS = """
 SELECT epoch, engine, external, tick, tick_hz, last_pos, coalesce(lease_until > clock_timestamp(), false) AS live,
-    coalesce(extract(epoch FROM lease_until - clock_timestamp()) * 1000, 0)::bigint AS lease_left_ms
+    coalesce(extract(epoch FROM lease_until - clock_timestamp()) * 1000, 0)::bigint AS lease_left_ms, paused_at, paused_by
 FROM world_engine
 """
 
@@ -60,9 +62,11 @@ class EngineStatus:
     """Who arbitrates.
 
     Attributes:
-        engine: Its name; None where nobody ever did, or an operator loaded a world since.
+        engine: Its name; None where nobody ever did, or an operator loaded a world or paused it since.
         live: Whether its lease holds.
         lease_left_ms: Until the lease lapses; negative since then.
+        paused_at: Since when nobody may arbitrate; None where somebody may.
+        paused_by: Who had it paused.
     """
 
     epoch: int
@@ -73,18 +77,20 @@ class EngineStatus:
     tick: int
     tick_hz: float | None
     last_pos: int
+    paused_at: datetime | None = None
+    paused_by: str | None = None
 
 
 async def acquire(
     connection: Executor, *, name: str, lease_s: float, tick_hz: float | None = None, external: bool = False
 ) -> Epoch | None:
-    """A new epoch where nobody holds one; None while somebody does."""
+    """A new epoch where nobody holds one; None while somebody does, or the engine is paused (pausing.py)."""
     row = await connection.fetchrow(_ACQUIRE, name, external, tick_hz, lease_s)
     return None if row is None else Epoch(row["epoch"], row["tick"], row["last_pos"])
 
 
 async def free_in_s(connection: Executor) -> float:
-    """Seconds until the present lease lapses if it is not renewed; 0 where nobody holds one."""
+    """Seconds until the present lease lapses if it is not renewed; 0 where nobody holds one, a while where it is paused."""
     found: float | None = await connection.fetchval(_FREE_IN)
     return found or 0.0
 

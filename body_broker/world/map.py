@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -53,6 +54,7 @@ class WorldMap:
         self._last: Event | None = None  # the event at `_pos`: a record that has another one there is another record
         self._doubted: int | None = None  # what the stream has up to here may be of another record; None: not known yet
         self._known_at: float | None = None  # monotonic: when this was last known to be all there is
+        self._paused: tuple[datetime | None, str | None] = (None, None)  # as of the latest look
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._writing = asyncio.Lock()
 
@@ -101,7 +103,10 @@ class WorldMap:
         if self._known_at is None:
             raise Unavailable("The map of the world is not loaded.", details={"component": "world"})
         age_ms = int((time.monotonic() - self._known_at) * 1000)
-        return Reading(pos=self._pos, tick=self._tick, age_ms=age_ms, source="map")
+        paused_at, paused_by = self._paused
+        return Reading(
+            pos=self._pos, tick=self._tick, age_ms=age_ms, source="map", paused_at=paused_at, paused_by=paused_by
+        )
 
     @contextmanager
     def deciding(self, change_id: str) -> Generator[asyncio.Event]:
@@ -134,6 +139,7 @@ class WorldMap:
             self._note(None, each)
         self._last, self._doubted = last, None
         self._pos, self._tick, self._known_at = found.pos, found.tick, began
+        self._paused = found.paused
 
     async def _event_at(self, pos: int) -> Event | None:
         found = await reading.events(self._pool, after_pos=pos - 1, limit=1)
@@ -226,6 +232,7 @@ class WorldMap:
         """
         began = time.monotonic()
         head = await reading.head(self._pool)
+        self._paused = (head.paused_at, head.paused_by)
         if head.pos < self._pos:  # another database, or this one from a backup
             log.warning("world_went_back", known=self._pos, found=head.pos)
             await self.load()

@@ -197,9 +197,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How much what was read may be trusted: up to which position and tick, how long ago that was known to be all, and whence."""
+    """How much what was read may be trusted: up to which position and tick, how long ago that was known to be all, and whence.
+
+    Attributes:
+        paused_at: Since when the engine decides nothing, as far as the source knows; None where it may.
+        paused_by: Who had it paused.
+    """
 
     pos: int
     tick: int
     age_ms: int
     source: Source
+    paused_at: datetime | None = None
+    paused_by: str | None = None

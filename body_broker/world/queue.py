@@ -133,6 +133,17 @@ async def submit(
     return [_queued(each, ids, former) for each in asked]
 
 
+async def former(pool: Executor, keys: Sequence[str], requester: str) -> list[Queued] | None:
+    """What the requester's keys stand for, in their order; None where one of them stands for nothing."""
+    found = {row["key"]: row for row in await pool.fetch(_SAME_KEYS, requester, list(keys))}
+    if any(key not in found for key in keys):
+        return None
+    return [
+        Queued(change_id=found[key]["id"], state=found[key]["state"], duplicate=False, current_version=None)
+        for key in keys
+    ]
+
+
 async def _taken(pool: Executor, proposals: Sequence[Proposal], requester: str) -> frozenset[str]:
     """The keys of those that were taken before, among proposals that name a cause: it may be forgotten by now."""
     keys = [each.key for each in proposals if each.causation is not None and is_clean(each.key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from body_broker.errors import NotFound
 from body_broker.storage.postgres import Connection, Executor, Pool
@@ -12,7 +13,7 @@ from body_broker.world.model import Entity, Event, Reading
 
 EVENTS_MAX = 1_000
 
-_HEAD = "SELECT last_pos, tick FROM world_engine"
+_HEAD = "SELECT last_pos, tick, paused_at, paused_by FROM world_engine"
 _ENTITIES = f"SELECT {ENTITY_COLUMNS} FROM world_entity WHERE id = ANY ($1::text[])"  # noqa: S608 - our own columns
 _IN_REGION = f"""
 SELECT {ENTITY_COLUMNS} FROM world_entity WHERE NOT removed AND (region = $1 OR id = $1) ORDER BY id LIMIT $2::integer
@@ -40,11 +41,12 @@ SELECT {EVENT_COLUMNS} FROM world_event WHERE entity_id = $1 AND version >= $2::
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything there is, at one position."""
+    """Everything there is, at one position; `paused` says since when and by whom the engine is, where it is."""
 
     entities: dict[str, Entity]
     pos: int
     tick: int
+    paused: tuple[datetime | None, str | None] = (None, None)
 
 
 async def entity(pool: Pool, entity_id: str) -> tuple[Entity, Reading]:
@@ -116,7 +118,7 @@ async def world_now(connection: Connection) -> World:
     """The same in a transaction of the caller's that nobody writes beside."""
     head = await _head(connection)
     found = [entity_from(row) for row in await connection.fetch(_ALL)]
-    return World({each.id: each for each in found}, head.pos, head.tick)
+    return World({each.id: each for each in found}, head.pos, head.tick, (head.paused_at, head.paused_by))
 
 
 async def head(pool: Executor) -> Reading:
@@ -131,4 +133,11 @@ def _snapshot(connection: Connection):  # noqa: ANN202 - asyncpg names its trans
 async def _head(connection: Executor) -> Reading:
     row = await connection.fetchrow(_HEAD)
     assert row is not None, "the migration made the row"
-    return Reading(pos=row["last_pos"], tick=row["tick"], age_ms=0, source="database")
+    return Reading(
+        pos=row["last_pos"],
+        tick=row["tick"],
+        age_ms=0,
+        source="database",
+        paused_at=row["paused_at"],
+        paused_by=row["paused_by"],
+    )

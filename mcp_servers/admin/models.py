@@ -103,7 +103,7 @@ class AwsResourceTypes(Result):
 
 
 class ChangeRequest(BaseModel):
-    """A change of the studio's systems.
+    """A change of the studio's systems; each kind's params are in docs/changes.md, and in the error of who gets them wrong.
 
     An unknown kind is refused by the policy, by its rule, so the schema only names the known ones.
     """
@@ -112,10 +112,11 @@ class ChangeRequest(BaseModel):
 
     kind: Annotated[str, Field(min_length=1, max_length=40, json_schema_extra={"enum": list(KINDS)})]
     target: Annotated[
-        str, Field(min_length=1, max_length=200, description="What is changed: a key, an id, a deployment.")
+        str, Field(min_length=1, max_length=200, description="What is changed: a key, an id, an index, engine.")
     ]
-    params: Annotated[dict[str, Json], Field(max_length=32)] = Field(default={})
-    reason: Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")] = None
+    params: Annotated[dict[str, Json], Field(max_length=32, description="By kind: docs/changes.md.")] = Field(
+        default={}
+    )
 
 
 class ProposeChange(Arguments):
@@ -131,6 +132,15 @@ class ChangeDraft(Result):
     state: Literal["draft"]
     diff: str
     expires_at: str
+    repeats_outside: bool = Field(default=False, exclude=True)
+
+    def outside(self) -> bool:
+        """Whether the diff repeats text from outside."""
+        return self.repeats_outside
+
+    def text(self) -> str:
+        """The diff."""
+        return f"Draft {self.change_id}, without effect, until {self.expires_at}:\n{self.diff}"
 
 
 class ApproveChange(Arguments):
@@ -140,11 +150,16 @@ class ApproveChange(Arguments):
 
 
 class ChangeState(Result):
-    """How far a change is."""
+    """How far a change is, and what reading it back found."""
 
     approved: bool
     state: Literal["pending", "approved", "executing", "done", "failed", "unknown", "denied", "expired", "cancelled"]
     change_id: str
+    verified: str
+
+    def text(self) -> str:
+        """One line."""
+        return f"Approved and {self.state} ({self.change_id}): {self.verified}"
 
 
 class GenerateAdminReport(Arguments):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
-from body_broker.calls import Call, Room, Tool
+from body_broker.calls import Call, Caller, Preview, Room, Tool
 from body_broker.errors import NotConfigured
 from mcp_servers.admin import catalogue
+from mcp_servers.admin.changes.making import maker_of
+from mcp_servers.admin.changes.store import Requested
 from mcp_servers.admin.keeping import iso
 from mcp_servers.admin.models import (
     ApproveChange,
@@ -15,6 +15,7 @@ from mcp_servers.admin.models import (
     AwsResourceType,
     AwsResourceTypes,
     ChangeDraft,
+    ChangeRequest,
     ChangeState,
     GenerateAdminReport,
     ListAwsResourceTypes,
@@ -27,7 +28,6 @@ from mcp_servers.admin.query import Query
 from mcp_servers.admin.roles import SETTING
 from mcp_servers.admin.services import Services
 
-_APPROVALS = "BODY_BROKER_APPROVALS"
 _BRONZE = "BODY_BROKER_BRONZE"
 
 
@@ -89,33 +89,49 @@ async def list_aws_resource_types(
     )
 
 
-async def propose_change(_arguments: ProposeChange, _call: Call, _services: Services) -> ChangeDraft:
+async def propose_change(arguments: ProposeChange, call: Call, services: Services) -> ChangeDraft:
     """What a change would do, without doing it."""
-    _waits_for(_APPROVALS)
+    drafted = await services.changes.draft(_requested(arguments.change_request), call.caller)
+    return ChangeDraft(
+        change_id=drafted.id,
+        state="draft",
+        diff=drafted.foreseen.diff,
+        expires_at=drafted.expires_at.isoformat(timespec="seconds"),
+        repeats_outside=drafted.foreseen.outside,
+    )
 
 
-async def approve_change(_arguments: ApproveChange, _call: Call, _services: Services) -> ChangeState:
-    """Ask people for a change, which is executed once after their yes (seed 001, Admin MCP)."""
-    _waits_for(_APPROVALS)
+async def approve_change(arguments: ApproveChange, call: Call, services: Services) -> ChangeState:
+    """Make a change that people have said yes to, once, and read it back (seed 001, Admin MCP)."""
+    change_id, found = await services.changes.make(
+        _requested(arguments.change_request), maker_of(call), call.basis
+    )
+    return ChangeState(approved=True, state=found.state, change_id=change_id, verified=found.text)
+
+
+async def foresee_change(arguments: ApproveChange, _caller: Caller, services: Services) -> Preview:
+    """The diff that people are shown, so that nobody is asked for a change that could only fail."""
+    foreseen = await services.changes.foresee(_requested(arguments.change_request))
+    return Preview(headline=foreseen.headline, text=foreseen.diff, basis=foreseen.basis)
+
+
+def _requested(request: ChangeRequest) -> Requested:
+    return Requested(request.kind, request.target, request.params)
 
 
 async def generate_admin_report(_arguments: GenerateAdminReport, _call: Call, _services: Services) -> ReportJob:
     """Have bronze write a report (seed 001, Admin MCP)."""
-    _waits_for(_BRONZE)
-
-
-def _waits_for(setting: str) -> NoReturn:
     raise NotConfigured(
-        f"This version has no backend for this tool; one that has it is configured by {setting}.",
+        f"This version has no backend for this tool; one that has it is configured by {_BRONZE}.",
         next_step="Go on without it: nothing that can be set today brings it.",
-        details={"setting": setting},
+        details={"setting": _BRONZE},
     )
 
 
 ROOM = Room(
     name="admin",
     title="Administration",
-    description="Read-only look at the studio's cloud, and reports.",
+    description="Read-only look at the studio's cloud, reports, and changes that people approve.",
     tools=(
         Tool(
             name="query_aws_resource",
@@ -165,16 +181,16 @@ ROOM = Room(
             title="Propose a change",
             description="See what a change would do, as a diff, without asking anybody. To have it made, use approve_change.",
             effect="repeatable",
-            needs=_APPROVALS,
+            output="as_marked",  # a diff repeats what it would take away
         ),
         Tool(
             name="approve_change",
             group="admin_change",
             run=approve_change,
+            foresees=foresee_change,
             title="Ask for a change",
-            description="Ask people to approve a change; it is made once after their yes. Your own yes never counts.",
-            effect="once",
-            needs=_APPROVALS,
+            description="Ask people to approve a change; it is made once after their yes, and read back. To see its diff first, use propose_change.",
+            effect="repeatable",
         ),
     ),
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from body_broker.calls import Call, Json
 from body_broker.errors import Denied, NotConfigured
 from body_broker.storage.redis import Redis
+from mcp_servers.admin.changes.making import Changes
 from mcp_servers.admin.keeping import Keeping
 from mcp_servers.admin.query import SECONDS_MAX, Answer, Deadline, Identity, Query, Who
 from mcp_servers.admin.roles import SETTING, Grant, Roles
@@ -32,6 +33,7 @@ class Services:
         region: Asked where a call names none.
         endpoint_url: Another endpoint for every service.
         redis: Keeps what costs money to ask, and AWS' long page tokens.
+        changes: Makes changes; None where only AWS is asked.
         clock: Unix seconds.
     """
 
@@ -42,8 +44,10 @@ class Services:
         region: str | None,
         endpoint_url: str | None,
         redis: Redis,
+        changes: Changes | None = None,
         clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
     ) -> None:
+        self._changes = changes
         self._roles, self._region, self._endpoint_url, self._clock = roles, region, endpoint_url, clock
         self._keeping = Keeping(redis)
         self._paying = asyncio.Lock()
@@ -53,13 +57,23 @@ class Services:
         self._threads = Threads(_THREADS)
 
     @classmethod
-    def load(cls, roles: Path | None, *, region: str | None, endpoint_url: str | None, redis: Redis) -> Services:
+    def load(
+        cls, roles: Path | None, *, region: str | None, endpoint_url: str | None, redis: Redis, changes: Changes
+    ) -> Services:
         """The services over a roles file, which is read here.
 
         Raises:
             StartError: The file is not understood; every fault of it is named.
         """
-        return cls(roles=roles and Roles.load(roles), region=region, endpoint_url=endpoint_url, redis=redis)
+        return cls(
+            roles=roles and Roles.load(roles), region=region, endpoint_url=endpoint_url, redis=redis, changes=changes
+        )
+
+    @property
+    def changes(self) -> Changes:
+        """What makes changes."""
+        assert self._changes is not None, "the hub opens the services with it"
+        return self._changes
 
     def close(self) -> None:
         """Ask AWS nothing more; who still asks is not waited for."""

@@ -173,6 +173,10 @@ class SecurityReport(Result):
     isolation: Isolation | None = None
     at: str | None = None
 
+    def handle(self) -> str | None:
+        """The job, as long as the scan goes on."""
+        return self.job_id if self.status == "running" else None
+
     def text(self) -> str:
         """The summary, then the gravest rules and where to go on."""
         lines = [self.summary]

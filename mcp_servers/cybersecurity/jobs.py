@@ -9,7 +9,7 @@ from body_broker.calls import Json
 from body_broker.errors import Conflict, InternalError, NotFound, RateLimited
 from body_broker.storage.postgres import Connection, Pool
 from body_broker.text import new_id
-from body_broker.work import queue
+from body_broker.work import keyed, queue
 from body_broker.work.model import FINAL, Origin, WorkItem
 from body_broker.work.run import Run
 from mcp_servers.cybersecurity import store
@@ -28,8 +28,10 @@ _LOOK_EVERY_S = 0.1
 _GOES_ON = "The scan {stands} as a job: get_job(id={job_id}) has its report once it has succeeded."
 
 
-async def submit(pool: Pool, target: Target, scanners: list[ScannerName] | None, origin: Origin) -> str:
-    """The job that scans it: the one that the asker has open for the same already, else a new one.
+async def submit(
+    pool: Pool, target: Target, scanners: list[ScannerName] | None, origin: Origin, *, key: str | None = None
+) -> str:
+    """The job that scans it: the one that the asker has open for the same already, or got under this key, else a new one.
 
     One scan runs at a time, over all workers; whoever has fewer open comes first.
 
@@ -39,18 +41,22 @@ async def submit(pool: Pool, target: Target, scanners: list[ScannerName] | None,
     chosen = list(SCANNERS) if scanners is None else [name for name in SCANNERS if name in scanners]
     given: Json = {"repository": target.repository.name, "path": target.path, "scanners": chosen}
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(_ONE_BY_ONE, origin.asker)
-        open_ = await queue.unfinished(connection, SCAN, owner=origin.asker)
-        for job_id, asked in open_:
-            if asked == given:
-                return job_id
-        if len(open_) >= OPEN_MAX:
-            raise RateLimited(
-                f"You have {len(open_)} scans open, and may have {OPEN_MAX}.",
-                next_step="Wait for one to end (get_job), or cancel one (cancel_job), then scan.",
-                retry_after_s=_RETRY_S,
-            )
-        return await queue.enqueue(connection, SCAN, given, origin=origin, limit_key=SCAN, priority=-len(open_))
+        return await keyed.once(connection, key, lambda: _begin(connection, given, origin))
+
+
+async def _begin(connection: Connection, given: Json, origin: Origin) -> str:
+    await connection.execute(_ONE_BY_ONE, origin.asker)
+    open_ = await queue.unfinished(connection, SCAN, owner=origin.asker)
+    for job_id, asked in open_:
+        if asked == given:
+            return job_id
+    if len(open_) >= OPEN_MAX:
+        raise RateLimited(
+            f"You have {len(open_)} scans open, and may have {OPEN_MAX}.",
+            next_step="Wait for one to end (get_job), or cancel one (cancel_job), then scan.",
+            retry_after_s=_RETRY_S,
+        )
+    return await queue.enqueue(connection, SCAN, given, origin=origin, limit_key=SCAN, priority=-len(open_))
 
 
 async def follow(pool: Pool, job_id: str, owner: str, wait_s: float) -> SecurityReport:

@@ -36,7 +36,6 @@ class ScanCodebase(Arguments):
     wait_s: Annotated[
         float | None, Field(ge=0, le=600, description="Answer with a job after this long; the hub may answer sooner.")
     ] = None
-    reason: Reason = None
 
 
 class GetScan(Arguments):

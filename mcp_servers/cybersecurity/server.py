@@ -9,6 +9,7 @@ from body_broker.errors import NotConfigured, NotFound
 from body_broker.work.model import Origin
 from mcp_servers.cybersecurity import jobs, semgrep, store
 from mcp_servers.cybersecurity.findings import CORE, SCANNERS, SecurityReport
+from mcp_servers.cybersecurity.foreseeing import foresee_scan
 from mcp_servers.cybersecurity.models import (
     AuditStarted,
     AuditWithAi,
@@ -39,7 +40,7 @@ _BRONZE = "BODY_BROKER_BRONZE"
 async def scan_codebase(arguments: ScanCodebase, call: Call, services: Services) -> SecurityReport:
     """The report of a scan, or the job that will have it (seed: CybersecurityMCP)."""
     target = target_of(arguments.repo_path, await store.repositories(services.pool))
-    job_id = await jobs.submit(services.pool, target, arguments.scanners, Origin.of(call))
+    job_id = await jobs.submit(services.pool, target, arguments.scanners, Origin.of(call), key=call.key)
     wait_s = services.wait_s if arguments.wait_s is None else min(arguments.wait_s, services.wait_s)
     return await jobs.follow(services.pool, job_id, call.caller.asker, wait_s)
 
@@ -163,13 +164,15 @@ ROOM = Room(
             group="security_scan",
             modifiers=frozenset({"long_running"}),
             run=scan_codebase,
+            foresees=foresee_scan,
             establishes=is_registered,
             title="Scan a repository",
             description=(
                 "Scan a registered repository's code for faults and secrets. Answers a report, or a job for get_job where it"
                 " takes longer. To read what a scan found, use list_findings."
             ),
-            effect="once",
+            effect="repeatable",  # the job is begun once under an approval
+            work=jobs.SCAN,
         ),
         Tool(
             name="list_findings",

@@ -140,13 +140,18 @@ class GetWorldState(Arguments):
 
 
 class WorldState(Shown, Read):
-    """A region with a page of what is in it, in short; `pos` is where get_events goes on."""
+    """A region with a page of what is in it, in short; `pos` is where get_events goes on.
+
+    Where the engine is paused nothing changes: since when and by whom is said.
+    """
 
     region: str
     pos: int
     state: dict[str, Json]
     items: list[Item]
     next_cursor: str | None = None
+    paused_since: str | None = None
+    paused_by: str | None = None
 
     def outside(self) -> bool:
         """Whether it, or what is in it, repeats words from outside."""

@@ -23,7 +23,6 @@ Cause = Annotated[str | None, Field(max_length=80, description="The change, or e
 Priority = Annotated[int, Field(ge=0, le=PRIORITY_MAX)]
 ExpiresInMs = Annotated[int, Field(ge=1, le=EXPIRES_IN_MS_MAX)]
 PlayerId = Annotated[str | None, Field(max_length=80, description="Whose input; game servers only.")]
-Reason = Annotated[str | None, Field(max_length=500, description="For the approver.")]
 
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9_.:-]{0,79}")
@@ -60,7 +59,6 @@ class QueueStateChange(Arguments):
     priority: Priority = 0
     expires_in_ms: ExpiresInMs = EXPIRES_IN_MS
     player_id: PlayerId = None
-    reason: Reason = None
 
 
 class BatchedChange(StateChange):
@@ -79,7 +77,6 @@ class QueueStateChanges(Arguments):
     changes: Annotated[list[BatchedChange], Field(min_length=1, max_length=BATCH_MAX)]
     atomic: Annotated[bool, Field(description="Decided together, all or none.")] = True
     player_id: PlayerId = None
-    reason: Reason = None
 
 
 class ChangeQueued(Result):
@@ -117,7 +114,6 @@ class CancelStateChange(Arguments):
     """A change to take back."""
 
     change_id: ChangeId
-    reason: Reason = None
 
 
 class ChangeStatus(Read):
@@ -184,8 +180,10 @@ class Engine(BaseModel):
 
 
 class EngineStatus(Read):
-    """Whether changes are being decided, and how many wait; no engine at all means that none ever did."""
+    """Whether changes are being decided, and how many wait; no engine at all means that none does, and none ever did or it is paused."""
 
     engines: list[Engine]
+    paused_since: str | None = Field(default=None, description="Nothing is decided until it is resumed.")
+    paused_by: str | None = None
     queue_depth: int
     oldest_ms: int

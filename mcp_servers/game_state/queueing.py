@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from body_broker.calls import Call
+from body_broker.calls import Call, Caller
 from body_broker.errors import BadInput
 from body_broker.work.model import Origin
 from body_broker.world import epochs, queue
@@ -38,18 +38,10 @@ _WOULD: Mapping[State, str] = {
 
 async def queue_state_change(arguments: QueueStateChange, call: Call, services: Services) -> ChangeQueued:
     """One change, queued or tried (seed 001, queue_state_change)."""
-    change = arguments.change
-    asked = BatchedChange(
-        entity_id=change.entity_id,
-        op=change.op,
-        payload=change.payload,
-        idempotency_key=arguments.idempotency_key,
-        expect_version=arguments.expect_version,
-        causation_id=arguments.causation_id,
-        priority=arguments.priority,
-        expires_in_ms=arguments.expires_in_ms,
-    )
-    proposals = await _proposals([asked], arguments.player_id, call, services)
+    asked = alone(arguments)
+    if found := await _queued_before([asked], call, services):
+        return found[0]
+    proposals = await proposals_of([asked], arguments.player_id, call.caller, services, own_key=_own_key(call))
     if arguments.dry_run:
         return await _tried(proposals[0], call, services)
     return (await _queued(proposals, call, services, atomic=False))[0]
@@ -57,7 +49,11 @@ async def queue_state_change(arguments: QueueStateChange, call: Call, services: 
 
 async def queue_state_changes(arguments: QueueStateChanges, call: Call, services: Services) -> ChangesQueued:
     """Several changes, all of them queued or none; `atomic` says whether they are decided together as well."""
-    proposals = await _proposals(arguments.changes, arguments.player_id, call, services)
+    if found := await _queued_before(arguments.changes, call, services):
+        return ChangesQueued(changes=found)
+    proposals = await proposals_of(
+        arguments.changes, arguments.player_id, call.caller, services, own_key=_own_key(call)
+    )
     return ChangesQueued(changes=await _queued(proposals, call, services, atomic=arguments.atomic))
 
 
@@ -86,10 +82,30 @@ async def cancel_state_change(arguments: CancelStateChange, call: Call, services
     return await _status(await queue.cancel(services.pool, arguments.change_id, call.caller.requester), services)
 
 
-async def _proposals(
-    changes: Sequence[BatchedChange], player_id: str | None, call: Call, services: Services
+def alone(arguments: QueueStateChange) -> BatchedChange:
+    """One change as one of several."""
+    change = arguments.change
+    return BatchedChange(
+        entity_id=change.entity_id,
+        op=change.op,
+        payload=change.payload,
+        idempotency_key=arguments.idempotency_key,
+        expect_version=arguments.expect_version,
+        causation_id=arguments.causation_id,
+        priority=arguments.priority,
+        expires_in_ms=arguments.expires_in_ms,
+    )
+
+
+async def proposals_of(
+    changes: Sequence[BatchedChange], player_id: str | None, caller: Caller, services: Services, *, own_key: str
 ) -> list[Proposal]:
-    if player_id is not None and not _is_game_server(call):
+    """What the engine would be asked for; `own_key` makes the keys of changes that have none.
+
+    Raises:
+        BadInput: An op is none, or not for that entity; or somebody but a game server reports a player's input.
+    """
+    if player_id is not None and not is_game_server(caller):
         raise BadInput(
             "player_id reports a player's input, which only a game server does.", next_step="Leave player_id out."
         )
@@ -102,8 +118,7 @@ async def _proposals(
             entity_id=change.entity_id,
             op=change.op,
             payload=change.payload,
-            # The call's own id: what is done again for the same call is the same change.
-            key=change.idempotency_key or (call.id if n == 0 else f"{call.id}.{n}"),
+            key=change.idempotency_key or _key(own_key, n),
             expect_version=change.expect_version,
             causation=change.causation_id,
             priority=change.priority,
@@ -114,6 +129,33 @@ async def _proposals(
     ]
 
 
+def _own_key(call: Call) -> str:
+    """What is done again under the same approval, or for the same call, is the same change."""
+    return call.key or call.id
+
+
+def _key(own: str, number: int) -> str:
+    return own if number == 0 else f"{own}.{number}"
+
+
+async def _queued_before(changes: Sequence[BatchedChange], call: Call, services: Services) -> list[ChangeQueued]:
+    """What was queued under this very approval already, whatever has become of the entities since; nothing where nothing was."""
+    if call.key is None or any(change.idempotency_key for change in changes):
+        return []
+    keys = [_key(call.key, number) for number in range(len(changes))]
+    requester = call.caller.requester
+    return [
+        ChangeQueued(
+            change_id=one.change_id,
+            status=one.state,
+            duplicate=False,
+            current_version=None,
+            idempotency_key=key,
+        )
+        for key, one in zip(keys, await queue.former(services.pool, keys, requester) or (), strict=False)
+    ]
+
+
 async def _queued(proposals: Sequence[Proposal], call: Call, services: Services, *, atomic: bool) -> list[ChangeQueued]:
     requester = call.caller.requester
     taken = await queue.submit(
@@ -121,7 +163,7 @@ async def _queued(proposals: Sequence[Proposal], call: Call, services: Services,
         proposals,
         origin=Origin.of(call),
         requester=requester,
-        rank=int(_is_game_server(call)),
+        rank=int(is_game_server(call.caller)),
         open_changes_max=services.open_changes_max,
         atomic=atomic,
     )
@@ -154,7 +196,7 @@ async def _tried(proposal: Proposal, call: Call, services: Services) -> ChangeQu
         proposal,
         origin=Origin.of(call),
         requester=call.caller.requester,
-        rank=int(_is_game_server(call)),
+        rank=int(is_game_server(call.caller)),
         tick=services.world.reading().tick,
     )
     entity = entities.get(proposal.entity_id)
@@ -168,8 +210,9 @@ async def _tried(proposal: Proposal, call: Call, services: Services) -> ChangeQu
     )
 
 
-def _is_game_server(call: Call) -> bool:
-    chain = call.caller.chain
+def is_game_server(caller: Caller) -> bool:
+    """Whether a service calls by itself."""
+    chain = caller.chain
     return len(chain) == 1 and chain[0].startswith("service:")
 
 
@@ -221,6 +264,8 @@ async def get_engine_status(_arguments: Nothing, _call: Call, services: Services
     )
     return EngineStatus(
         engines=known,
+        paused_since=engine.paused_at and engine.paused_at.isoformat(),
+        paused_by=engine.paused_by,
         queue_depth=pressure.queue_depth,
         oldest_ms=pressure.oldest_ms,
         version=engine.last_pos,

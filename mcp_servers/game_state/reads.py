@@ -117,6 +117,8 @@ async def region_state(
         pos=as_of.pos,
         state=in_full(region, None),
         items=[item(each, in_short(each)) for each in shown],
+        paused_since=as_of.paused_at and as_of.paused_at.isoformat(),
+        paused_by=as_of.paused_by,
         **stamp(as_of, region.version),
     ).of(region)
     return state, shown[-1].id if len(left) > limit else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from body_broker.calls import Resource, Room, Tool
+from mcp_servers.game_state.foreseeing import foresee_cancel, foresee_change, foresee_changes
 from mcp_servers.game_state.intents import get_intent, owns_npc, submit_intent
 from mcp_servers.game_state.queueing import (
     cancel_state_change,
@@ -124,6 +125,7 @@ _CHANGES = (
         name="queue_state_change",
         group="queued",
         run=queue_state_change,
+        foresees=foresee_change,
         title="Queue a state change",
         description=(
             "Propose a change; the engine decides it, so queued is not applied: get_change_status says."
@@ -150,6 +152,7 @@ _CHANGES = (
         name="queue_state_changes",
         group="queued",
         run=queue_state_changes,
+        foresees=foresee_changes,
         title="Queue several state changes",
         description="Propose up to 64 changes, decided together or one by one. For one use queue_state_change.",
         effect="repeatable",
@@ -159,6 +162,7 @@ _CHANGES = (
         name="cancel_state_change",
         group="queued",
         run=cancel_state_change,
+        foresees=foresee_cancel,
         title="Cancel a state change",
         description="Take back a change of yours that is not decided yet. An applied one needs a change of its own.",
         effect="repeatable",

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mcp_servers.hub.principals import is_principal, is_session, is_tier
 from mcp_servers.hub.tokens import ACTORS_MAX
 
+# The issuer's clock may be this far ahead of ours; it concerns `iat` alone, never `nbf` or `exp`.
+ISSUED_AHEAD_S = 5.0
 Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
@@ -63,6 +65,10 @@ class Claims(_Strict):
             and len(actors) <= ACTORS_MAX
             and (asker is not None) == bool(actors)
         )
+
+    def logins(self) -> list[str]:
+        """The asker's sessions, where others act for them: the conversations above this one and the login they began in."""
+        return [] if self.asker is None else [self.asker.sid, *self.asker.above]
 
     def ids(self) -> set[str]:
         """Everything whose revocation ends this token."""

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -32,6 +33,18 @@ SELECT jti AS id FROM login_token WHERE revoked_at IS NOT NULL AND expires_at > 
 UNION ALL
 SELECT sid FROM login WHERE ended_at IS NOT NULL AND (ended_at > now() - interval '1 day' OR EXISTS (
   SELECT FROM login_token t WHERE t.sid = login.sid AND t.expires_at > now() - interval '1 day'))
+UNION ALL
+SELECT session FROM oidc_login
+WHERE ended_at IS NOT NULL AND greatest(ended_at, expires_at) > now() - interval '1 day'
+"""
+
+
+_ENDED = """
+SELECT sid FROM login WHERE ended_at IS NOT NULL
+    AND (sid = ANY ($1::text[]) OR (principal = ANY ($2::text[]) AND ended_at > $3::timestamptz))
+UNION ALL
+SELECT session FROM oidc_login WHERE ended_at IS NOT NULL AND session = ANY ($1::text[])
+LIMIT 1
 """
 
 
@@ -79,6 +92,19 @@ class Directory:
                 if self._failed > came:
                     raise _unreachable()
                 await self._ask()
+
+    async def ended(self, sessions: Sequence[str], principals: Sequence[str], since: datetime) -> bool:
+        """Whether one of these logins was ended, however long ago, or one of these principals' logins since then.
+
+        Raises:
+            Unavailable: The database did not answer.
+        """
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                found = await self._pool.fetchval(_ENDED, list(sessions), list(principals), since)
+        except _FAILURES as error:
+            raise _unreachable() from error
+        return found is not None
 
     async def _ask(self) -> None:
         began = self._monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,10 +28,14 @@ from body_broker.errors import (
 )
 from mcp_servers.hub.identity import Identities
 from mcp_servers.hub.protocol import CALLER, Protocol
+from mcp_servers.hub.requests import WAIT_META
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _WATCH_AFTER_S = 0.25
-_LISTEN = b"subscriptions/listen"
+_LISTEN, _WAIT = b"subscriptions/listen", WAIT_META.encode()
+_SILENT_MAX_S = 45.0
+"""How long a call may say nothing: proxies commonly cut what is silent for a minute, and a stream has pings."""
+CHALLENGE = b'Bearer realm="body-broker", error="invalid_token"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,18 @@ class Route:
 
     answer: Callable[[Caller | None], Awaitable[Page]]
     needs_identity: bool = True
+
+
+class Site(typing.Protocol):
+    """People's pages, which know people by a login of their own."""
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is theirs."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, whose Host and Origin were checked; raises BodyBrokerError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,29 @@ class Hosts:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return host in self.names or (name in self.names and _is_port(host[len(name) + 1 :]))
 
+    def check(
+        self, headers: list[tuple[bytes, bytes]], head: Mapping[bytes, bytes], refused: Callable[[str], None]
+    ) -> None:
+        """Refuse a request for another host, or from another site's page.
+
+        Args:
+            headers: As they came, in which a second Host would show.
+            head: The same by name.
+            refused: Told which of the two it was.
+
+        Raises:
+            MisdirectedRequest: It is one.
+        """
+        host = head.get(b"host", b"").decode("latin-1")
+        if not self.allows(host) or sum(k == b"host" for k, _ in headers) != 1:
+            refused("host")
+            raise MisdirectedRequest("The Host header is not one this hub answers to.")
+        if (origin := head.get(b"origin")) is not None:
+            parts = urlsplit(origin.decode("latin-1"))
+            if parts.scheme not in {"http", "https"} or not self.allows(parts.netloc):
+                refused("origin")
+                raise _ForeignOrigin("The Origin header is not one this hub answers to.")
+
 
 def _is_port(text: str) -> bool:
     return text == "" or (text.isascii() and text.isdigit())
@@ -85,7 +125,10 @@ class Front:
         identities: Checks tokens.
         hosts: The names answered to.
         routes: Plain routes by path, beside /mcp.
+        site: People's pages, which need no token.
         request_bytes_max: Size of one body.
+        approval_wait_s: How long a call may wait for people.
+        challenge: What a 401 asks for.
     """
 
     def __init__(
@@ -96,11 +139,14 @@ class Front:
         routes: Mapping[str, Route],
         *,
         request_bytes_max: int,
+        site: Site | None = None,
+        challenge: bytes = CHALLENGE,
+        approval_wait_s: float = 0.0,
     ) -> None:
-        self.protocol, self.routes = protocol, routes
+        self.protocol, self.routes, self.site = protocol, routes, site
         self._identities, self._hosts = identities, hosts
         self._metrics = protocol.gate.metrics
-        self._bytes_max = request_bytes_max
+        self._bytes_max, self._challenge = request_bytes_max, challenge
         ours = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # checked here, for every route
         self._plain, self._stream = (
             StreamableHTTPSessionManager(
@@ -112,7 +158,14 @@ class Front:
             )
             for as_json in (True, False)
         )
-        self._streamed = {t.name.encode() for room in protocol.gate.rooms for t in room.tools if _streams(t)}
+        waits = approval_wait_s > _SILENT_MAX_S
+        askable = protocol.gate.policy.askable
+        self._streamed = {
+            tool.name.encode()
+            for room in protocol.gate.rooms
+            for tool in room.tools
+            if _streams(tool) or (waits and askable(tool.name))
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI event stream: a request, or the application's lifespan."""
@@ -128,10 +181,12 @@ class Front:
         headers = scope["headers"] = [(k, v.strip(b" \t")) for k, v in scope["headers"]]
         head = dict(headers)
         try:
-            self._check_host(headers, head)
+            self._hosts.check(headers, head, self._metrics.refused)
+            if self.site is not None and scope["path"] != "/mcp" and self.site.takes(scope["path"]):
+                return await self.site(scope, receive, send)
             route = self.routes.get(scope["path"])
             if route is not None and not route.needs_identity:
-                return await _respond(send, await route.answer(None))
+                return await respond(send, await route.answer(None))
             caller = await self._identify(headers, head)
             scope[CALLER] = caller
             if scope["path"] == "/mcp":
@@ -139,21 +194,10 @@ class Front:
             if route is None:
                 raise NotFound("There is no such page here.", next_step="MCP is served at /mcp.")
             if scope["method"] not in {"GET", "HEAD"}:
-                return await _respond(send, Page(405, b"{}"))
-            await _respond(send, await route.answer(caller))
+                return await respond(send, Page(405, b"{}"))
+            await respond(send, await route.answer(caller))
         except BodyBrokerError as error:
-            await _respond_error(send, error)
-
-    def _check_host(self, headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> None:
-        host = head.get(b"host", b"").decode("latin-1")
-        if not self._hosts.allows(host) or sum(k == b"host" for k, _ in headers) != 1:
-            self._metrics.refused("host")
-            raise MisdirectedRequest("The Host header is not one this hub answers to.")
-        if (origin := head.get(b"origin")) is not None:
-            parts = urlsplit(origin.decode("latin-1"))
-            if parts.scheme not in {"http", "https"} or not self._hosts.allows(parts.netloc):
-                self._metrics.refused("origin")
-                raise _ForeignOrigin("The Origin header is not one this hub answers to.")
+            await _respond_error(send, error, self._challenge)
 
     async def _identify(self, headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> Caller:
         try:
@@ -178,10 +222,10 @@ class Front:
             await self._stream.handle_request(scope, _replayed(first, receive), send)
 
     def _wants_stream(self, head: dict[bytes, bytes], body: bytes, verb: str) -> bool:
-        """Progress, listening and long calls need SSE (+100 us); everything else is one JSON answer."""
+        """Progress, listening, long calls and long waits for people need SSE (+100 us); everything else is one JSON answer."""
         if b"text/event-stream" not in head.get(b"accept", b""):
             return False
-        if verb != "POST" or b'"progressToken"' in body or _LISTEN in body:
+        if verb != "POST" or b'"progressToken"' in body or _LISTEN in body or _WAIT in body:
             return True
         # Before 2026-07-28 a call's name stands in its body alone.
         name = head.get(b"mcp-name")
@@ -225,7 +269,7 @@ class Front:
         listed = await self.protocol.tools_json(scope[CALLER])
         meta = orjson.dumps(self.protocol.server_meta)
         answer = b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (orjson.dumps(request["id"]), listed[:-1], meta)
-        await _respond(send, Page(200, answer))
+        await respond(send, Page(200, answer))
         return True
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -237,9 +281,10 @@ class Front:
         await send({"type": "lifespan.shutdown.complete"})
 
     def begin_draining(self) -> None:
-        """Take no new call and end the listening streams; calls inside go on."""
+        """Take no new call, end the listening streams and the waiting for people; calls inside go on."""
         self.protocol.draining = True
         self.protocol.listening.close()
+        self.protocol.gate.asking.close()
 
 
 def _bearer(headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> str:
@@ -292,17 +337,18 @@ def _replayed(first: Message, receive: Receive) -> Receive:
     return again
 
 
-async def _respond(send: Send, page: Page, *more: tuple[bytes, bytes]) -> None:
+async def respond(send: Send, page: Page, *more: tuple[bytes, bytes]) -> None:
+    """Send a page whole."""
     headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body)), *more]
     await send({"type": "http.response.start", "status": page.status, "headers": headers})
     await send({"type": "http.response.body", "body": page.body})
 
 
-async def _respond_error(send: Send, error: BodyBrokerError) -> None:
+async def _respond_error(send: Send, error: BodyBrokerError, challenge: bytes) -> None:
     told = on_the_wire(error)
     more: list[tuple[bytes, bytes]] = []
     if isinstance(error, Unauthenticated):
-        more.append((b"www-authenticate", b'Bearer realm="body-broker", error="invalid_token"'))
+        more.append((b"www-authenticate", challenge))
     if isinstance(error, RateLimited) and error.retry_after_s is not None:
         more.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-    await _respond(send, Page(told.http_status, orjson.dumps({"error": told.body()})), *more)
+    await respond(send, Page(told.http_status, orjson.dumps({"error": told.body()})), *more)

@@ -5,53 +5,59 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import NamedTuple
 
+from approvals.executor import Perform
+from approvals.model import Approval, arguments_text
 from body_broker.audit.auditor import Auditor
-from body_broker.audit.record import Record
 from body_broker.calls import (
     Call,
     Caller,
     CursorSeal,
     Issuer,
+    Json,
     Operation,
-    Receipt,
+    Progress,
     Result,
     Room,
 )
 from body_broker.errors import (
-    ApprovalRequired,
     BodyBrokerError,
-    DeadlineExceeded,
+    Conflict,
     Denied,
-    InternalError,
-    NotConfigured,
     Unauthenticated,
-    Unavailable,
     UnknownTool,
 )
 from body_broker.inputs import AskClient
-from body_broker.settings import PREFIX, Settings
-from body_broker.storage.postgres import LOST as POSTGRES_LOST
-from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
+from mcp_servers.hub.asking import Asking
+from mcp_servers.hub.faults import mapped, not_configured
 from mcp_servers.hub.limits import Limits
+from mcp_servers.hub.listing import takes_reason
 from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.passage import Passage, Row
+from mcp_servers.hub.recording import Recorder
 from mcp_servers.hub.requests import Answer, Request, kind_of
 from mcp_servers.hub.rounds import Rounds
-from mcp_servers.hub.sessions import Sessions
+from mcp_servers.hub.sessions import Sessions, SessionState
 from policies.decision import FACTS, Allow, Ask, Deny, Question, chain_of
+from policies.decision import Approval as Given
 from policies.engine import Policy
 
 log = get_logger(__name__)
 
-_STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
-
 # Groups and modifiers whose rules read taint: there the session is read from the store, not from memory (DESIGN.md §4).
 _TAINT_GATED_GROUPS = frozenset({"queued", "security_scan", "write", "admin_change"})
 _TAINT_GATED_MODIFIERS = frozenset({"external", "destructive"})
+
+
+class _Asked(NamedTuple):
+    """That people must be asked, and what was found out of the call on the way."""
+
+    ask: Ask
+    facts: frozenset[str]
 
 
 class Gate:
@@ -59,6 +65,7 @@ class Gate:
 
     Args:
         rooms: The servers served here; a row that is not in them is unknown.
+        approved: Every server whose approved calls run here, whatever is served.
         policy: Decides, over the catalogue of every row there is.
         services: What each room's functions get as their third argument, by server name.
         auditor: Takes the decision before any effect.
@@ -66,6 +73,7 @@ class Gate:
         limits: Rate and concurrency.
         cursors: Seals cursors.
         rounds: Reads and seals what clients are asked in the middle of a call.
+        asking: Asks people.
         metrics: Counts.
         configured: The settings that are set, for rows with `needs`.
         call_timeout_s: How long one operation may run.
@@ -75,6 +83,7 @@ class Gate:
         self,
         *,
         rooms: Sequence[Room],
+        approved: Sequence[Room],
         policy: Policy,
         services: Mapping[str, object],
         auditor: Auditor,
@@ -82,13 +91,15 @@ class Gate:
         limits: Limits,
         cursors: CursorSeal,
         rounds: Rounds,
+        asking: Asking,
         metrics: Metrics,
         configured: frozenset[str] = frozenset(),
         call_timeout_s: float = 60,
     ) -> None:
         self.rooms, self.policy, self.metrics, self.configured = tuple(rooms), policy, metrics, configured
         self._rows = {(o.kind, o.name): self._row(o, room.name) for room in rooms for o in room.operations()}
-        self._services, self._auditor = services, auditor
+        self._approved = {tool.name: (tool, room.name) for room in approved for tool in room.tools}
+        self._services, self._records, self.asking = services, Recorder(auditor), asking
         self._sessions, self._limits, self._cursors = sessions, limits, cursors
         self._rounds, self._timeout_s = rounds, call_timeout_s
         self._issuer = Issuer("gate")
@@ -101,7 +112,7 @@ class Gate:
             or entry.group in _TAINT_GATED_GROUPS
             or not entry.modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
         )
-        return Row(operation, server, entry.group, gated)
+        return Row(operation, server, entry.group, gated, takes_reason(operation, self.policy))
 
     async def run(self, request: Request) -> Answer:
         """The answer to one request, or the error that refused it; the same path for tools, resources, prompts and nested calls.
@@ -141,7 +152,7 @@ class Gate:
         try:
             await self._limits.enter(passage.caller)
         except BodyBrokerError as error:
-            self._refused(passage, error)
+            self._records.refused(passage, error)
             self.metrics.called(
                 passage.operation.name, kind_of(passage.caller), error.code, time.perf_counter() - passage.began
             )
@@ -153,40 +164,132 @@ class Gate:
             await asyncio.wait(self._effects)
 
     async def _pass(self, passage: Passage) -> Answer:
+        approval: Approval | None = None
         try:
             passage.check(self._rounds)
-            await self._decide(passage)
-            self._require_configured(passage.operation.needs)
-            await self._record(passage)
+            asked = await self._decide(passage)
+            self._require_configured(passage.operation.needs)  # nobody is asked about what could not be done
+            if asked is None:
+                await self._records.decided(passage, durable=passage.operation.effect != "none")
+            else:
+                async with asyncio.timeout(self._timeout_s):
+                    services = self._services.get(passage.row.server)
+                    approval = await self.asking.open(passage, asked.ask, asked.facts, services)
         except Exception as error:
             told = self._mapped(error, passage)
-            self._refused(passage, told)
+            self._records.refused(passage, told)
             if told is error:
                 raise
             raise told from error
+        if approval is not None:
+            return await self._await_people(passage, approval)
         return await self._tell(passage, await self._do(passage))
 
-    async def _decide(self, passage: Passage) -> None:
-        """Steps 4 and 5: what the session has read, what the rules say, and who would have to be asked."""
+    async def _await_people(self, passage: Passage, approval: Approval) -> Answer:
+        """Step 5: what people decide, and what came of it. A disconnect ends the waiting and nothing else."""
+        passage.receipt, outcome = approval.receipt, "ok"
+        try:
+            return await self.asking.answer(passage, approval)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception as error:
+            told = self._mapped(error, passage)
+            outcome = told.code
+            raise told from error
+        finally:
+            self._records.ended(passage, outcome, words=True)
+
+    async def authorise(self, approval: Approval, caller: Caller, given: Given) -> Perform:
+        """What runs an approved call, once it has passed every step anew; its decision is durable when this returns.
+
+        The real approval must make the policy allow it. What its session had read and done is as it was when it was asked for;
+        roles and facts are those of now.
+
+        Args:
+            approval: Approved, and claimed by whoever calls this.
+            caller: Its requester, as they stand now.
+            given: The yeses it got.
+
+        Raises:
+            BodyBrokerError: What refuses it now.
+        """
+        found = self._approved.get(approval.tool)
+        if found is None:
+            raise UnknownTool(f"There is no tool {approval.tool} where the approved call was to run.")
+        request = Request(
+            name=approval.tool, kind="tool", arguments=approval.values(), caller=caller, depth=approval.depth
+        )
+        passage = Passage(request, new_id("call"), time.perf_counter(), caller, self._row(*found), approval=approval)
+        passage.session = SessionState(approval.tainted, approval.history)
+        try:
+            passage.check(self._rounds)
+            _check_replayed(passage, approval)
+            await self._decide_approved(passage, given)
+            self._require_configured(passage.operation.needs)
+            await self._records.decided(passage, durable=True)
+        except Exception as error:
+            told = self._mapped(error, passage)
+            self._records.refused(passage, told)
+            raise told from error
+
+        async def perform(progress: Progress) -> Json:
+            passage.request = replace(passage.request, progress=progress)
+            return await self._perform(passage)
+
+        return perform
+
+    async def _perform(self, passage: Passage) -> Json:
+        outcome = "unfinished"
+        try:
+            result = await self._run(passage, self._call(passage))
+            outcome = "ok"
+        except BodyBrokerError as error:
+            outcome = error.code
+            raise
+        finally:
+            name, seconds = passage.operation.name, time.perf_counter() - passage.began
+            self.metrics.called(name, kind_of(passage.caller), outcome, seconds)
+        return {"result": result.model_dump(mode="json"), "outside": _has_outside(passage.operation, result)}
+
+    async def _decide_approved(self, passage: Passage, given: Given) -> None:
+        """Step 4 at execution: the whole policy decides again, with the approval that was really given."""
+        question = self._question(passage)._replace(approval=given)
+        decision = self.policy.decide(question._replace(facts=await self._facts(passage, question)))
+        if isinstance(decision, Allow):
+            self._sessions.record(passage.caller, passage.row.group)
+            return
+        rules = list(decision.rules)
+        raise Denied(
+            f"{passage.operation.name} was approved, but is not allowed now by rule {', '.join(rules)}.",
+            details={"rules": rules},
+        )
+
+    async def _decide(self, passage: Passage) -> _Asked | None:
+        """Step 4: what the session has read, what the rules say, and who would have to be asked."""
         operation, caller = passage.operation, passage.caller
         passage.session = await self._sessions.enter(caller, fresh=passage.row.taint_gated)
-        question = Question(
-            action=operation.name,
-            identities=chain_of(caller),
+        question = self._question(passage)
+        facts = await self._facts(passage, question)
+        decision = self.policy.decide(question._replace(facts=facts))
+        if isinstance(decision, Allow):
+            self._sessions.record(caller, passage.row.group)
+            return None
+        if isinstance(decision, Deny):
+            rules = list(decision.rules)
+            raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
+        return _Asked(decision, facts)
+
+    def _question(self, passage: Passage) -> Question:
+        assert passage.session is not None, "the session is read before anything is decided"
+        return Question(
+            action=passage.operation.name,
+            identities=chain_of(passage.caller),
             arguments=passage.values,
             tainted=passage.session.tainted,
             depth=passage.request.depth,
             history=passage.session.history,
         )
-        decision = self.policy.decide(question._replace(facts=await self._facts(passage, question)))
-        if isinstance(decision, Allow):
-            self._sessions.record(caller, passage.row.group)
-            return
-        if isinstance(decision, Deny):
-            rules = list(decision.rules)
-            raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
-        self._require_configured(operation.needs)  # nobody is asked about what could not be done
-        raise _approval_required(operation.name, decision)
 
     async def _facts(self, passage: Passage, question: Question) -> frozenset[str]:
         """What the hub itself knows of this call: what its row finds out, and that a backend that is not there costs nothing."""
@@ -204,21 +307,23 @@ class Gate:
 
     def _require_configured(self, setting: str | None) -> None:
         if setting and setting not in self.configured:
-            raise _not_configured(setting)
-
-    async def _record(self, passage: Passage) -> None:
-        """Step 6: the decision is on the chain, and durable before an effect begins."""
-        passage.receipt = self._add(passage, "decision", "allow", (), passage.body())
-        if passage.operation.effect != "none":
-            await self._auditor.durable(passage.receipt)
+            raise not_configured(setting)
 
     async def _do(self, passage: Passage) -> Result:
         """Step 7: the operation itself. A disconnect cancels a read, never an effect once begun."""
-        operation = passage.operation
-        call = Call(
+        body = self._run(passage, self._call(passage))
+        if passage.operation.effect == "none":
+            return await body
+        task = asyncio.get_running_loop().create_task(body)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+        return await asyncio.shield(task)
+
+    def _call(self, passage: Passage) -> Call:
+        return Call(
             issuer=self._issuer,
             id=passage.id,
-            operation=operation,
+            operation=passage.operation,
             caller=passage.caller,
             cursors=self._cursors,
             progress=passage.request.progress,
@@ -226,14 +331,9 @@ class Gate:
             tainted=passage.session.tainted if passage.session else True,
             depth=passage.request.depth,
             inputs=passage.inputs,
+            key=passage.approval.id if passage.approval else None,
+            basis=passage.approval.basis if passage.approval else None,
         )
-        body = self._run(passage, call)
-        if operation.effect == "none":
-            return await body
-        task = asyncio.get_running_loop().create_task(body)
-        self._effects.add(task)
-        task.add_done_callback(self._effects.discard)
-        return await asyncio.shield(task)
 
     async def _run(self, passage: Passage, call: Call) -> Result:
         """The operation under its deadline; whatever goes wrong is recorded as the outcome of its decision."""
@@ -249,111 +349,39 @@ class Gate:
             outcome = told.code
             raise told from error
         finally:
-            if outcome != "ok" or passage.operation.effect != "none":
-                self._record_outcome(passage, outcome)
+            if outcome != "ok" or passage.operation.effect != "none" or passage.approval is not None:
+                self._records.ended(passage, outcome)
 
     def _mapped(self, error: Exception, passage: Passage) -> BodyBrokerError:
-        """What is told of an exception; the one place where something unexpected is caught."""
-        name = passage.operation.name
+        """What is told of an exception; what a client is asked in the middle of a call is sealed here."""
         if isinstance(error, AskClient) and error.state is not None:
             error.sealed = self._rounds.seal(passage.bound_to, error.state)
-        if isinstance(error, BodyBrokerError):
-            return error
-        if isinstance(error, TimeoutError):
-            return DeadlineExceeded(f"{name} took longer than {self._timeout_s:g} s.")
-        if isinstance(error, _STORES_LOST):
-            log.warning("store_lost", operation=name, call=passage.id, error=type(error).__name__)
-            return Unavailable("A store that this call needs is away.", details={"component": "stores"})
-        log.error("operation_failed", operation=name, call=passage.id, exc_info=error)
-        return InternalError(f"{name} failed inside the hub.", details={"call_id": passage.id})
-
-    def _record_outcome(self, passage: Passage, outcome: str) -> None:
-        """The second record. An effect that happened is not told as a failure because its outcome could not be queued."""
-        try:
-            self._add(passage, "outcome", outcome, (), None)
-        except Unavailable:
-            log.exception("outcome_not_recorded", operation=passage.operation.name, call=passage.id)
+        return mapped(error, passage.operation.name, passage.id, self._timeout_s)
 
     async def _tell(self, passage: Passage, result: Result) -> Answer:
         """Step 8: what the session now has read is stored before the answer leaves."""
-        output = passage.operation.output
-        outside = output == "outside" or (output == "as_marked" and result.outside())
+        outside = _has_outside(passage.operation, result)
         if outside:
             await self._sessions.taint(passage.caller, passage.operation.name)
         return Answer(call_id=passage.id, operation=passage.operation, result=result, outside=outside)
 
-    def _refused(self, passage: Passage, error: BodyBrokerError) -> None:
-        """Refusals of every step are on the chain too; an Ask as `asked`."""
-        rules = error.details.get("rules")
-        kind = "asked" if isinstance(error, ApprovalRequired) else "refusal"
-        body = passage.body() if passage.arguments else None
-        self._add(passage, kind, error.code, tuple(rules) if isinstance(rules, list) else (), body)
-
-    def _add(
-        self,
-        passage: Passage,
-        kind: Literal["decision", "outcome", "refusal", "asked"],
-        verdict: str,
-        rules: tuple[str, ...],
-        body: bytes | None,
-    ) -> Receipt:
-        session = passage.session
-        return self._auditor.add(
-            Record(
-                kind=kind,
-                action=passage.operation.name,
-                server=passage.row.server,
-                requester=passage.caller.requester,
-                session=passage.caller.session,
-                verdict=verdict,
-                rules=rules,
-                depth=passage.request.depth,
-                tainted=bool(session and session.tainted),
-                call=passage.id,
-                refers_to=passage.receipt if kind == "outcome" else None,
-            ),
-            body,
-        )
-
     async def _unknown(self, request: Request, caller: Caller, began: float) -> Answer:
         await self._limits.enter(caller)
         try:
-            self._auditor.add(
-                Record(
-                    kind="refusal",
-                    action="unknown",
-                    server="",
-                    requester=caller.requester,
-                    session=caller.session,
-                    verdict=UnknownTool.code,
-                    call=new_id("call"),
-                ),
-            )
+            self._records.unknown(caller)
             self.metrics.called("unknown", kind_of(caller), UnknownTool.code, time.perf_counter() - began)
             raise UnknownTool(f"There is no {request.kind} of that name here.")
         finally:
             self._limits.leave(caller)
 
 
-def _not_configured(setting: str) -> NotConfigured:
-    field = Settings.model_fields.get(setting.removeprefix(PREFIX).lower())
-    if field is None:
-        return NotConfigured(
-            f"This version has no backend for this tool; one that has it is configured by {setting}.",
-            next_step="Go on without it: nothing that can be set today brings it.",
-            details={"setting": setting},
+def _check_replayed(passage: Passage, approval: Approval) -> None:
+    if arguments_text(passage.values) != approval.arguments:
+        raise Conflict(
+            "The approved arguments would be read otherwise now than when people saw them.",
+            next_step="Make the call again: people see it as it is now.",
         )
-    return NotConfigured(
-        f"The backend of this tool is not configured: {setting} is not set.",
-        next_step=f"Ask the people who run this hub to set {setting} and restart it: {field.description}",
-        details={"setting": setting},
-    )
 
 
-def _approval_required(name: str, decision: Ask) -> ApprovalRequired:
-    rules = [r.rule for r in decision.requirements]
-    groups = sorted({g for r in decision.requirements for g in r.approvers})
-    return ApprovalRequired(
-        f"{name} needs an approval by {' and '.join(groups) or 'a person'} (rule {', '.join(rules)}), and this hub cannot ask for one yet.",
-        details={"rules": rules, "approvers": groups},
-    )
+def _has_outside(operation: Operation, result: Result) -> bool:
+    return operation.output == "outside" or (operation.output == "as_marked" and result.outside())

@@ -1,4 +1,4 @@
-"""Owns who calls: a token checked once and remembered by its hash, or a local process's word on embedded stores."""
+"""Owns who calls: a token of ours or of the OIDC issuer, checked once and remembered by its hash, or a local process's word."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -19,22 +20,26 @@ from body_broker.calls import Caller
 from body_broker.errors import Unauthenticated
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
-from mcp_servers.hub.claims import Claims
+from mcp_servers.hub.claims import ISSUED_AHEAD_S, Claims
 from mcp_servers.hub.directory import OLD_AFTER_S, Directory, Known, open_directory
+from mcp_servers.hub.oidc.checking import Oidc, open_oidc
+from mcp_servers.hub.oidc.logins import Logins
 from mcp_servers.hub.principals import check_principal
 from mcp_servers.hub.signing import ALGORITHM
 from mcp_servers.hub.tokens import LOCAL_PREFIX
 
 TOKEN_CHARACTERS_MAX = 8192
 REMEMBERED_MAX = 4096
-# The issuer's clock may be this far ahead of ours; it concerns `iat` alone, never `nbf` or `exp`.
-ISSUED_AHEAD_S = 5.0
 
 _JWS = jwt.PyJWS()
 
 
 class Identities:
-    """Checks tokens; made by `open_identities`."""
+    """Checks tokens; made by `open_identities`.
+
+    Attributes:
+        oidc: The people of the OIDC issuer; None without one.
+    """
 
     def __init__(
         self,
@@ -42,9 +47,13 @@ class Identities:
         settings: Settings,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        *,
+        logins: Logins,
+        oidc: Oidc | None,
     ) -> None:
         self._directory, self._settings, self._clock, self._monotonic = directory, settings, clock, monotonic
-        self._known = directory.known
+        self.oidc, self._logins = oidc, logins
+        self._known, self._keys_version = directory.known, oidc.issuer.version if oidc else 0
         self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
         self._local: dict[str, Caller] = {}
         self._place: Path | None = None
@@ -108,15 +117,74 @@ class Identities:
             caller = self._local[principal] = Caller((principal,), roles, f"{LOCAL_PREFIX}_{session}")
         return caller
 
+    async def roles_of(self, person: str, sessions: Collection[str]) -> frozenset[str]:
+        """The roles a person has now for what was begun in these sessions, where no token is at hand.
+
+        For `standing(chain, sessions)`, which runs approved calls: `sessions` are the call's and those above it, the asker's
+        login among them. Where that is a login of the OIDC issuer, the roles are those that the newest token of the person
+        named (a token's roles are kept when it is seen), and none of the table; else they are the table's.
+
+        Raises:
+            Unauthenticated: The login was revoked.
+            Unavailable: The database does not answer.
+        """
+        found = await self._logins.roles_of(person, sessions)
+        await self._directory.refresh()
+        await self._be_current()
+        if not self._known.revoked.isdisjoint(sessions):
+            raise _revoked()
+        return self._known.roles.get(person, frozenset()) if found is None else found
+
+    async def standing(self, chain: Sequence[str], sessions: Sequence[str], since: datetime) -> Caller:
+        """Who a request that was made earlier stands for now, with the roles of now.
+
+        Args:
+            chain: Its principals, the asker first.
+            sessions: The call's session, then those above it.
+            since: When it was made: an actor whose login was ended after that acts no more.
+
+        Raises:
+            Unauthenticated: A login that it came from was ended.
+            Unavailable: The database does not answer.
+        """
+        roles = await self.roles_of(chain[0], sessions)
+        if await self._directory.ended(sessions, chain, since):
+            raise _revoked()
+        above = (*sessions[1:], None)
+        return Caller(
+            chain=tuple(chain),
+            roles={chain[0]: roles} if roles else {},
+            session=sessions[0],
+            conversation_of=above[0],
+            ancestors=tuple(sessions[2:]),
+        )
+
     async def _be_current(self) -> None:
         if self._monotonic() - self._directory.asked_at > OLD_AFTER_S:
             await self._directory.refresh()
+        if self.oidc is not None:
+            self.oidc.issuer.forget_old_keys()
+            if self.oidc.issuer.version != self._keys_version:
+                self._keys_version = self.oidc.issuer.version
+                self._remembered.clear()
         if self._known is not self._directory.known:
             self._known = self._directory.known
             self._remembered.clear()
             self._local.clear()
 
     async def _check(self, token: str) -> Caller:
+        return await (self._check_oidc if self.oidc and self.oidc.is_from_issuer(token) else self._check_ours)(token)
+
+    async def _check_oidc(self, token: str) -> Caller:
+        assert self.oidc is not None
+        caller = await self.oidc.check(token)
+        await self._directory.refresh()
+        await self._be_current()
+        if caller.session in self._known.revoked:
+            raise _revoked()
+        return caller
+
+    async def _check_ours(self, token: str) -> Caller:
         key = await self._key(token)
         try:
             payload = _JWS.decode(token, key, algorithms=[ALGORITHM])
@@ -132,13 +200,15 @@ class Identities:
             ) from error
         if not claims.well_formed():
             raise _malformed()
+        # A conversation's asker may have come with a token of the OIDC issuer.
+        roles = await self._logins.roles_of(claims.sub, claims.logins())
         # A token not seen before may be younger than our picture: its roles were perhaps written a moment ago.
         await self._directory.refresh()
         await self._be_current()
         self._check_holds(claims)
         return Caller(
             chain=(claims.sub, *[a.sub for a in claims.actors()]),
-            roles=_roles(claims.sub, self._known),
+            roles=_roles(claims.sub, self._known) if roles is None else {claims.sub: roles} if roles else {},
             session=claims.sid,
             conversation_of=claims.asker.sid if claims.asker else None,
             ancestors=tuple(claims.asker.above) if claims.asker else (),
@@ -173,7 +243,7 @@ class Identities:
         if (claims.nbf is not None and claims.nbf > now) or claims.iat > now + ISSUED_AHEAD_S:
             raise Unauthenticated("The token is not valid yet.")
         if not self._known.revoked.isdisjoint(claims.ids()):
-            raise Unauthenticated("The token was revoked.")
+            raise _revoked()
 
 
 @asynccontextmanager
@@ -188,15 +258,20 @@ async def open_identities(
 
     Args:
         pool: The database; one connection of it is kept for listening.
-        settings: Issuer, audience, and whether `--as` may be.
+        settings: Issuers, audiences, and whether `--as` may be.
         clock: Unix seconds, for what tokens say of time.
         monotonic: Seconds, for how old our knowledge is.
 
     Raises:
         Unavailable: The database does not answer.
+        SettingsError: approvers.toml does not fit, where an OIDC issuer is configured.
     """
-    async with open_directory(pool, monotonic) as directory:
-        yield Identities(directory, settings, clock, monotonic)
+    logins, oidc = Logins(pool), None
+    async with AsyncExitStack() as stack:
+        directory = await stack.enter_async_context(open_directory(pool, monotonic))
+        if settings.oidc_issuer is not None:
+            oidc = await stack.enter_async_context(open_oidc(settings, logins, clock, monotonic))
+        yield Identities(directory, settings, clock, monotonic, logins=logins, oidc=oidc)
 
 
 def _roles(principal: str, known: Known) -> dict[str, frozenset[str]]:
@@ -210,6 +285,10 @@ def _malformed() -> Unauthenticated:
 
 def _not_ours() -> Unauthenticated:
     return Unauthenticated("The token is not signed by this hub.")
+
+
+def _revoked() -> Unauthenticated:
+    return Unauthenticated("The token was revoked.")
 
 
 def _expired() -> Unauthenticated:

@@ -13,10 +13,13 @@ import mcp_types as types
 import orjson
 
 from body_broker.calls import Caller, Operation, Prompt, Resource, Room, Tool
+from mcp_servers.hub.approval_tools import TOOLS as APPROVAL_TOOLS
 from policies.decision import chain_of
 from policies.engine import Policy
 
 TTL_MS = 60_000
+_ABOUT_APPROVALS = frozenset(tool.name for tool in APPROVAL_TOOLS)
+_REASON: dict[str, Any] = {"type": "string", "description": "Why, for the approver."}
 _KEPT_LISTS = 256
 
 
@@ -41,12 +44,17 @@ class Listings:
         self._kept: OrderedDict[tuple[object, ...], Listing] = OrderedDict()
 
     def of(self, caller: Caller) -> Listing:
-        """What this caller is shown: exactly what the policy would allow or let it ask for in some context."""
+        """What this caller is shown: exactly what the policy would allow or let it ask for in some context.
+
+        The tools about approvals are left out where people can never be asked for this caller; a call of them is answered.
+        """
         key = chain_of(caller)
         kept = self._kept.get(key)
         if kept is None:
             visible = self._policy.visible(key)
-            kept = self._kept[key] = _listing([o for o in self._rows if o.name in visible])
+            if not any(self._policy.askable(name) for name in visible):
+                visible -= _ABOUT_APPROVALS  # nobody is ever asked for them: they need not read about it
+            kept = self._kept[key] = _listing([o for o in self._rows if o.name in visible], self._policy)
             if len(self._kept) > _KEPT_LISTS:
                 self._kept.popitem(last=False)
         return kept
@@ -70,8 +78,8 @@ def uri_pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(f"(?P<{p}>[^/?#]{{1,300}})" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
 
 
-def _listing(rows: list[Operation]) -> Listing:
-    tools = [tool_definition(o) for o in rows if isinstance(o, Tool)]
+def _listing(rows: list[Operation], policy: Policy) -> Listing:
+    tools = [tool_definition(o, reasoned=takes_reason(o, policy)) for o in rows if isinstance(o, Tool)]
     result = {
         "tools": [t.model_dump(by_alias=True, mode="json", exclude_none=True) for t in tools],
         "ttlMs": TTL_MS,
@@ -98,20 +106,38 @@ def _listing(rows: list[Operation]) -> Listing:
     )
 
 
-def tool_definition(tool: Tool) -> types.Tool:
-    """A row as MCP shows it: schemas without pydantic's titles, all four annotations said."""
+def takes_reason(operation: Operation, policy: Policy) -> bool:
+    """Whether its callers may give a `reason` beside its arguments: people may be asked for it, and it has none of its own."""
+    return (
+        operation.kind == "tool" and policy.askable(operation.name) and "reason" not in operation.arguments.model_fields
+    )
+
+
+def tool_definition(tool: Tool, *, reasoned: bool = False) -> types.Tool:
+    """A row as MCP shows it: schemas without pydantic's titles, all four annotations said.
+
+    With `reasoned` its input has the `reason` too that the gate takes out of the arguments.
+    """
+    schema = lean_schema(tool.arguments.model_json_schema())
+    if reasoned:
+        schema["properties"] = schema.get("properties", {}) | {"reason": _REASON}
     return types.Tool(
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        input_schema=lean_schema(tool.arguments.model_json_schema()),
+        input_schema=schema,
         output_schema=_told_or_error(lean_schema(tool.result.model_json_schema(mode="serialization"), output=True)),
-        annotations=types.ToolAnnotations(
-            read_only_hint=tool.effect == "none",
-            destructive_hint="destructive" in tool.modifiers or tool.group is None,
-            idempotent_hint=tool.effect != "once",
-            open_world_hint=tool.open_world,
-        ),
+        annotations=annotations_of(tool),
+    )
+
+
+def annotations_of(tool: Tool) -> types.ToolAnnotations:
+    """All four hints of a row."""
+    return types.ToolAnnotations(
+        read_only_hint=tool.effect == "none",
+        destructive_hint="destructive" in tool.modifiers or tool.group is None,
+        idempotent_hint=tool.effect != "once",
+        open_world_hint=tool.open_world,
     )
 
 

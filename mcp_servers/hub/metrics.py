@@ -2,11 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
+import asyncpg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from approvals.model import Standing
+from body_broker.storage.postgres import LOST, Pool
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_OUTCOMES: tuple[str, ...] = ("approved", "denied", "expired", "cancelled", "done", "failed", "unknown")
+_PEOPLE_S = (1, 5, 10, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 4 * 3_600, 24 * 3_600)
+"""Bounds for what waits for people."""
+_BY_PEOPLE: frozenset[Standing] = frozenset({"approved", "denied"})
+_TOTALS = """
+SELECT state, outcome, count(*) AS n FROM approval WHERE state <> 'pending' GROUP BY state, outcome
+"""
+_NOW = """
+SELECT (SELECT count(*) FROM approval WHERE state = 'pending' AND expires_at > clock_timestamp()) AS pending,
+       (SELECT count(*) FROM approval_notice WHERE failures > 0) AS failed_notices
+"""
+
+
+class _Approvals(Collector):
+    """How approvals stand, as the database said when it was last asked: the same on every hub, whoever decided where.
+
+    Where it did not say, nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self._now: Mapping[str, int] | None = None
+        self._totals: Mapping[str, int] = {}
+
+    async def read(self, pool: Pool) -> None:
+        try:
+            now, totals = await pool.fetchrow(_NOW), await pool.fetch(_TOTALS)
+        except (*LOST, asyncpg.PostgresError):
+            self._now = None
+            return
+        assert now is not None, "counts are always a row"
+        self._now, counted = dict(now), dict.fromkeys(_OUTCOMES, 0)
+        for state, outcome, number in totals:
+            counted[state] += number
+            if outcome is not None:
+                counted[outcome] += number
+        self._totals = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """In Prometheus' words."""
+        if self._now is None:
+            return
+        yield GaugeMetricFamily(
+            "body_broker_approvals_pending", "Requests that wait for people.", value=self._now["pending"]
+        )
+        yield GaugeMetricFamily(
+            "body_broker_approval_notices_failed",
+            "Requests whose notice failed and is tried again.",
+            value=self._now["failed_notices"],
+        )
+        total = CounterMetricFamily(
+            "body_broker_approvals",
+            "What became of requests to people, over all hubs: approved, denied, expired, cancelled; after a yes done, failed, unknown.",
+            labels=["outcome"],
+        )
+        for outcome, number in self._totals.items():
+            total.add_metric([outcome], number)
+        yield total
 
 
 class Metrics:
@@ -31,6 +95,20 @@ class Metrics:
             "body_broker_refused", "Requests refused before they had an identity.", ["reason"], registry=self.registry
         )
         self.open_calls = Gauge("body_broker_open_calls", "Calls inside the gate now.", registry=self.registry)
+        self._asked = Counter(
+            "body_broker_approvals_asked",
+            "Calls that were put to people, by whether they joined a request that was there.",
+            ["joined"],
+            registry=self.registry,
+        )
+        self._decision_s = Histogram(
+            "body_broker_approval_decision_seconds",
+            "From asking to what people decided, where this hub took their decision.",
+            buckets=_PEOPLE_S,
+            registry=self.registry,
+        )
+        self._approvals = _Approvals()
+        self.registry.register(self._approvals)
         self._bound_calls: dict[tuple[str, str, str], Callable[[], None]] = {}
         self._bound_seconds: dict[str, Callable[[float], None]] = {}
 
@@ -49,6 +127,19 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """One request had no identity that holds, or came to a wrong host."""
         self._refused.labels(reason).inc()
+
+    def approval_asked(self, *, joined: bool) -> None:
+        """A call was put to people."""
+        self._asked.labels("yes" if joined else "no").inc()
+
+    def approval_ended(self, outcome: Standing, waited_s: float) -> None:
+        """A request was decided here, so long after it was asked; how many were is counted in the database."""
+        if outcome in _BY_PEOPLE:
+            self._decision_s.observe(waited_s)
+
+    async def read_approvals(self, pool: Pool) -> None:
+        """Ask the database how approvals stand, for the next text."""
+        await self._approvals.read(pool)
 
     def text(self) -> str:
         """Every metric in Prometheus' text form."""

@@ -1,4 +1,4 @@
-"""The hub's own tools: who am I, my jobs, and the metrics resource. Jobs themselves are durable work (body_broker.work)."""
+"""The hub's own tools: who am I, my jobs, my approvals, and the metrics resource. Jobs themselves are durable work (body_broker.work)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
+from approvals.desk import Desk
+from approvals.model import WORK_KIND
 from body_broker.calls import Arguments, Call, Json, Resource, ResourceText, Result, Room, Tool
 from body_broker.storage.postgres import Pool
 from body_broker.work import queue
 from body_broker.work.model import State, WorkItem, WorkSummary
+from mcp_servers.hub.approval_tools import TOOLS as APPROVAL_TOOLS
+from mcp_servers.hub.approval_tools import job_facts
 from mcp_servers.hub.metrics import Metrics
 
+_APPROVAL = "apr_"
 JobId = Annotated[str, Field(min_length=5, max_length=80)]
 
 
@@ -23,6 +28,7 @@ class HubServices:
 
     pool: Pool
     metrics: Metrics
+    desk: Desk
 
 
 class Nothing(Arguments):
@@ -108,7 +114,9 @@ async def whoami(_arguments: Nothing, call: Call, _services: HubServices) -> Ide
 
 
 async def get_job(arguments: JobQuery, call: Call, services: HubServices) -> Job:
-    """One job of the caller's; somebody else's is not found."""
+    """One job of the caller's, or a request to people; somebody else's is not found."""
+    if arguments.id.startswith(_APPROVAL):
+        return Job(**job_facts(await services.desk.find(arguments.id, caller=call.caller)))
     return _job(await queue.get(services.pool, arguments.id, owner=call.caller.asker))
 
 
@@ -118,6 +126,7 @@ async def list_jobs(arguments: JobsQuery, call: Call, services: HubServices) -> 
         services.pool,
         owner=call.caller.asker,
         states=(arguments.state,) if arguments.state else (),
+        without=(WORK_KIND,),  # whose requester is more than its asker: list_my_approvals has them
         before=call.open_cursor(arguments.cursor),
         limit=arguments.limit,
     )
@@ -126,12 +135,15 @@ async def list_jobs(arguments: JobsQuery, call: Call, services: HubServices) -> 
 
 async def cancel_job(arguments: JobQuery, call: Call, services: HubServices) -> Job:
     """Ask a job to stop; one that has not begun is cancelled at once."""
+    if arguments.id.startswith(_APPROVAL):
+        return Job(**job_facts(await services.desk.cancel(arguments.id, caller=call.caller)))
     await queue.cancel(services.pool, arguments.id, owner=call.caller.asker)
     return _job(await queue.get(services.pool, arguments.id, owner=call.caller.asker))
 
 
 async def read_metrics(_arguments: Nothing, _call: Call, services: HubServices) -> ResourceText:
     """This hub's metrics in Prometheus' text form."""
+    await services.metrics.read_approvals(services.pool)
     return ResourceText(content=services.metrics.text(), from_outside=False)
 
 
@@ -155,7 +167,7 @@ def _job(item: WorkItem) -> Job:
 ROOM = Room(
     name="hub",
     title="Hub",
-    description="Who you are to the hub, and your jobs.",
+    description="Who you are to the hub, your jobs, and what people were asked for you.",
     tools=(
         Tool(
             name="whoami",
@@ -190,6 +202,7 @@ ROOM = Room(
             effect="repeatable",
             output="as_marked",
         ),
+        *APPROVAL_TOOLS,
     ),
     resources=(
         Resource(

@@ -1,4 +1,4 @@
-"""Owns the plain HTTP routes beside /mcp: the probes, which tell only up or down, and /metrics, which goes through the gate."""
+"""Owns the HTTP routes beside /mcp: the probes, which tell only up or down, /metrics, which goes through the gate, people's pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
+from approvals.page.logins import Logins
+from approvals.page.pages import Pages
+from approvals.page.visits import Office
 from body_broker.audit.auditor import Auditor
 from body_broker.calls import Caller, ResourceText
 from body_broker.errors import Unavailable
@@ -17,6 +20,8 @@ from body_broker.storage.redis import Redis
 from mcp_servers.hub.front import Page, Route
 from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.requests import Request
+from mcp_servers.hub.runtime import Runtime
+from mcp_servers.hub.site import Site
 
 _PROBE_S = 2.0
 
@@ -47,6 +52,23 @@ def routes(protocol: Protocol, pool: Pool, redis: Redis, auditor: Auditor) -> di
         "/readyz": Route(readyz, needs_identity=False),
         "/metrics": Route(metrics),
     }
+
+
+def make_site(runtime: Runtime) -> Site:
+    """People's pages over an open runtime."""
+    approvals, pool, oidc = runtime.approvals, runtime.stores.pool, runtime.identities.oidc
+    office = Office(
+        desk=approvals.desk,
+        factors=approvals.factors,
+        people=approvals.people,
+        logins=Logins(pool),
+        auditor=runtime.auditor,
+        pool=pool,
+        code_login=runtime.settings.embedded,
+        oidc=oidc.login if oidc else None,
+        oidc_off=oidc is not None and oidc.login is None,
+    )
+    return Site(Pages(office), runtime.settings, approvals.slack.http if approvals.slack else None)
 
 
 async def _stores_up(pool: Pool, redis: Redis) -> list[tuple[str, bool]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import orjson
 from pydantic import ValidationError
 
+from approvals.model import REASON_MAX, Approval
 from body_broker.calls import Arguments, Caller, Json, Operation, Receipt
 from body_broker.errors import BadInput
 from body_broker.inputs import NO_INPUTS, Inputs
-from body_broker.text import digest
+from body_broker.text import clean, digest
 from mcp_servers.hub.completing import completion_of
 from mcp_servers.hub.guard import clean_arguments
 from mcp_servers.hub.requests import Request
@@ -26,6 +27,8 @@ class Row(NamedTuple):
     server: str
     group: str
     taint_gated: bool
+    reasoned: bool = False
+    """Whether its callers may say why, to the people who are asked."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,9 @@ class Passage:
     session: SessionState | None = None
     receipt: Receipt | None = None
     inputs: Inputs = NO_INPUTS
+    reason: str | None = None
+    approval: Approval | None = None
+    """The approval under which it runs, not one that it waits for."""
 
     @property
     def operation(self) -> Operation:
@@ -55,7 +61,9 @@ class Passage:
 
     def body(self) -> bytes:
         """What the audit keeps of it: the arguments, and beside them what else the client said."""
-        said = {"@answers": self.inputs.answers} if self.inputs.answers else {}
+        said: dict[str, Json] = {"@answers": self.inputs.answers} if self.inputs.answers else {}
+        if self.reason is not None:
+            said["@reason"] = self.reason
         return orjson.dumps(self.values | said if said else self.values, option=orjson.OPT_SORT_KEYS)
 
     def check(self, rounds: Rounds) -> None:
@@ -67,7 +75,10 @@ class Passage:
         """
         if self.request.completing is not None:
             self.row = self.row._replace(operation=completion_of(self.operation, self.request.completing))
-        self.values = clean_arguments(self.request.arguments)
+        raw = self.request.arguments
+        if self.row.reasoned and isinstance(raw, dict) and "reason" in raw:
+            raw, self.reason = _apart(cast("dict[str, Json]", raw))
+        self.values = clean_arguments(raw)
         try:
             self.arguments = self.operation.arguments.model_validate(self.values)
         except ValidationError as error:
@@ -82,3 +93,14 @@ class Passage:
         self.values = self.arguments.model_dump(mode="json")
         if self.operation.asks and self.request.sent is not None:
             self.inputs = rounds.read(self.bound_to, self.request.sent)
+
+
+def _apart(raw: dict[str, Json]) -> tuple[dict[str, Json], str | None]:
+    """The arguments without the agent's own words to approvers, and those: they are no part of what is decided or approved."""
+    words = raw["reason"]
+    if words is not None and (not isinstance(words, str) or len(words) > REASON_MAX):
+        raise BadInput(
+            f"The reason must be text of at most {REASON_MAX} characters.",
+            details={"problems": ["reason: too long, or no text"]},
+        )
+    return {name: value for name, value in raw.items() if name != "reason"}, clean(words or "").strip() or None

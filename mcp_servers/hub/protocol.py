@@ -23,7 +23,7 @@ from body_broker.calls import (
     ResourceText,
     Suggestions,
 )
-from body_broker.errors import BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
+from body_broker.errors import ApprovalPending, BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
 from body_broker.inputs import AskClient
 from body_broker.telemetry import get_logger
 from body_broker.text import clean
@@ -31,8 +31,9 @@ from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import TTL_MS, Listing, Listings, with_parameter_headers
-from mcp_servers.hub.requests import Request
+from mcp_servers.hub.requests import Request, patience_of
 from mcp_servers.hub.rounds import BadRound, input_required
+from mcp_servers.hub.tasks import METHODS, Tasks, has_tasks
 from mcp_servers.hub.telling import progress_of
 from mcp_servers.hub.wire import (
     OUTSIDE_META,
@@ -50,7 +51,7 @@ log = get_logger(__name__)
 Context = ServerRequestContext[Any, Any]
 CALLER = "body_broker.caller"
 _URI_CHARACTERS_MAX = 2_000
-_COUNTED_INSIDE = frozenset({"resources/read", "prompts/get", "completion/complete", "subscriptions/listen"})
+_COUNTED_INSIDE = METHODS | {"resources/read", "prompts/get", "completion/complete", "subscriptions/listen"}
 VERSION = metadata.version("body-broker")
 
 INSTRUCTIONS = """\
@@ -108,6 +109,8 @@ class Protocol:
         )
         # By this name: the constructor's own parameter warns that MCP will drop log levels; clients of 2025-11-25 have them.
         self.server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self._set_log_level)
+        self.tasks = Tasks(gate, limits)
+        self.tasks.serve(self.server, self.caller_of)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
         self.server.middleware[:] = [self._admit]
         stamp = self.server.server_info_stamp
@@ -182,19 +185,23 @@ class Protocol:
         return result
 
     async def _called(self, ctx: Context, caller: Caller, name: str, arguments: Json) -> dict[str, Any]:
+        task = has_tasks(ctx)
         try:
-            return tool_result(
-                await self.gate.run(
-                    Request(
-                        name=name,
-                        kind="tool",
-                        arguments=arguments,
-                        caller=caller,
-                        progress=progress_of(ctx, caller, self._bus),
-                        sent=_sent(ctx),
-                    )
-                ),
+            answer = await self.gate.run(
+                Request(
+                    name=name,
+                    kind="tool",
+                    arguments=arguments,
+                    caller=caller,
+                    progress=progress_of(ctx, caller, self._bus),
+                    sent=_sent(ctx),
+                    patience=patience_of(ctx.params, task=task),
+                )
             )
+            job = answer.result.handle() if task else None
+            return tool_result(answer) if job is None else await self.tasks.created(job, caller)
+        except ApprovalPending as pending:
+            return await self._pending(pending, caller) if task else tool_error(pending)
         except AskClient as ask:
             sent = _sent(ctx)
             return tool_error(ask) if sent is None else input_required(ask, sent)
@@ -203,10 +210,18 @@ class Protocol:
         except BodyBrokerError as error:
             return tool_error(error)
 
+    async def _pending(self, pending: ApprovalPending, caller: Caller) -> dict[str, Any]:
+        try:
+            return await self.tasks.created(str(pending.details["approval"]), caller)
+        except BodyBrokerError as error:
+            return tool_error(error)
+
     async def _call_tool(
         self, ctx: Context, params: types.CallToolRequestParams
     ) -> types.CallToolResult | types.InputRequiredResult:
         found = await self._called(ctx, await self.caller_of(ctx), params.name, params.arguments)
+        if found.get("resultType") == "task":
+            return cast("types.CallToolResult", found)  # the SDK sends an extension's own results as they are
         asks = found.get("resultType") == "input_required"
         return types.InputRequiredResult.model_validate(found) if asks else types.CallToolResult.model_validate(found)
 

@@ -4,13 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
+from approvals.waiting import WAIT_MAX_S
 from body_broker.calls import Caller, Json, Operation, Progress, Result
+from body_broker.errors import BadInput
+
+WAIT_META = "body-broker/wait_s"
+"""The `_meta` key by which a client says how long its call may wait for people."""
 
 
 async def no_progress(done: float, total: float | None = None, message: str | None = None) -> None:
     """Progress for a client that did not ask for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How a client waits for people.
+
+    Attributes:
+        task: It gets a task instead of waiting.
+        wait_s: Seconds its call may wait; None leaves it to the hub.
+    """
+
+    task: bool = False
+    wait_s: float | None = None
+
+
+def patience_of(sent: Mapping[str, Json] | None, *, task: bool = False) -> Patience:
+    """The patience that the parameters of a request state.
+
+    Raises:
+        BadInput: Its seconds are no number from 0 to 300.
+    """
+    meta = sent.get("_meta") if sent else None
+    wait_s = cast("dict[str, Json]", meta).get(WAIT_META) if isinstance(meta, dict) else None
+    if wait_s is None:
+        return Patience(task=task)
+    if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s <= WAIT_MAX_S:
+        raise BadInput(f"_meta {WAIT_META} must be a number of seconds from 0 to {WAIT_MAX_S:g}.")
+    return Patience(task=task, wait_s=float(wait_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +52,7 @@ class Request:
 
     With `completing` it is not to be run: suggestions for that argument are wanted, and `arguments` holds what is there so far.
     `sent` are all parameters as they came, where the client can be asked for input; only rows with `asks` have them read.
+    `patience` says how the client waits where people are asked.
     """
 
     name: str
@@ -29,6 +63,7 @@ class Request:
     depth: int = 0
     completing: str | None = None
     sent: Mapping[str, Json] | None = None
+    patience: Patience = Patience()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from approvals.executor import Executor
 from body_broker.audit.auditor import Auditor, open_auditor
 from body_broker.calls import Room
 from body_broker.settings import Settings
 from body_broker.storage.stores import Stores, open_stores
 from mcp_servers.hub import own
+from mcp_servers.hub.approving import Approvals, open_approvals
+from mcp_servers.hub.asking import Asking
 from mcp_servers.hub.cursors import CursorSeals
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
@@ -48,6 +51,8 @@ class Runtime:
     gate: Gate
     listings: Listings
     services: RoomServices
+    approvals: Approvals
+    executor: Executor
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -98,6 +103,7 @@ async def open_runtime(
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
     policy = await asyncio.to_thread(load_policy, settings, rooms)
+    every = (*ROOMS, *(room for room in rooms if room.name not in _OURS))
     rooms = profiled(rooms, settings.tools)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, name=name))
@@ -112,10 +118,23 @@ async def open_runtime(
         bus = EventBus(stores.redis)
         metrics = Metrics()
         services = await stack.enter_async_context(open_services(settings, stores, bus, lasting=name != "cli"))
+        approvals = await stack.enter_async_context(
+            open_approvals(
+                settings,
+                stores,
+                secrets,
+                auditor,
+                policy=policy,
+                rooms=every,
+                lasting=name != "cli",
+                counts=metrics,
+            )
+        )
         gate = Gate(
             rooms=rooms,
+            approved=every,
             policy=policy,
-            services={own.ROOM.name: own.HubServices(stores.pool, metrics)}
+            services={own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk)}
             | dict(services.by_room())
             | (extra_services or {}),
             auditor=auditor,
@@ -123,6 +142,7 @@ async def open_runtime(
             limits=limits,
             cursors=CursorSeals(secrets.derive("cursors")),
             rounds=Rounds(secrets.derive("request-states")),
+            asking=Asking(approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s),
             metrics=metrics,
             configured=configured(settings),
             call_timeout_s=settings.call_timeout_s,
@@ -142,6 +162,8 @@ async def open_runtime(
             gate=gate,
             listings=Listings(rooms, policy, configured(settings)),
             services=services,
+            approvals=approvals,
+            executor=Executor(approvals.desk, identities.standing, gate.authorise),
         )
 
 

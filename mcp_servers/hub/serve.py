@@ -24,7 +24,9 @@ from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
-from mcp_servers.hub.pages import routes
+from mcp_servers.hub.loopback import pages_open
+from mcp_servers.hub.oidc.metadata import challenge_of, metadata_routes
+from mcp_servers.hub.pages import make_site, routes
 from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.runtime import Runtime
 from mcp_servers.hub.worker import working
@@ -123,8 +125,11 @@ def make_front(runtime: Runtime, bind_host: str = "127.0.0.1") -> Front:
         protocol,
         runtime.identities,
         Hosts.of(bind_host=bind_host, public_url=settings.public_url, allowed_hosts=settings.allowed_hosts),
-        routes(protocol, runtime.stores.pool, runtime.stores.redis, runtime.auditor),
+        routes(protocol, runtime.stores.pool, runtime.stores.redis, runtime.auditor) | metadata_routes(settings),
         request_bytes_max=settings.request_bytes_max,
+        site=make_site(runtime),
+        challenge=challenge_of(settings),
+        approval_wait_s=settings.approval_wait_s,
     )
 
 
@@ -190,6 +195,7 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
     shown = f"[{address.host}]" if ":" in address.host else address.host
     url = runtime.settings.public_url or f"{scheme}://{shown}:{bound.getsockname()[1]}"
     front = make_front(runtime, address.host)
+    runtime.approvals.served_at(url)
     server = HttpServer(front, runtime.settings)
     async with beside(runtime):
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
@@ -204,6 +210,7 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
             front.begin_draining()
             server.should_exit = True
             await serving
+            runtime.approvals.served_at(None)
 
 
 async def serve_http(runtime: Runtime, address: Address, on_ready: Callable[[str], None]) -> None:
@@ -244,7 +251,12 @@ def freeze_start_up() -> None:
 async def serve_stdio(runtime: Runtime, who: Callable[[], Awaitable[Caller]]) -> None:
     """Serve one client over stdin and stdout, until stdin ends or SIGTERM; `who` is asked for every message."""
     protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus, process_caller=who)
-    async with beside(runtime), stdio_server() as (incoming, outgoing):
+    probes = routes(protocol, runtime.stores.pool, runtime.stores.redis, runtime.auditor)
+    async with (
+        beside(runtime),
+        pages_open(runtime, make_site(runtime), probes),
+        stdio_server() as (incoming, outgoing),
+    ):
         freeze_start_up()
         serving = asyncio.create_task(
             protocol.server.run(incoming, outgoing, protocol.server.create_initialization_options()),

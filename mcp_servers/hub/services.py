@@ -19,6 +19,8 @@ from body_broker.work.schedule import Schedule
 from body_broker.world import purging
 from body_broker.world.map import WorldMap
 from body_broker.world.model import Event
+from mcp_servers.admin.changes.kind import Reach
+from mcp_servers.admin.changes.making import Changes
 from mcp_servers.admin.services import Services as Admin
 from mcp_servers.cybersecurity.services import Services as Cybersecurity
 from mcp_servers.game_state.services import Services as GameState
@@ -93,6 +95,7 @@ async def open_services(
             region=settings.aws_region,
             endpoint_url=settings.aws_endpoint_url,
             redis=stores.redis,
+            changes=Changes(Reach(pool=stores.pool, lore=rag.lore, tuning=rag.tuning, world=world)),
         )
         stack.callback(admin.close)
         cybersecurity = Cybersecurity(

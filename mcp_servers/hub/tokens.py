@@ -14,6 +14,7 @@ from body_broker.errors import BadInput, Conflict, NotFound, Unauthenticated, Un
 from body_broker.settings import Settings
 from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.text import new_id
+from mcp_servers.hub.oidc import logins
 from mcp_servers.hub.principals import check_principal, check_roles, is_session, is_tier
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.signing import ALGORITHM, MINTED_TTL_MAX_S, SigningKey, SigningKeys
@@ -21,6 +22,7 @@ from mcp_servers.hub.signing import ALGORITHM, MINTED_TTL_MAX_S, SigningKey, Sig
 ACTORS_MAX = 3
 LOGIN_PREFIX = "ses"
 LOCAL_PREFIX = "as"
+_LOGINS = tuple(f"{prefix}_" for prefix in (LOGIN_PREFIX, LOCAL_PREFIX, logins.PREFIX))
 _REMEMBERED_S = 2.0
 _WITHDRAW = """
 UPDATE login_token SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, $2)
@@ -124,11 +126,12 @@ class Tokens:
     async def revoke(self, *, jti: str | None = None, principal: str | None = None, by: str = "operator") -> None:
         """End one token, or a principal's login; every hub refuses what hangs on it within 5 s.
 
-        A token takes with it the conversations that were minted from it. A login takes all its tokens and every conversation
+        A token takes with it the conversations that were minted from it; so does a login at the OIDC issuer, with all tokens
+        of it. A principal's login takes all its tokens, those of the OIDC issuer too, and every conversation
         that its principal asked for or acts in; the principal's next token begins a new login, a new session.
 
         Args:
-            jti: The token's id.
+            jti: The token's id, or the session of a login at the OIDC issuer.
             principal: Whose login ends; exactly one of the two is given.
             by: Who revokes, for the record.
 
@@ -141,10 +144,12 @@ class Tokens:
             raise BadInput("Name either a token's id or a principal.")
         if principal is not None:
             self._tiers.pop(check_principal(principal), None)
-        async with _reaching_database():
-            found = await self._pool.fetchval(
+        async with _reaching_database(), self._pool.acquire() as connection, connection.transaction():
+            found = await connection.fetchval(
                 _WITHDRAW if jti is not None else _END_LOGIN, jti if jti is not None else principal, by
             )
+            if await logins.end(connection, by=by, session=jti, person=principal):
+                found = found or jti or principal
         if found is None and jti is not None:
             raise NotFound("No token with that id is on record.", next_step="`token issue` printed the id.")
         if found is None:
@@ -183,7 +188,7 @@ class Tokens:
         now = self._clock()
         if not is_tier(actor):
             raise BadInput("Only a tier acts for somebody.")
-        if not is_session(conversation) or conversation.startswith((f"{LOGIN_PREFIX}_", f"{LOCAL_PREFIX}_")):
+        if not is_session(conversation) or conversation.startswith(_LOGINS):
             raise BadInput("This cannot be the id of a conversation.")
         if len(asker.chain) > ACTORS_MAX:
             raise BadInput(f"At most {ACTORS_MAX} actors stand between an asker and a call.")

@@ -17,12 +17,12 @@ log = get_logger(__name__)
 def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worker:
     """A worker for every kind of work the rooms bring, or only for these."""
     settings = runtime.settings
-    handlers = runtime.services.handlers()
+    handlers = {**runtime.services.handlers(), **runtime.executor.handlers(), **runtime.approvals.handlers()}
     return Worker(
         runtime.stores.pool,
         {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds},
         database_url=runtime.stores.database_url,
-        schedules=runtime.services.schedules() if kinds is None else (),
+        schedules=(*runtime.services.schedules(), *runtime.approvals.schedules()) if kinds is None else (),
         concurrency=settings.worker_concurrency,
         lease_s=settings.worker_lease_s,
     )

@@ -18,7 +18,6 @@ Persona = Annotated[
 ]
 Cursor = Annotated[str | None, Field(max_length=1_024)]
 DocumentId = Annotated[str, Field(min_length=1, max_length=80)]
-Reason = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
 _SAID: dict[Missing, str] = {
     "vectors": "found by words alone, search by meaning is unavailable",
     "vectors_incomplete": "some passages cannot be found by meaning yet",
@@ -258,7 +257,6 @@ class IngestDocuments(Arguments):
     persona: Annotated[
         str | None, Field(max_length=64, description="Into this persona's own lore, else the shared.")
     ] = None
-    reason: Reason = None
 
 
 class Ingested(Result):
@@ -279,7 +277,6 @@ class DeleteDocument(Arguments):
     """A document to delete."""
 
     id: DocumentId
-    reason: Reason = None
 
 
 class Deleted(Result):
@@ -293,7 +290,6 @@ class Reindex(Arguments):
     """An index to cut and index anew."""
 
     index: Annotated[str, Field(min_length=1, max_length=80, description="As list_indices names it.")] = "lore-shared"
-    reason: Reason = None
 
 
 class JobStarted(Result):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import orjson
 
 from body_broker.calls import Call, Resource, ResourceText, Room, Tool
 from body_broker.lore.documents import Effect
-from body_broker.lore.intake import make_draft
-from body_broker.lore.model import SHARED, Citation, Draft, index_named, persona_index
+from body_broker.lore.model import SHARED, Citation, index_named, persona_index
 from body_broker.lore.ranking import By
 from body_broker.work.model import Origin
+from mcp_servers.rag.foreseeing import drafts_of, foresee_delete, foresee_ingest, foresee_reindex
 from mcp_servers.rag.models import (
     ConfigEntry,
     ConfigItem,
@@ -31,7 +30,6 @@ from mcp_servers.rag.models import (
     ListConfig,
     ListIndices,
     LorePage,
-    NewDocument,
     Reindex,
     RetrieveContext,
     SearchLore,
@@ -135,26 +133,24 @@ async def list_config(arguments: ListConfig, call: Call, services: Services) -> 
 
 async def ingest_documents(arguments: IngestDocuments, call: Call, services: Services) -> Ingested:
     """Take documents in as outside text; whatever an agent brings is no canon until a person says so (DESIGN.md §2)."""
-    drafts = await asyncio.to_thread(_drafts, arguments.documents)
+    drafts = await asyncio.to_thread(drafts_of, arguments.documents)
     index = SHARED if arguments.persona is None else persona_index(arguments.persona)
-    taken = await services.lore.importing.take(drafts, index=index, canon=False, origin=Origin.of(call))
+    taken = await services.lore.importing.take(drafts, index=index, canon=False, origin=Origin.of(call), key=call.key)
     return Ingested(job_id=taken.job_id, documents=taken.documents)
-
-
-def _drafts(documents: Sequence[NewDocument]) -> list[Draft]:
-    return [make_draft(new.title, new.title, new.text, new.format, new.metadata) for new in documents]
 
 
 async def delete_document(arguments: DeleteDocument, call: Call, services: Services) -> Deleted:
     """Delete a document with everything it is found by."""
-    gone = await services.lore.delete_document(arguments.id, Effect(call.caller.requester, call.receipt))
+    effect = Effect(call.caller.requester, call.receipt)
+    rev = None if call.basis is None else int(call.basis)
+    gone = await services.lore.delete_document(arguments.id, effect, key=call.key, rev=rev)
     return Deleted(doc_id=arguments.id, deleted=gone)
 
 
 async def reindex(arguments: Reindex, call: Call, services: Services) -> JobStarted:
     """Cut and index an index's documents anew."""
     return JobStarted(
-        job_id=await services.lore.importing.reindex(index_named(arguments.index), Origin.of(call)),
+        job_id=await services.lore.importing.reindex(index_named(arguments.index), Origin.of(call), key=call.key),
     )
 
 
@@ -237,6 +233,7 @@ ROOM = Room(
             name="ingest_documents",
             group="write",
             run=ingest_documents,
+            foresees=foresee_ingest,
             title="Ingest documents",
             description=(
                 "Add documents to the lore, or replace those of the same title. They count as outside text until a person takes"
@@ -249,6 +246,7 @@ ROOM = Room(
             group="write",
             modifiers=frozenset({"destructive"}),
             run=delete_document,
+            foresees=foresee_delete,
             title="Delete a document",
             description="Delete a document from the lore for good. To correct one, ingest it again under its title.",
             effect="repeatable",
@@ -257,6 +255,7 @@ ROOM = Room(
             name="reindex",
             group="write",
             run=reindex,
+            foresees=foresee_reindex,
             title="Reindex lore",
             description="Index a lore index anew, after an upgrade that says so. Never needed after an import. Answers with a job.",
             effect="repeatable",

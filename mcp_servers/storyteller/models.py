@@ -17,7 +17,6 @@ Name = Annotated[str, Field(min_length=1, max_length=120)]
 Id = Annotated[str, Field(min_length=1, max_length=80)]
 Moment = Annotated[float | None, Field(description="Story time, else the present.")]
 Verdict = Literal["pass", "fail", "unsure"]
-Why = Annotated[str | None, Field(max_length=500, description="Why, for the person who approves.")]
 Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
 Limit = Annotated[int, Field(ge=1, le=100)]
 
@@ -330,7 +329,6 @@ class AddFact(Arguments):
     valid_to: float | None = None
     known_by: Annotated[list[Id] | None, Field(max_length=32)] = None
     source: Annotated[str | None, Field(max_length=200)] = None
-    reason: Why = None
 
 
 class FactAdded(Result):
@@ -344,7 +342,6 @@ class RetireFact(Arguments):
     """A fact that is to hold no longer."""
 
     fact_id: Id
-    reason: Why = None
 
 
 class FactRetired(Result):

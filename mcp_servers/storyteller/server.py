@@ -10,10 +10,12 @@ from body_broker.calls import Call, Room, Tool
 from body_broker.errors import BadInput, NotConfigured
 from body_broker.lore.index import Filter
 from body_broker.lore.model import Citation
+from body_broker.work import keyed
 from body_broker.world.canon import store
 from body_broker.world.canon.model import Fact
 from body_broker.world.kinds import name_of
 from mcp_servers.storyteller.consistency.checking import Checked
+from mcp_servers.storyteller.foreseeing import foresee_add, foresee_retire
 from mcp_servers.storyteller.models import (
     AddFact,
     CheckConsistency,
@@ -156,14 +158,15 @@ async def get_entity_facts(arguments: GetEntityFacts, call: Call, services: Serv
 async def add_fact(arguments: AddFact, call: Call, services: Services) -> FactAdded:
     """Take a fact into canon: what a person says yes to, never an agent by itself."""
     requester = call.caller.requester
-    said = arguments.model_dump(exclude={"reason", "source"}) | {"source": arguments.source or requester}
+    said = arguments.model_dump(exclude={"source"}) | {"source": arguments.source or requester}
     said["subject"] = await services.key_of(arguments.subject)
     try:
         fact = Fact.model_validate(said)
     except ValidationError as error:
         raise BadInput("valid_from must lie before valid_to, and every text within its bounds.") from error
     async with services.pool.acquire() as connection, connection.transaction():
-        fact_id, created = await store.add_fact(connection, fact, store.Effect(requester, call.receipt))
+        effect = store.Effect(requester, call.receipt)
+        fact_id, created = await keyed.once(connection, call.key, lambda: store.add_fact(connection, fact, effect))
     return FactAdded(fact_id=fact_id, created=created)
 
 
@@ -171,7 +174,9 @@ async def retire_fact(arguments: RetireFact, call: Call, services: Services) -> 
     """End a fact: canon no longer says it."""
     effect = store.Effect(call.caller.requester, call.receipt)
     async with services.pool.acquire() as connection, connection.transaction():
-        retired = await store.retire_fact(connection, arguments.fact_id, effect)
+        retired = await keyed.once(
+            connection, call.key, lambda: store.retire_fact(connection, arguments.fact_id, effect)
+        )
     return FactRetired(fact_id=arguments.fact_id, retired=retired)
 
 
@@ -275,6 +280,7 @@ ROOM = Room(
             name="add_fact",
             group="write",
             run=add_fact,
+            foresees=foresee_add,
             title="Add a fact",
             description="Take a new fact into canon. To correct one, retire it first. Not for live state.",
             effect="repeatable",
@@ -284,6 +290,7 @@ ROOM = Room(
             name="retire_fact",
             group="write",
             run=retire_fact,
+            foresees=foresee_retire,
             title="Retire a fact",
             description="End a fact of canon by its id. A fact that ends within the story gets valid_to instead.",
             effect="repeatable",

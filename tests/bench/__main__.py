@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import decisions, door, retrieval, starting, world
+from tests.bench import approvals, decisions, door, retrieval, starting, world
 
 
 class Wanted(argparse.Namespace):
@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "decisions": lambda _folder, _wanted: decisions.measure(),
     "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
     "world": lambda folder, wanted: world.measure(folder / "world", wanted.rounds, wanted.seconds),
+    "approvals": lambda folder, wanted: approvals.measure(folder / "approvals", wanted.rounds, wanted.seconds),
     "retrieval": lambda folder, wanted: retrieval.measure(folder / "lore", opensearch=wanted.opensearch),
 }
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--opensearch", action="store_true", help="retrieval: on a real node too (needs Java)")
     args = parser.parse_args(namespace=Wanted())
-    if {"door", "world"}.intersection(args.tables or TABLES) and shutil.which("wrk") is None:
+    if {"door", "world", "approvals"}.intersection(args.tables or TABLES) and shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:

@@ -178,6 +178,23 @@ FAMILIES = (
     ),
 )
 
+# For bronze a write that a person must allow.
+GATED = Room(
+    name="gated",
+    title="Gated",
+    description="What needs a person's yes.",
+    tools=(
+        Tool(
+            name="bench_gated",
+            run=queue_event,
+            group="write",
+            effect="repeatable",
+            title="Gated event",
+            description="Queue, once a person has said yes.",
+        ),
+    ),
+)
+
 CALLS = {
     "read": ("bench_lore_3", {"query": "who keeps the lantern", "k": 3, "mode": "hybrid"}),
     "write": ("bench_event_3", {"kind": "weather", "target": "zone:1", "payload": {"rain": 0.5}, "key": "abcdefgh1"}),

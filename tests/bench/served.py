@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: `python -m tests.bench.served hub|world|fastmcp DATA_DIR`; prints one line of JSON when ready."""
+"""What is measured, each in a process of its own: `python -m tests.bench.served hub|world|asking|fastmcp DATA_DIR`; prints one line of JSON when ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from body_broker.calls import Room
-from tests.bench.rows import room, rows
+from tests.bench.rows import GATED, room, rows
 
 TOOLS = 51
 FAMILIES_MIN = 20
@@ -22,7 +22,7 @@ def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-async def hub(data_dir: Path, *, in_a_world: bool = False) -> None:
+async def hub(data_dir: Path, *, in_a_world: bool = False, asking: bool = False) -> None:
     """The hub as shipped, its own rooms filled up to 51 listed tools; limits wide enough not to be what is measured."""
     from body_broker.settings import load_settings
     from mcp_servers.hub.rooms import ROOMS
@@ -31,9 +31,11 @@ async def hub(data_dir: Path, *, in_a_world: bool = False) -> None:
     from tests.bench.world import fill
 
     tools = "all" if in_a_world else "core"
-    settings = load_settings({}, data_dir=data_dir, rate_per_s=50_000, concurrency_max=256, tools=tools)
+    settings = load_settings(
+        {}, data_dir=data_dir, rate_per_s=50_000, concurrency_max=256, tools=tools, approvals_open_max=10_000
+    )
     ours = sum(len(r.tools) for r in profiled(ROOMS, "core"))
-    rooms: tuple[Room, ...] = (*ROOMS, room(max(TOOLS - ours, FAMILIES_MIN)))
+    rooms: tuple[Room, ...] = (*ROOMS, room(max(TOOLS - ours, FAMILIES_MIN)), *([GATED] if asking else []))
     async with open_runtime(settings, rooms) as runtime:
         if in_a_world:
             await fill(runtime.stores.pool)
@@ -97,9 +99,9 @@ def plain_function(tool: Any) -> Any:  # FastMCP reads a function's signature, s
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in {"hub", "world"}:
+    if sys.argv[1] in {"hub", "world", "asking"}:
         import uvloop
 
-        uvloop.run(hub(Path(sys.argv[2]), in_a_world=sys.argv[1] == "world"))
+        uvloop.run(hub(Path(sys.argv[2]), in_a_world=sys.argv[1] == "world", asking=sys.argv[1] == "asking"))
     else:
         fastmcp_baseline()

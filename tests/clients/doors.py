@@ -43,7 +43,13 @@ class Door:
     def environment(self) -> dict[str, str]:
         """The environment of what is started."""
         path = os.environ["PATH"]  # noqa: TID251 - a child's environment
-        return {"PATH": path, "HOME": str(PROJECT.parent), "BODY_BROKER_EMBEDDINGS": "off", **dict(self.env)}
+        return {
+            "PATH": path,
+            "HOME": str(PROJECT.parent),
+            "BODY_BROKER_EMBEDDINGS": "off",
+            "BODY_BROKER_APPROVAL_WAIT_S": "0.05",
+            **dict(self.env),
+        }
 
     async def bring(self, title: str, body: str) -> tuple[str, str | None]:
         """The document that anna's import made, and the job that did; None where it was there already."""
@@ -95,7 +101,7 @@ class Studio:
 
 def settings_of(data_dir: Path) -> Settings:
     """A studio's settings; what is about vectors is tested elsewhere."""
-    return Settings.model_validate({"data_dir": data_dir, "embeddings": "off"})
+    return Settings.model_validate({"data_dir": data_dir, "embeddings": "off", "approval_wait_s": 0.05})
 
 
 async def furnish(data_dir: Path) -> Studio:

@@ -149,15 +149,18 @@ class Program:
         arguments: What comes after `body-broker`.
         log: Where stdout and stderr go, appended.
         settings: The hub's settings by their variables; nothing else of the machine's settings is passed on.
+        program: What is started, if it is not `body-broker` itself.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, settings: Mapping[str, str], program: Sequence[str] = (PROGRAM,)
+    ) -> None:
         self._log = log
         environ = {name: text for name, text in os.environ.items() if not name.startswith("BODY_BROKER_")}  # noqa: TID251  # tests' own
         with log.open("ab") as out:
             self._start = out.tell()
             self.process = subprocess.Popen(
-                [PROGRAM, *arguments],
+                [*program, *arguments],
                 cwd=PROJECT,
                 env={**environ, **settings},
                 stdout=out,

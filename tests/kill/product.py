@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import httpx2
 from body_broker.storage import embedded
 from body_broker.storage.embedded.layout import Layout
 from body_broker.storage.postgres import LOST
-from tests.kill.harness import PATIENCE_S, Program, Victim
+from tests.kill.harness import PATIENCE_S, PROGRAM, Program, Victim
 from tests.waiting import wait_until
 
 SETTINGS = {
@@ -48,10 +48,17 @@ class Product:
         data_dir: Its own.
         log_dir: Where the programs' output goes, and what they are to import.
         settings: More of their settings, by the variables.
+        program: What the programs are started by, if it is not `body-broker` itself.
     """
 
-    def __init__(self, data_dir: Path, log_dir: Path, settings: Mapping[str, str] | None = None) -> None:
-        self.data_dir = data_dir
+    def __init__(
+        self,
+        data_dir: Path,
+        log_dir: Path,
+        settings: Mapping[str, str] | None = None,
+        program: Sequence[str] = (PROGRAM,),
+    ) -> None:
+        self.data_dir, self._program_of = data_dir, program
         self._settings = {**SETTINGS, **(settings or {})}
         self.database_url = ""
         self.url = ""
@@ -219,4 +226,4 @@ class Product:
 
     def _program(self, name: str, arguments: tuple[str, ...]) -> Program:
         command = [*arguments, "--data-dir", str(self.data_dir)]
-        return Program(command, self.log_dir / f"{name}.log", self._settings)
+        return Program(command, self.log_dir / f"{name}.log", self._settings, self._program_of)

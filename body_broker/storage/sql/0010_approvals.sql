@@ -15,6 +15,8 @@ CREATE TABLE approval (
     tainted boolean NOT NULL,
     depth integer NOT NULL,
     history text[] NOT NULL,
+    roles jsonb NOT NULL DEFAULT '{}',        -- of the chain's people, as it was asked: what votes are decided with
+    facts text[] NOT NULL DEFAULT '{}',       -- what the hub had found out about the call
     requirements jsonb NOT NULL,              -- one for each rule that fired, with the rule's digest
     effect text NOT NULL CHECK (effect IN ('none', 'repeatable', 'once')),
     destructive boolean NOT NULL,
@@ -28,6 +30,7 @@ CREATE TABLE approval (
     decided_by text,
     why text,                                 -- a denial's reason, or why it was cancelled
     outcome text CHECK (outcome IN ('done', 'failed', 'unknown', 'expired', 'cancelled')),  -- of its work, after a yes
+    recorded text,                            -- the outcome that stands on the audit
     receipt_writer text NOT NULL,             -- where it stands on the audit
     receipt_sequence bigint NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -45,7 +48,10 @@ CREATE UNIQUE INDEX approval_open ON approval (digest) WHERE delivered_at IS NUL
 CREATE INDEX approval_pending ON approval (expires_at) WHERE state = 'pending';
 CREATE INDEX approval_asked ON approval (asker, ordinal DESC);
 CREATE INDEX approval_by_digest ON approval (digest, ordinal DESC);
+CREATE INDEX approval_pending_of ON approval (requester) WHERE state = 'pending';
+CREATE INDEX approval_unrecorded ON approval (ordinal) WHERE outcome IS DISTINCT FROM recorded;
 CREATE INDEX approval_unsettled ON approval (ordinal) WHERE outcome = 'unknown';
+CREATE INDEX approval_totals ON approval (state, outcome);  -- what the metrics count
 
 CREATE TABLE approval_vote (
     approval_id text NOT NULL REFERENCES approval ON DELETE CASCADE,
@@ -70,6 +76,8 @@ CREATE TABLE approval_notice (
     channel text,
     message text,                             -- Slack's ts; NULL until Slack has confirmed it
     shown text,                               -- what it shows: the state, or the outcome
+    look text,                                -- digest of the very message: what looks the same is not sent again
+    mentioned boolean NOT NULL DEFAULT false, -- whether the groups were called; noted before they are, so never twice
     parts integer NOT NULL DEFAULT 0,         -- of the arguments already in its thread
     shown_at timestamptz,
     failures integer NOT NULL DEFAULT 0,      -- since it last went well
@@ -85,7 +93,7 @@ CREATE TABLE factor (
     person text NOT NULL CHECK (person ~ '^person:[a-z0-9][a-z0-9._-]{0,62}$'),
     kind text NOT NULL CHECK (kind IN ('totp', 'passkey')),
     label text NOT NULL,
-    sealed bytea NOT NULL,                    -- AES-256-GCM under a key derived from the root key, bound to id and person
+    sealed bytea NOT NULL,                    -- AES-256-GCM under a key derived from the root key, bound to id, person and who confirmed it
     credential bytea UNIQUE,                  -- a passkey's credential id
     sign_count bigint NOT NULL DEFAULT 0,
     last_step bigint NOT NULL DEFAULT 0,      -- the newest TOTP step that was used: none counts twice
@@ -94,6 +102,7 @@ CREATE TABLE factor (
     confirmed_by text,
     revoked_at timestamptz,
     revoked_by text,
+    expires_at timestamptz,                   -- of a throw-away factor, which is never more than minutes old
     CHECK ((kind = 'passkey') = (credential IS NOT NULL)),
     CHECK ((confirmed_at IS NULL) = (confirmed_by IS NULL)),
     CHECK ((revoked_at IS NULL) = (revoked_by IS NULL))
@@ -125,6 +134,31 @@ CREATE TABLE page_challenge (
 );
 CREATE INDEX page_challenge_expiring ON page_challenge (expires_at);
 
+-- People who come with tokens of an OIDC issuer. A name is one account's, the first one's that came under it, until an operator
+-- revokes the principal.
+CREATE TABLE oidc_account (
+    person text PRIMARY KEY CHECK (person ~ '^person:[a-z0-9][a-z0-9._-]{0,62}$'),
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT now()
+);
+-- Their logins, and the roles that the newest token of each named: what stands for a person when no token is there.
+CREATE TABLE oidc_login (
+    session text PRIMARY KEY CHECK (session ~ '^oidc_[A-Za-z0-9_-]{20,80}$'),
+    person text NOT NULL,
+    roles text[] NOT NULL,
+    issued_at timestamptz NOT NULL,           -- of the newest token
+    expires_at timestamptz NOT NULL,          -- of the one that lives longest
+    began_at timestamptz NOT NULL DEFAULT now(),
+    ended_at timestamptz,
+    ended_by text
+);
+CREATE INDEX oidc_login_of ON oidc_login (person, issued_at DESC);
+CREATE TRIGGER oidc_login_began AFTER INSERT ON oidc_login FOR EACH ROW EXECUTE FUNCTION identity_changed();
+CREATE TRIGGER oidc_login_moved AFTER UPDATE ON oidc_login FOR EACH ROW
+    WHEN (NEW.roles IS DISTINCT FROM OLD.roles OR NEW.ended_at IS DISTINCT FROM OLD.ended_at
+          OR NEW.person IS DISTINCT FROM OLD.person) EXECUTE FUNCTION identity_changed();
+
 -- Changes of the studio's systems (approve_change): drafts, and what was done, once for each approval.
 CREATE TABLE admin_change (
     id text PRIMARY KEY CHECK (id ~ '^chg_'),
@@ -145,6 +179,15 @@ CREATE TABLE admin_change (
     ended_at timestamptz
 );
 CREATE INDEX admin_change_asked ON admin_change (asker, created_at DESC);
+CREATE INDEX admin_change_drafts ON admin_change (expires_at) WHERE state = 'draft';
+
+-- What was done under a key, such as an approval's id, with what it gave: the same key is the same effect (work/keyed.py).
+CREATE TABLE keyed_effect (
+    key text PRIMARY KEY,
+    result jsonb,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX keyed_effect_at ON keyed_effect (at);
 
 -- An engine that is paused decides nothing and takes no epoch; what is queued waits.
 ALTER TABLE world_engine ADD COLUMN paused_at timestamptz, ADD COLUMN paused_by text;
@@ -164,18 +207,31 @@ CREATE TRIGGER approval_work_moved AFTER UPDATE OF state ON work FOR EACH ROW
     WHEN (NEW.kind = 'approved_call' AND NEW.state IS DISTINCT FROM OLD.state) EXECUTE FUNCTION approval_work_moved();
 
 -- The outbox: what changed is told to whoever waits, and a notice for it is due, in the same transaction.
+CREATE FUNCTION approval_notice_due(approval text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO work (id, kind, owner, origin, input, state, priority, run_at, limit_key, limit_max, attempts_max)
+    VALUES ('job_' || replace(gen_random_uuid()::text, '-', ''), 'approval_notice', 'service:body-broker',
+            '{"chain": ["service:body-broker"], "session": "approvals", "tainted": false, "depth": 0, "receipt": null}',
+            jsonb_build_object('approval', approval), 'queued', 0, clock_timestamp(), 'notice ' || approval, 1, 8);
+    PERFORM pg_notify('work', 'ready approval_notice');
+END $$;
 CREATE FUNCTION approval_moved() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' OR (NEW.state, NEW.outcome) IS DISTINCT FROM (OLD.state, OLD.outcome) THEN
         PERFORM pg_notify('approval', NEW.id);
         IF NEW.notify THEN
-            INSERT INTO work (id, kind, owner, origin, input, state, priority, run_at, limit_key, limit_max, attempts_max)
-            VALUES ('job_' || replace(gen_random_uuid()::text, '-', ''), 'approval_notice', 'service:body-broker',
-                    '{"chain": ["service:body-broker"], "session": "approvals", "tainted": false, "depth": 0, "receipt": null}',
-                    jsonb_build_object('approval', NEW.id), 'queued', 0, clock_timestamp(), 'notice ' || NEW.id, 1, 8);
-            PERFORM pg_notify('work', 'ready approval_notice');
+            PERFORM approval_notice_due(NEW.id);
         END IF;
     END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER approval_moved AFTER INSERT OR UPDATE OF state, outcome ON approval FOR EACH ROW EXECUTE FUNCTION approval_moved();
+
+-- A vote that does not decide changes what is shown too; one that does has moved the approval when the transaction ends.
+CREATE FUNCTION approval_voted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM approval_notice_due(id) FROM approval WHERE id = NEW.approval_id AND notify AND state = 'pending';
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER approval_voted AFTER INSERT ON approval_vote DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION approval_voted();

@@ -82,7 +82,7 @@ async def record_outcomes(
         check_tick(said[0].tick, held.tick)
         at = await connection.fetchval("SELECT clock_timestamp()") - timedelta(seconds=ago_s)
         effects = [effect for part in parts if part.change_id in changes for effect in part.effects]
-        before = await _entities(connection, effects, {c.entity_id for c in changes.values()})
+        before = await entities_of(connection, effects, {c.entity_id for c in changes.values()})
         world = World(before, said[0].tick)
         verdicts: list[Verdict] = []
         for one in said:
@@ -122,7 +122,7 @@ async def record_observation(pool: Pool, epoch: int, engine: str, said: Observat
                 raise Unfit(f"The observation {said.key} is in the record already, and with it what it did")
             return Made(held.last_pos)
         check_tick(said.tick, held.tick)
-        before = await _entities(connection, said.effects)
+        before = await entities_of(connection, said.effects)
         effects = World(before, said.tick).effects(said.effects)
         change_id = await _ask_itself(connection, actor, said, content, effects)
         (change,) = await hold(connection, [change_id])
@@ -193,7 +193,7 @@ async def _check_batches(connection: Connection, changes: Mapping[str, Change], 
             raise Unfit("A batch is applied in part")
 
 
-async def _entities(
+async def entities_of(
     connection: Connection, effects: Sequence[EffectPart], others: Collection[str] = ()
 ) -> dict[str, Entity]:
     """What effects touch, name, or leave without a place or a holder; nobody else writes any of it meanwhile: the fence holds."""

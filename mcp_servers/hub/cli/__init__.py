@@ -24,6 +24,8 @@ _COMMANDS = {
     "config": "tuning",
     "policy": "policy",
     "audit": "audit",
+    "approvals": "approvals",
+    "mfa": "mfa",
     "tools": "calling",
     "call": "calling",
     "status": "status",

@@ -37,7 +37,10 @@ _NOW = """SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 # to be used after the backup, and therefore has no witness here.
 _TAINT_EVERY_SESSION = """
 INSERT INTO session_witness (session, requester, nonce)
-SELECT sid, principal, '' FROM login WHERE ended_at IS NULL ON CONFLICT DO NOTHING
+SELECT sid, principal, '' FROM login WHERE ended_at IS NULL
+UNION ALL
+SELECT session, person, '' FROM oidc_login WHERE ended_at IS NULL
+ON CONFLICT DO NOTHING
 """
 _TAINT = (
     "UPDATE session_witness SET tainted_at = now(), tainted_by = 'restore', clearing = NULL WHERE tainted_at IS NULL"
@@ -46,6 +49,7 @@ _TAINT = (
 _END_TOKENS = """
 UPDATE signing_key SET retired_at = coalesce(retired_at, now()), verifies_until = least(verifies_until, now())
 """
+_END_OIDC_LOGINS = "UPDATE oidc_login SET ended_at = now(), ended_by = 'restore' WHERE ended_at IS NULL"
 _ANALYZE_S = 3600
 
 
@@ -146,6 +150,7 @@ async def _settle(pool: Pool, *, keep_tokens: bool) -> None:
         await connection.execute("DELETE FROM lore_copy")
         if not keep_tokens:
             await connection.execute(_END_TOKENS)
+            await connection.execute(_END_OIDC_LOGINS)
         # What a dump does not bring: without it the first searches are planned blindly.
         await connection.execute("SET LOCAL statement_timeout = 0")
         await connection.execute("ANALYZE", timeout=_ANALYZE_S)

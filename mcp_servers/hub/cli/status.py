@@ -8,6 +8,7 @@ import click
 
 from body_broker.settings import Settings
 from body_broker.storage.embedded import status as embedded_status
+from body_broker.storage.postgres import Pool
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.scanners import find_semgrep
@@ -16,6 +17,12 @@ _COUNTS = """
 SELECT (SELECT count(*) FROM audit_record) AS records, (SELECT count(*) FROM lore_document) AS documents,
        (SELECT count(*) FROM work WHERE state IN ('queued', 'waiting')) AS queued, (SELECT count(*) FROM work WHERE state = 'running') AS running,
        (SELECT count(*) FROM work WHERE state = 'unknown') AS unknown, (SELECT max(number) FROM schema_version) AS schema
+"""
+_APPROVALS = """
+SELECT (SELECT count(*) FROM approval WHERE state = 'pending' AND expires_at > clock_timestamp()) AS pending,
+       (SELECT count(*) FROM approval WHERE outcome = 'unknown') AS unknown,
+       (SELECT count(*) FROM approval_notice WHERE failures > 0) AS failed,
+       (SELECT failure FROM approval_notice WHERE failures > 0 ORDER BY failed_at DESC LIMIT 1) AS failure
 """
 
 
@@ -29,7 +36,7 @@ def status(data_dir: Path | None) -> None:
 
 async def _status(settings: Settings) -> str:
     async with open_runtime(settings, name="cli") as runtime:
-        rows = [*await _stores(runtime), *_served(runtime)]
+        rows = [*await _stores(runtime), ("approvals", await approvals_line(runtime.stores.pool)), *_served(runtime)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
 
@@ -48,6 +55,18 @@ async def _stores(runtime: Runtime) -> list[tuple[str, str]]:
         ("jobs", f"{found['queued']} queued, {found['running']} running, {found['unknown']} unknown"),
         ("audit", f"{found['records']} records"),
     ]
+
+
+async def approvals_line(pool: Pool) -> str:
+    """What waits for people, what only a person can settle, and notices that did not get through."""
+    found = await pool.fetchrow(_APPROVALS)
+    assert found is not None
+    said = f"{found['pending']} pending, {found['unknown']} unknown, {found['failed']} failed notices"
+    if found["unknown"]:
+        said += "; body-broker approvals resolve settles what is unknown"
+    if found["failed"]:
+        said += f"; the last notice failed with {found['failure']}: body-broker slack check"
+    return said
 
 
 def _served(runtime: Runtime) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,9 @@ import click
 
 from body_broker.errors import Detail
 from body_broker.settings import Settings
+from body_broker.storage.stores import open_stores
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
+from mcp_servers.hub.oidc.logins import Logins
 from mcp_servers.hub.runtime import open_runtime
 from mcp_servers.hub.tokens import Tokens
 
@@ -91,10 +94,27 @@ def revoke(token_id: str | None, principal: str | None, data_dir: Path | None) -
 
 @token.command()
 @data_dir_option
+def logins(data_dir: Path | None) -> None:
+    """Print who logged in at the OIDC issuer, newest first; the first word of a line is what `revoke --id` takes."""
+    for line in run(_logins(settings_of(data_dir))):
+        click.echo(line)
+
+
+@token.command()
+@data_dir_option
 def rotate(data_dir: Path | None) -> None:
     """Sign with a new key from now on; tokens signed by the old one stay valid until they end."""
     run(_with_tokens(settings_of(data_dir), "token rotate", {}, lambda t: t.rotate()))
     click.echo("Rotated.")
+
+
+async def _logins(settings: Settings) -> list[str]:
+    async with open_stores(settings, name="cli") as stores:
+        return [
+            f"{found.session}  {found.person:30} {'ended' if found.ended else 'alive'}  newest token "
+            f"{found.issued_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}  {', '.join(found.roles) or 'no role'}"
+            for found in await Logins(stores.pool).newest()
+        ]
 
 
 async def _with_tokens(

@@ -1,4 +1,4 @@
-"""The rows that wait for a backend: absent, decided by policy first, by the kind of change, and final in their schemas."""
+"""The rows of changes and reports: decided by policy first, by the kind of change; what waits for a backend is absent."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from policies.decision import Allow, Ask, Decision, Deny, Identity, Question
 from policies.engine import Policy
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
 
-CHANGE = {"kind": "config", "target": "spawn.night.rate", "params": {"value": 2}, "reason": "Too quiet."}
-WAITING = {"approve_change", "propose_change", "generate_admin_report"}
+CHANGE = {"kind": "config", "target": "spawn.night.rate", "params": {"value": 2}}
+WAITING = {"generate_admin_report"}
 WRITES = ("config", "ingest", "world_patch")
 
 
@@ -62,9 +62,6 @@ def test_a_proposal_is_a_draft(policy: Policy) -> None:
 
 
 CALLS: list[tuple[str, dict[str, Any], str]] = [
-    ("approve_change", {"change_request": CHANGE}, "BODY_BROKER_APPROVALS"),
-    ("approve_change", {"change_request": {"kind": "redeploy", "target": "hub"}}, "BODY_BROKER_APPROVALS"),
-    ("propose_change", {"change_request": CHANGE}, "BODY_BROKER_APPROVALS"),
     ("generate_admin_report", {}, "BODY_BROKER_BRONZE"),
     (
         "generate_admin_report",
@@ -102,9 +99,9 @@ def test_the_schemas_of_what_waits_are_final() -> None:
     rows: dict[str, Tool] = {tool.name: tool for tool in ROOM.tools}
     change = rows["approve_change"].arguments.model_json_schema()["$defs"]["ChangeRequest"]
     assert change["properties"]["kind"]["enum"] == [*KINDS]
-    assert set(change["properties"]) == {"kind", "target", "params", "reason"}
+    assert set(change["properties"]) == {"kind", "target", "params"}
     assert rows["propose_change"].arguments.model_json_schema()["$defs"]["ChangeRequest"] == change
-    assert set(rows["approve_change"].result.model_fields) == {"approved", "state", "change_id"}
+    assert set(rows["approve_change"].result.model_fields) == {"approved", "state", "change_id", "verified"}
     assert set(rows["generate_admin_report"].arguments.model_fields) == {"metrics", "report", "period"}
     assert set(rows["generate_admin_report"].result.model_fields) == {"job_id", "status"}
 

@@ -207,7 +207,7 @@ async def test_who_may_not_scan_or_read_does_not(guarded: Guarded) -> None:
         return str(error_of(await guarded.call(tool, arguments[tool], who, *roles))["code"])
 
     assert await refused("tier:silver") == "denied"
-    assert await refused("tier:bronze") == "approval_required"
+    assert await refused("tier:bronze") == "approval_pending"
     assert await refused("person:dan", "designer") == "denied"
     assert await refused("person:rob", "sre") == "denied"
     assert await refused("person:dan", "designer", tool="get_finding") == "denied"
@@ -227,7 +227,7 @@ async def test_only_answers_with_words_of_the_code_taint_who_reads_them(guarded:
 
     assert (await guarded.tell("whoami", {}))["tainted"]
     error = error_of(await guarded.call("scan_codebase", {"repo_path": "game"}))
-    assert (error["code"], error["rules"]) == ("approval_required", ["tainted-needs-approval"])
+    assert (error["code"], error["rules"]) == ("approval_pending", ["tainted-needs-approval"])
 
 
 async def test_reports_are_read_again_and_repositories_listed_with_their_latest(guarded: Guarded) -> None:

@@ -72,7 +72,7 @@ async def test_each_identity_may_call_exactly_what_the_matrix_says_and_is_shown_
     async with hub.client(principal, *roles) as client:
         shown = {tool.name for tool in (await client.list_tools()).tools} & set(CALLS)
         codes = {name: await _code(client, name) for name in CALLS}
-    assert {name for name, code in codes.items() if code == "approval_required"} == asked
+    assert {name for name, code in codes.items() if code == "approval_pending"} == asked
     assert {name for name, code in codes.items() if code == "denied"} == set(CALLS) - allowed - asked
     assert {name for name, code in codes.items() if code == "not_configured"} == NOT_YET & allowed
     assert shown == (allowed | asked) - NOT_YET
@@ -100,7 +100,7 @@ async def test_a_tainted_tier_queues_nothing_without_a_person(hub: Hub) -> None:
             REMARK
         ]
         error = error_of(await bronze.call_tool("queue_state_change", {"change": HURT, "reason": "It hurts."}))
-    assert (error["code"], error["rules"]) == ("approval_required", ["tainted-needs-approval"])
+    assert (error["code"], error["rules"]) == ("approval_pending", ["tainted-needs-approval"])
 
 
 async def test_only_a_game_server_alone_reports_a_player_s_input(hub: Hub, game: Client) -> None:

@@ -69,6 +69,7 @@ def settings_for(database_url: str, redis_url: str, tmp_path: Path) -> Callable[
                 "secret_key": SECRET,
                 "data_dir": tmp_path,
                 "embeddings": "off",  # what is about vectors turns them on
+                "approval_wait_s": 0.05,  # what is about waiting says how long
             }
             | overrides,
         )

@@ -81,7 +81,7 @@ async def test_suggestions_from_outside_are_marked_and_taint_the_session(hub: Hu
         theirs = await client.complete(GREET, typed("Os"), {"tone": "rumour"})
         assert theirs.meta is not None
         assert theirs.meta[OUTSIDE_META] is True
-        assert error_of(await client.call_tool("fx_external", {}))["code"] == "approval_required"
+        assert error_of(await client.call_tool("fx_external", {}))["code"] == "approval_pending"
 
 
 async def test_at_most_a_hundred_suggestions_are_shown(hub: Hub) -> None:

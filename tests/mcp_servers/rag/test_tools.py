@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from body_broker.calls import Arguments, Call, Caller, PromptText, ResourceText, Result, Room, Tool
-from body_broker.errors import ApprovalRequired, BadInput, Denied, NotFound
+from body_broker.errors import ApprovalPending, BadInput, Denied, NotFound
 from body_broker.lore import make_draft
 from body_broker.lore.model import Draft, Intake
 from body_broker.settings import Settings
@@ -78,7 +78,7 @@ async def hub(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterato
     """A hub's parts with a worker, on the test's own stores."""
     settings = Settings.model_validate(
         {"database_url": database_url, "redis_url": redis_url, "secret_key": "k" * 40, "data_dir": tmp_path}
-        | {"embeddings": "off", "tools": "all"}  # tests of their own have vectors
+        | {"embeddings": "off", "tools": "all", "approval_wait_s": 0.05}  # tests of their own have vectors
     )
     handed: dict[str, Services] = {}
     extra: dict[str, object] = {"fixture": handed}
@@ -285,7 +285,7 @@ async def test_writes_are_refused_to_silver_and_need_an_approval_of_others(
     with pytest.raises(Denied) as denied:
         await ask(hub, name, arguments)
     assert denied.value.details["rules"]
-    with pytest.raises(ApprovalRequired):
+    with pytest.raises(ApprovalPending):
         await ask(hub, name, arguments, caller=ANNA)
 
 
@@ -296,7 +296,6 @@ async def write(hub: Runtime, name: str, given: dict[str, Any]) -> Any:
 async def test_what_an_agent_ingests_is_outside_and_found_once_its_job_is_done(hub: Runtime) -> None:
     given = {
         "documents": [{"title": "Notes", "text": "# Osric\n\nThe ferry never sank.", "format": "markdown"}],
-        "reason": "told so",
     }
 
     taken = await write(hub, "ingest", given)

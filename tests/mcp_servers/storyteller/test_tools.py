@@ -261,7 +261,7 @@ async def test_reads_are_for_all_but_gold_and_writes_for_nobody_without_an_appro
         for name, arguments in WRITES.items():
             code = error_of(await client.call_tool(name, arguments))["code"]
             asks = principal in {"tier:bronze", "person:anna"}
-            assert code == ("approval_required" if asks else "denied")
+            assert code == ("approval_pending" if asks else "denied")
 
 
 async def test_calls_that_need_bronze_are_absent_and_name_the_setting(hub: Hub) -> None:

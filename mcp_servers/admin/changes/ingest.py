@@ -1,0 +1,209 @@
+"""Owns the change that brings documents into the canon: new ones, or one that is there as text from outside and was read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from body_broker.calls import Json
+from body_broker.errors import BadInput, Conflict, NotFound
+from body_broker.lore import standing
+from body_broker.lore.documents import Effect
+from body_broker.lore.intake import make_draft
+from body_broker.lore.model import Draft, Format, index_named, shown
+from body_broker.lore.standing import Standing
+from body_broker.storage.postgres import Connection
+from body_broker.text import digest, quoted, shortened
+from body_broker.work import queue
+from body_broker.work.model import FINAL
+from mcp_servers.admin.changes.kind import TEXT_MAX, Foreseen, Found, Kind, Maker, Params, Plan, Reach
+from mcp_servers.admin.changes.showing import difference, prefixed
+
+WAIT_S = 20.0
+"""How long the answer waits for the index; the import goes on after it."""
+_LOOK_EVERY_S = 0.1
+_EACH_MAX = 4_000
+
+
+class Document(Params):
+    """A document of the studio's own."""
+
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    text: Annotated[str, Field(min_length=1, max_length=1_000_000)]
+    format: Format = "text"
+    metadata: Annotated[dict[str, Json] | None, Field(max_length=32)] = None
+
+
+class Ingest(Params):
+    """Documents for an index; none where the target is a document that is there."""
+
+    documents: Annotated[list[Document] | None, Field(min_length=1, max_length=20)] = None
+
+
+async def _plan(reach: Reach, target: str, params: Ingest) -> Plan:
+    if target.startswith("doc_"):
+        if params.documents is not None:
+            raise BadInput(
+                "A document that is there is taken into the canon as it is: leave `documents` out.",
+                next_step="To bring new ones give an index as target, such as shared or persona:osric.",
+                details={"problems": ["params.documents: not with a document as target"]},
+            )
+        return await _approving(reach, target)
+    if params.documents is None:
+        raise BadInput(
+            "params.documents is missing: an index as target takes documents.",
+            next_step="Give documents, each with title and text; or as target the id of a document that is there.",
+            details={"problems": ["params.documents: Field required"]},
+        )
+    return await _bringing(reach, index_named(target), params.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bringing:
+    """New documents."""
+
+    reach: Reach
+    index: str
+    hashed: Sequence[tuple[str, Draft]]
+    there: Mapping[str, Standing]
+    foreseen: Foreseen
+
+    async def write(self, connection: Connection, maker: Maker) -> Json:
+        """Store them with the job that indexes them, where they replace what was foreseen."""
+        intake = await self.reach.lore.importing.take_within(
+            connection, self.hashed, index=self.index, canon=True, origin=maker.origin
+        )
+        # Taking them has locked what they replace.
+        origins = [draft.origin for _, draft in self.hashed]
+        if await standing.of_origins(connection, self.index, origins, canon=True) != self.there:
+            raise Conflict("A document of the same title has another text by now.")
+        taken = zip(intake.documents, self.hashed, strict=True)
+        return {"job": intake.job_id, "documents": {one.doc_id: hashed for one, (hashed, _) in taken}}
+
+
+async def _bringing(reach: Reach, index: str, documents: Sequence[Document]) -> Plan:
+    drafts = await asyncio.to_thread(_drafts, documents)
+    hashed = await reach.lore.importing.hashed(drafts)
+    there = await standing.of_origins(reach.pool, index, [draft.origin for draft in drafts], canon=True)
+    new = [draft for h, draft in hashed if draft.origin not in there or there[draft.origin].content_hash != h]
+    if not new:
+        raise Conflict("The canon has these documents already.", next_step="Nothing is to be done: nobody was asked.")
+    shown_index = shown(index)
+    parts = [await _shown(reach, draft, there.get(draft.origin)) for draft in new]
+    if len(new) < len(drafts):
+        parts.append(f"{len(drafts) - len(new)} more are in the canon as they are.")
+    count = f"{len(new)} documents" if len(new) > 1 else f"the document {quoted(new[0].title)}"
+    foreseen = Foreseen(
+        headline=f"Take {count} into the canon of {shown_index}",
+        diff=shortened("\n\n".join(parts), TEXT_MAX),
+        basis=digest(sorted([each, there[each].rev] for each in there)),
+    )
+    return _Bringing(reach, index, hashed, there, foreseen)
+
+
+def _drafts(documents: Sequence[Document]) -> list[Draft]:
+    return [make_draft(each.title, each.title, each.text, each.format, each.metadata) for each in documents]
+
+
+async def _shown(reach: Reach, draft: Draft, there: Standing | None) -> str:
+    about = f"{quoted(draft.title)}, {len(draft.body)} characters"
+    if draft.knowledge:
+        about += f", for {', '.join(sorted(draft.knowledge))}"
+    if there is None:
+        return f"new: {about}\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
+    part = await reach.lore.get_document(there.document_id, characters_max=TEXT_MAX)
+    if part.characters > part.end:
+        return f"replaces {there.document_id} ({part.characters} characters): {about}\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
+    return f"replaces {there.document_id}: {about}\n{await difference(part.content, draft.body, limit=_EACH_MAX)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Approving:
+    """A document from outside that becomes canon as it is."""
+
+    reach: Reach
+    document_id: str
+    rev: int
+    foreseen: Foreseen
+
+    async def write(self, connection: Connection, maker: Maker) -> Json:
+        """Take the text that was read into the canon."""
+        await self.reach.lore.approve_within(
+            connection, self.document_id, Effect(maker.requester, maker.receipt), rev=self.rev
+        )
+        return {"document": self.document_id, "rev": self.rev}
+
+
+async def _approving(reach: Reach, document_id: str) -> Plan:
+    part = await reach.lore.get_document(document_id, characters_max=TEXT_MAX)
+    await standing.require_approvable(reach.pool, document_id)
+    more = f"\n[{part.characters - part.end} more: get_document reads them]" if part.end < part.characters else ""
+    about = f"{document_id} in {part.index}, {part.characters} characters, revision {part.rev}"
+    foreseen = Foreseen(
+        headline=f"Take the document {quoted(part.title)} ({document_id}) into the canon",
+        diff=f"{about}: text from outside becomes canon\n{prefixed('+', part.content, limit=TEXT_MAX)}{more}",
+        basis=f"revision {part.rev}",
+        outside=True,
+    )
+    return _Approving(reach, document_id, part.rev, foreseen)
+
+
+async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
+    if "document" in remembered:
+        return await _is_canon(reach, remembered["document"], remembered["rev"])
+    job = remembered["job"] and await _ended(reach, remembered["job"])
+    if job is not None and job["state"] not in FINAL:
+        text = f"The documents are stored, and {remembered['job']} is indexing them: get_job says when they are found."
+        return Found(state="executing", text=text)
+    if job is not None and job["state"] != "succeeded":
+        return Found(state="failed", text=f"The import {remembered['job']} was {job['state']}.")
+    wanted: dict[str, str] = remembered["documents"]
+    hashes = await standing.hashes_of_canon(reach.pool, list(wanted))
+    same = sum(hashes.get(document_id) == hashed for document_id, hashed in wanted.items())
+    ids = ", ".join(sorted(wanted))
+    if same == len(wanted):
+        return Found(state="done", text=f"The canon has {ids} with the texts that were approved.")
+    text = (
+        f"Of {ids} the canon has {same} of {len(wanted)} with the texts that were approved: others were changed since."
+    )
+    return Found(state="done" if job is not None else "failed", text=text)
+
+
+async def _ended(reach: Reach, job_id: str) -> Mapping[str, Any]:
+    """How the job stands once it has ended, or after a while."""
+    clock = asyncio.get_running_loop()
+    until = clock.time() + WAIT_S
+    while True:
+        job = await queue.get(reach.pool, job_id, owner=None)
+        if job.state in FINAL or clock.time() >= until:
+            return {"state": job.state}
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _is_canon(reach: Reach, document_id: str, rev: int) -> Found:
+    await reach.lore.announce(document_id)
+    try:
+        part = await reach.lore.get_document(document_id, characters_max=1)
+    except NotFound:
+        return Found(state="done", text=f"{document_id} became canon; it was deleted since.")
+    if part.source == "canon":
+        since = "" if part.rev == rev else f"; it has revision {part.rev} since"
+        return Found(state="done", text=f"{document_id} is canon with revision {rev}{since}.")
+    return Found(state="failed", text=f"{document_id} is not canon.")
+
+
+KIND = Kind(
+    name="ingest",
+    params=Ingest,
+    takes=(
+        "target: an index (shared, persona:NAME) and params.documents, each with title, text, format (text or markdown),"
+        " metadata; or target: the id of a document from outside, without params"
+    ),
+    plan=_plan,
+    read_back=_read_back,
+    lasting=True,
+)

@@ -1,0 +1,42 @@
+"""Owns what is told of an exception inside a call, whatever it was: the one place where something unexpected is caught."""
+
+from __future__ import annotations
+
+from body_broker.errors import BodyBrokerError, DeadlineExceeded, InternalError, NotConfigured, Unavailable
+from body_broker.settings import PREFIX, Settings
+from body_broker.storage.postgres import LOST as POSTGRES_LOST
+from body_broker.storage.redis import LOST as REDIS_LOST
+from body_broker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
+
+
+def mapped(error: Exception, operation: str, call_id: str, timeout_s: float) -> BodyBrokerError:
+    """What is told of an exception of this operation: an error of ours as it is, nothing of another's text."""
+    if isinstance(error, BodyBrokerError):
+        return error
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(f"{operation} took longer than {timeout_s:g} s.")
+    if isinstance(error, _STORES_LOST):
+        log.warning("store_lost", operation=operation, call=call_id, error=type(error).__name__)
+        return Unavailable("A store that this call needs is away.", details={"component": "stores"})
+    log.error("operation_failed", operation=operation, call=call_id, exc_info=error)
+    return InternalError(f"{operation} failed inside the hub.", details={"call_id": call_id})
+
+
+def not_configured(setting: str) -> NotConfigured:
+    """The refusal of a call whose backend is not set up."""
+    field = Settings.model_fields.get(setting.removeprefix(PREFIX).lower())
+    if field is None:
+        return NotConfigured(
+            f"This version has no backend for this tool; one that has it is configured by {setting}.",
+            next_step="Go on without it: nothing that can be set today brings it.",
+            details={"setting": setting},
+        )
+    return NotConfigured(
+        f"The backend of this tool is not configured: {setting} is not set.",
+        next_step=f"Ask the people who run this hub to set {setting} and restart it: {field.description}",
+        details={"setting": setting},
+    )

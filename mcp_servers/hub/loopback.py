@@ -1,0 +1,223 @@
+"""Owns the one loopback listener of a data dir on which hubs over stdio serve people's pages: nothing but these and the probes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import orjson
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from body_broker.background import running
+from body_broker.errors import BodyBrokerError, NotFound, on_the_wire
+from body_broker.settings import Settings
+from body_broker.telemetry import get_logger
+from mcp_servers.hub.front import Hosts, Page, Route, Site, respond
+from mcp_servers.hub.runtime import Runtime
+
+log = get_logger(__name__)
+
+_HOST = "127.0.0.1"
+_LOOK_EVERY_S = 0.5
+_PORTS_MAX = 65535
+
+
+class PagesOnly:
+    """An ASGI application with people's pages and the probes alone.
+
+    Args:
+        site: The pages.
+        probes: Plain routes that need no identity.
+        runtime: Counts what was refused for its Host or Origin.
+    """
+
+    def __init__(self, site: Site, probes: Mapping[str, Route], runtime: Runtime) -> None:
+        self._site, self._refused = site, runtime.gate.metrics.refused
+        self._probes = {path: route for path, route in probes.items() if not route.needs_identity}
+        self._hosts = Hosts.of(bind_host=_HOST, public_url=None, allowed_hosts=())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        assert scope["type"] == "http", "the lifespan is off, and nothing here upgrades"
+        headers = scope["headers"]
+        try:
+            self._hosts.check(headers, dict(headers), self._refused)
+            if self._site.takes(scope["path"]):
+                await self._site(scope, receive, send)
+                return
+            probe = self._probes.get(scope["path"])
+            if probe is None:
+                raise NotFound("There is no such page here.", next_step="Approvals are at /approvals.")
+            await respond(send, await probe.answer(None))
+        except BodyBrokerError as error:
+            told = on_the_wire(error)
+            await respond(send, Page(told.http_status, orjson.dumps({"error": told.body()})))
+
+
+class _Quiet(uvicorn.Server):
+    """uvicorn beside a hub that has its own way with signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """None of them."""
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Never called."""
+
+
+class Berth:
+    """The place of the listener in a data dir: a port that is kept, and a lock that one process holds.
+
+    Args:
+        settings: The data dir, and the database: hubs of two databases in one data dir have a place each.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.database_url
+        which = f"-{hashlib.sha256(url.get_secret_value().encode()).hexdigest()[:12]}" if url else ""
+        self._file = settings.data_dir / f"pages{which}.port"
+        self._lock = settings.data_dir / f"pages{which}.lock"
+        self._held: int | None = None
+
+    def take(self) -> socket.socket | None:
+        """The bound listener, where no other process has the place; blocking.
+
+        Raises:
+            OSError: The data dir cannot be written, or nothing can be bound.
+        """
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            bound = _bind(self._kept())
+            self._keep(bound.getsockname()[1])
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except OSError:
+            os.close(held)
+            raise
+        self._held = held
+        return bound
+
+    def leave(self) -> None:
+        """Let another take the place."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def url(self) -> str | None:
+        """Where the listener is, or will be again; blocking."""
+        port = self._kept()
+        return f"http://localhost:{port}" if port else None
+
+    def _kept(self) -> int:
+        try:
+            text = self._file.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return 0
+        return int(text) if text.isdigit() and 0 < int(text) <= _PORTS_MAX else 0
+
+    def _keep(self, port: int) -> None:
+        draft = self._file.with_name(f"{self._file.name}.new")
+        draft.write_text(f"{port}\n", "ascii")
+        draft.replace(self._file)
+
+
+@asynccontextmanager
+async def pages_open(runtime: Runtime, site: Site, probes: Mapping[str, Route]) -> AsyncGenerator[None]:
+    """People's pages on loopback: served here, or by another hub of this data dir until that one ends, and then here.
+
+    Where a public URL is set they are there, and nothing is opened. A hub that cannot open them serves its client all the same.
+
+    Args:
+        runtime: Told where the pages are.
+        site: The pages.
+        probes: What else is served.
+    """
+    if runtime.settings.public_url is not None:
+        yield
+        return
+    berth, app = Berth(runtime.settings), PagesOnly(site, probes, runtime)
+    first = asyncio.Event()
+    async with running(_keep_open(runtime, berth, app, first), name="pages"):
+        await first.wait()
+        try:
+            yield
+        finally:
+            runtime.approvals.served_at(None)
+
+
+async def _keep_open(runtime: Runtime, berth: Berth, app: PagesOnly, first: asyncio.Event) -> None:
+    while True:
+        try:
+            bound = await asyncio.to_thread(berth.take)
+            url = await asyncio.to_thread(berth.url)
+        except OSError:
+            log.warning("pages_not_opened", exc_info=True)
+            bound = url = None
+        runtime.approvals.served_at(url)
+        if bound is None:
+            # Whoever has the place may still be writing its port: the next look finds it.
+            first.set()
+            await asyncio.sleep(_LOOK_EVERY_S)
+            continue
+        await _serve(berth, app, bound, first)
+
+
+async def _serve(berth: Berth, app: PagesOnly, bound: socket.socket, first: asyncio.Event) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Quiet(config)
+    serving = asyncio.create_task(server.serve(sockets=[bound]), name="pages-http")
+    try:
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0.002)
+        first.set()
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        berth.leave()
+
+
+def _bind(port: int) -> socket.socket:
+    """A listener at this port; at another one where a stranger has it, or none was kept."""
+    try:
+        return _bound(port)
+    except OSError:
+        if port == 0:
+            raise
+        log.warning("pages_moved_to_another_port", port=port)
+        return _bound(0)
+
+
+def _bound(port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((_HOST, port))
+    except OSError:
+        found.close()
+        raise
+    found.set_inheritable(False)
+    return found

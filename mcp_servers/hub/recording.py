@@ -1,0 +1,87 @@
+"""Owns what the audit is told of a call: its decision, its refusal, its outcome."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import orjson
+
+from body_broker.audit.auditor import Auditor
+from body_broker.audit.record import Record
+from body_broker.calls import Caller, Receipt
+from body_broker.errors import BodyBrokerError, Unavailable, UnknownTool
+from body_broker.telemetry import get_logger
+from body_broker.text import new_id
+from mcp_servers.hub.passage import Passage
+
+log = get_logger(__name__)
+
+
+class Recorder:
+    """Writes the gate's records."""
+
+    def __init__(self, auditor: Auditor) -> None:
+        self._auditor = auditor
+
+    async def decided(self, passage: Passage, *, durable: bool) -> None:
+        """The decision to run a call; with `durable` it is committed when this returns."""
+        passage.receipt = self._add(passage, "decision", "allow", body=passage.body())
+        if durable:
+            await self._auditor.durable(passage.receipt)
+
+    def refused(self, passage: Passage, error: BodyBrokerError) -> None:
+        """Refusals of every step are on the chain too."""
+        rules = error.details.get("rules")
+        body = passage.body() if passage.arguments else None
+        self._add(passage, "refusal", error.code, rules=tuple(rules) if isinstance(rules, list) else (), body=body)
+
+    def ended(self, passage: Passage, outcome: str, *, words: bool = False) -> None:
+        """The second record; with `words` the agent's own ones beside it. What happened is not told as a failure because its outcome could not be queued."""
+        # What people were asked lies with their request; the words of this call, which may differ, with its own end.
+        body = orjson.dumps({"@reason": passage.reason}) if words and passage.reason is not None else None
+        try:
+            self._add(passage, "outcome", outcome, body=body)
+        except Unavailable:
+            log.exception("outcome_not_recorded", operation=passage.operation.name, call=passage.id)
+
+    def unknown(self, caller: Caller) -> None:
+        """A call of something that is not here."""
+        self._auditor.add(
+            Record(
+                kind="refusal",
+                action="unknown",
+                server="",
+                requester=caller.requester,
+                session=caller.session,
+                verdict=UnknownTool.code,
+                call=new_id("call"),
+            ),
+        )
+
+    def _add(
+        self,
+        passage: Passage,
+        kind: Literal["decision", "outcome", "refusal"],
+        verdict: str,
+        *,
+        rules: tuple[str, ...] = (),
+        body: bytes | None = None,
+    ) -> Receipt:
+        session = passage.session
+        return self._auditor.add(
+            Record(
+                kind=kind,
+                action=passage.operation.name,
+                server=passage.row.server,
+                requester=passage.caller.requester,
+                session=passage.caller.session,
+                verdict=verdict,
+                rules=rules,
+                depth=passage.request.depth,
+                tainted=bool(session and session.tainted),
+                call=passage.id,
+                refers_to=passage.receipt if kind == "outcome" else None,
+                details={"approval": passage.approval.id} if passage.approval else {},
+            ),
+            body,
+        )
