@@ -1,1 +1,1 @@
-"""Who says yes: approvals by people. Empty until approvals are built; the gate refuses what would need one and says so."""
+"""Who says yes: approvals by people. From the question to the result; what runs the call is handed in by the hub."""

@@ -23,7 +23,7 @@ async def join_or_open(
     """The id of the approval for this call, and whether an earlier call had opened it.
 
     Whatever one requester asks for at the same time comes here one after the other: there is one for each call, and no more
-    pending than may be.
+    than may be.
 
     Args:
         connection: In a transaction of the caller's.
@@ -31,21 +31,21 @@ async def join_or_open(
         subject: The call.
         call: The call's id, for the audit.
         notify: Whether notices go out.
-        open_max: Requests that one requester may have pending.
+        open_max: Requests that one requester may have pending, those counted that were refused or taken back within their time.
 
     Raises:
-        RateLimited: This requester has as many pending as they may.
+        RateLimited: This requester asks people for as much as they may.
         Unavailable: The audit does not take it.
     """
     await store.lock_requester(connection, subject.requester)
     kept: Kept | None = await store.undelivered(connection, subject.digest)
     if kept is not None and not kept.stale:
         return kept.approval.id, True
-    pending, first_s = await store.pending_of(connection, subject.requester)
-    if pending >= open_max:
+    burden, first_s = await store.burden_of(connection, subject.requester)
+    if burden >= open_max:
         raise RateLimited(
-            f"{pending} requests of yours wait for people already, and no more may wait at once.",
-            next_step="Wait until one is decided, or take one back: list_my_approvals, then cancel_approval.",
+            f"{burden} requests of yours wait for people, or were refused or taken back a short while ago; no more may come now.",
+            next_step="Wait until some are decided, and do not ask for what was refused. list_my_approvals names them.",
             retry_after_s=first_s,
             details={"limit": open_max},
         )

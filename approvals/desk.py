@@ -57,7 +57,7 @@ class Desk:
         people: Who belongs to which approver group.
         definitions: By tool the digest of its present definition.
         notify: Whether notices go out (Slack).
-        open_max: Requests that one requester may have pending.
+        open_max: Requests that one requester may have pending, those counted that were refused or taken back within their time.
         pages: The base URL of the hub's pages; None where it has none.
         counts: Metrics.
     """
@@ -95,7 +95,7 @@ class Desk:
             call: The call's id, for the audit.
 
         Raises:
-            RateLimited: This requester has too many pending.
+            RateLimited: This requester asks people for as much as they may.
             Unavailable: The audit does not take it.
         """
         assert subject.requirements, "somebody must be asked for something"
@@ -220,6 +220,8 @@ class Desk:
                 f"It can no longer be taken back: it is {before.standing}.",
                 next_step="get_approval says what became of it.",
             )
+        if caller.requester == before.requester:  # who took it back need not be told so: the same call asks anew
+            await self.take(approval_id)
         approval = await self.get(approval_id)
         self._counted(before, approval)
         return approval
@@ -259,15 +261,18 @@ class Desk:
             Denied: This person has no say in it.
             Conflict: Nothing about it is unknown.
             BadInput: There is no note.
+            Unavailable: The audit does not take it; nothing was settled.
         """
-        kept = await _found(self.pool, approval_id)
-        if kept.approval.standing != "unknown":
-            raise Conflict(f"Nothing is to be settled: it is {kept.approval.standing}.")
-        voting.check_settler(kept.approval, by, self.people.groups_of(by))
-        await self.recorder.moved(kept.approval, "settled", by=by, said=note, details={"finding": verdict})
-        async with self.pool.acquire() as connection, connection.transaction():
-            # The work first, as whoever else moves it; the trigger moves the approval.
+        async with self._locked(approval_id) as (connection, kept):
+            if kept.approval.standing != "unknown":
+                raise Conflict(
+                    f"Nothing is to be settled: it is {kept.approval.standing}.",
+                    next_step="There is nothing more to do here.",
+                )
+            voting.check_settler(kept.approval, by, self.people.groups_of(by))
+            # No worker has work whose outcome is unknown, so nobody waits here for the row that we hold.
             await queue.settle(connection, approval_id, by=by, verdict=verdict, note=note)
+            await self.recorder.moved(kept.approval, "settled", by=by, said=note, details={"finding": verdict})
             await store.unrecord(connection, approval_id)
         return await self.get(approval_id)
 

@@ -97,27 +97,39 @@ class Executor:
         async with run.fenced() as connection:
             await self._approvals.begin(connection, run.id)
 
-        async def once() -> Json:
+        known: list[Json] = []
+
+        async def effect() -> Json:
+            if not known:
+                known.append(await _outcome(run, approval, perform))
+            return known[0]
+
+        try:
+            return await self._step(run, approval, effect)
+        except asyncio.CancelledError:
+            # Its requester took it back while it was being done: what has happened is told as it happened.
+            if run.interrupted != "cancelled" or not known or run.open_effect is not None:
+                raise
+            _go_on()
+            return known[0] if approval.effect == "once" else await self._step(run, approval, effect)
+
+    async def _step(self, run: Run, approval: Approval, effect: Callable[[], Awaitable[Json]]) -> Json:
+        return await (run.once if approval.effect == "once" else run.step)(STEP, effect)
+
+
+async def _outcome(run: Run, approval: Approval, perform: Perform) -> Json:
+    match approval.effect:
+        case "once":
             try:
                 return _kept(await perform(run.progress))
+            except LeaseLost:
+                raise
             except _REFUSALS as error:
-                if isinstance(error, LeaseLost):
-                    raise
                 return {"error": on_the_wire(error).body()}
-
-        async def repeatable() -> Json:
+        case "repeatable":
             return _kept(await _to_its_end(run, perform(run.progress)))
-
-        async def reading() -> Json:
+        case "none":
             return _kept(await perform(run.progress))
-
-        match approval.effect:
-            case "once":
-                return await run.once(STEP, once)
-            case "repeatable":
-                return await run.step(STEP, repeatable)
-            case "none":
-                return await run.step(STEP, reading)
 
 
 async def _to_its_end(run: Run, body: Awaitable[Json]) -> Json:
@@ -130,13 +142,19 @@ async def _to_its_end(run: Run, body: Awaitable[Json]) -> Json:
         return await asyncio.shield(effect)
     except asyncio.CancelledError:
         if run.interrupted == "cancelled" and not effect.cancelled():
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
+            _go_on()
             return await effect
         effect.cancel()
         await asyncio.wait({effect})
         raise
+
+
+def _go_on() -> None:
+    """The cancellation that was just caught is dealt with."""
+    task = asyncio.current_task()
+    assert task is not None
+    if task.cancelling():
+        task.uncancel()
 
 
 def _kept(outcome: Json) -> Json:

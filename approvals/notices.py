@@ -48,10 +48,6 @@ _FAILED = """
 INSERT INTO approval_notice (approval_id, failures, failed_at, failure) VALUES ($1, 1, clock_timestamp(), $2)
 ON CONFLICT (approval_id) DO UPDATE SET failures = approval_notice.failures + 1, failed_at = clock_timestamp(), failure = $2
 """
-_FAILING = """
-SELECT count(*) AS failing, min(n.failure) AS failure FROM approval_notice n JOIN approval a ON a.id = n.approval_id
-WHERE n.failures > 0 AND n.shown IS DISTINCT FROM coalesce(a.outcome, a.state)
-"""
 
 
 class Poster(Protocol):
@@ -230,13 +226,6 @@ class Notices:
 
     def _mentions_of(self, approval: Approval) -> tuple[str, ...]:
         return tuple(dict.fromkeys(_of_groups(approval, self._people.mentions)))
-
-
-async def failing(executor: Executor) -> tuple[int, str | None]:
-    """How many approvals cannot be shown as they are, and Slack's word for one of them."""
-    row = await executor.fetchrow(_FAILING)
-    assert row is not None, "a count is always a row"
-    return row["failing"], row["failure"]
 
 
 def _of_groups(approval: Approval, by_group: Mapping[str, str]) -> Iterator[str]:

@@ -77,9 +77,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::text[], $8, $9, $10::text[], $11, $12::integ
     (SELECT id FROM approval WHERE digest = $2 ORDER BY ordinal DESC LIMIT 1),
     $23, $24, $25::bigint, clock_timestamp() + make_interval(secs => $26::float8))
 """
-_PENDING_OF = """
+# Who is refused, or takes back, does not ask people something else at once: that is how they are worn down.
+_BURDEN_OF = """
 SELECT count(*), greatest(extract(epoch FROM min(expires_at) - clock_timestamp()), 1)::float8 AS first_s
-FROM approval WHERE requester = $1 AND state = 'pending' AND expires_at > clock_timestamp()
+FROM approval WHERE requester = $1 AND state IN ('pending', 'denied', 'cancelled') AND expires_at > clock_timestamp()
 """
 _VOTE = """
 INSERT INTO approval_vote (approval_id, voter, verdict, via, factor, groups, reason, evidence, receipt_writer, receipt_sequence)
@@ -146,9 +147,9 @@ async def lock_requester(connection: Connection, requester: str) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('approval ' || $1, 0))", requester)
 
 
-async def pending_of(connection: Connection, requester: str) -> tuple[int, float]:
-    """How many of this requester wait for people, and in how many seconds the first of them expires."""
-    row = await connection.fetchrow(_PENDING_OF, requester)
+async def burden_of(connection: Connection, requester: str) -> tuple[int, float]:
+    """How many of this requester wait for people, or were refused or taken back within their time; and when one less will, in seconds."""
+    row = await connection.fetchrow(_BURDEN_OF, requester)
     assert row is not None, "a count is always a row"
     return row["count"], row["first_s"] or 1.0
 

@@ -171,7 +171,7 @@ def waits_for(approval: Approval) -> str:
     """What a waiting client is told, in a line: `waiting for sre or admin: 0 of 1`."""
     if approval.standing != "pending":
         return {"approved": "approved, about to run", "executing": "running"}.get(approval.standing, approval.standing)
-    parts: list[str] = []
+    counted: dict[str, tuple[int, int]] = {}
     for each in approval.requirements:
         yes = [
             vote
@@ -179,5 +179,6 @@ def waits_for(approval: Approval) -> str:
             if vote.verdict == "approve" and vote.voter != approval.asker and not vote.groups.isdisjoint(each.approvers)
         ]
         own = "your own second factor or " if each.own and approval.alone else ""
-        parts.append(f"{own}{' or '.join(each.approvers)}: {min(len(yes), each.quorum)} of {each.quorum}")
-    return f"waiting for {', '.join(dict.fromkeys(parts))}"
+        whom = f"{own}{' or '.join(each.approvers)}"
+        counted[whom] = max(counted.get(whom, (0, 0)), (min(len(yes), each.quorum), each.quorum), key=lambda n: n[1])
+    return f"waiting for {', '.join(f'{whom}: {got} of {quorum}' for whom, (got, quorum) in sorted(counted.items()))}"

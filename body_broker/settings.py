@@ -98,7 +98,12 @@ class Settings(BaseModel):
     approval_wait_s: Seconds = Field(
         30, description="How long a call waits for people before it answers `pending`; clients with tasks never wait."
     )
-    approvals_open_max: int = Field(20, ge=1, le=10_000, description="Requests that one requester may have pending.")
+    approvals_open_max: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="Requests that one requester may have pending; one that was refused or taken back counts until its time is up.",
+    )
     slack_bot_token: SecretStr | None = Field(
         None, description="Slack's bot token (xoxb-...); with it approvals are asked for in Slack."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
@@ -56,6 +56,6 @@ async def open_page(browser: Browser, size: tuple[int, int] = LAPTOP, **more: An
 async def give_authenticator(page: Page) -> None:
     """A passkey device in this page's browser; it verifies its person by itself."""
     devtools = await page.context.new_cdp_session(page)
-    send: Any = devtools.send  # playwright's hints do not say what a dict holds
+    send = cast("Any", devtools).send  # playwright's hints do not say what a dict holds
     await send("WebAuthn.enable")
     await send("WebAuthn.addVirtualAuthenticator", {"options": _AUTHENTICATOR})

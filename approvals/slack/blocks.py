@@ -113,6 +113,7 @@ def _blocks(card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str]
         ("Asked by", card.requester),
         ("On behalf of", ", for ".join(card.on_behalf_of)),
         ("Tool", card.tool),
+        ("Asked at", f"{card.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("Fingerprint", card.fingerprint),
     ]
     found = _heading(card.headline)
@@ -124,7 +125,7 @@ def _blocks(card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str]
         found += [*_paragraph("Why, in the caller's own words:"), *_texts(card.reason)]
     for title, body in bodies:
         found += [*_paragraph(f"{title}:"), *_texts(body)]
-    found += _paragraph("\n".join(rule.text for rule in card.rules))
+    found += _paragraph("\n".join(f"Rule {rule.text}" for rule in card.rules))
     if card.votes:
         found += _paragraph("\n".join(_vote(vote.text, vote.reason) for vote in card.votes))
     if card.record is None:

@@ -30,8 +30,8 @@ CHECK_CHANNEL = "slack_check"
 _TELL_S = 1.0
 _DRAIN_S = 5.0
 
-_BOUND = """
-SELECT EXISTS (SELECT FROM approval_notice WHERE approval_id = $1 AND team = $2 AND channel = $3 AND message = $4)
+_SHOWN_AT = """
+SELECT team, channel, message FROM approval_notice WHERE approval_id = $1 AND message IS NOT NULL
 """
 
 
@@ -203,7 +203,12 @@ class Clicks:
 
     async def _voter(self, approval_id: str, place: Place, user: _Named) -> Voter:
         """Who clicked, where it was the message that counts and somebody who is known."""
-        if not await self._pool.fetchval(_BOUND, approval_id, place.team, place.channel, place.ts):
+        row = await self._pool.fetchrow(_SHOWN_AT, approval_id)
+        if row is None:
+            raise Conflict(
+                "The hub has not noted yet where this request is shown.", next_step="Click again in a moment."
+            )
+        if Place(row["team"], row["channel"], row["message"]) != place:
             raise Conflict(
                 "This message is not the one that counts for this approval: it was copied, forwarded or replaced.",
                 next_step="Decide on the message that the app itself posted last, or on the approval's page.",

@@ -143,16 +143,19 @@ async def _queued_before(changes: Sequence[BatchedChange], call: Call, services:
     if call.key is None or any(change.idempotency_key for change in changes):
         return []
     keys = [_key(call.key, number) for number in range(len(changes))]
-    requester = call.caller.requester
+    found = await queue.former(services.pool, keys, call.caller.requester)
+    if found is None:
+        return []
+    world = await loaded(services)
     return [
         ChangeQueued(
             change_id=one.change_id,
             status=one.state,
             duplicate=False,
-            current_version=None,
+            current_version=None if (entity := world.get(change.entity_id)) is None else entity.version,
             idempotency_key=key,
         )
-        for key, one in zip(keys, await queue.former(services.pool, keys, requester) or (), strict=False)
+        for change, key, one in zip(changes, keys, found, strict=True)
     ]
 
 

@@ -150,7 +150,8 @@ def _view(approval: Approval, desk: Desk) -> ApprovalView:
 
 def _said(approval: Approval) -> str:
     if approval.standing == "done":
-        return "It was approved and carried out."
+        kept = "" if approval.result is not None else " No result of it is there: one is kept for a day."
+        return f"It was approved and carried out.{kept}"
     return f"{waits_for(approval).capitalize()}."
 
 

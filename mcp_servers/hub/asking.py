@@ -17,6 +17,7 @@ from body_broker.errors import (
     ApprovalRequired,
     NotFound,
 )
+from body_broker.inputs import AskClient, Link
 from mcp_servers.hub.approving import Approvals
 from mcp_servers.hub.endings import ended
 from mcp_servers.hub.passage import Passage
@@ -27,6 +28,8 @@ from policies.catalogue import Catalogue
 from policies.decision import Ask
 
 _VALUE_MAX = 120
+_PAGE = "approve"
+"""The name of the question that shows a client where its person decides."""
 
 
 class Asking:
@@ -86,6 +89,7 @@ class Asking:
         """
         patience = passage.request.patience
         if not is_settled(approval) and not patience.task:
+            self._offer_page(passage, approval)
             approval = await self.approvals.waiters.wait(
                 approval.id, timeout_s=self._patience_s(passage), progress=passage.request.progress
             )
@@ -148,11 +152,23 @@ class Asking:
                 next_step=f"{lacking.mend} Then repeat the very same call: it joins the same request.",
                 details=details,
             )
-        until = f"until {approval.expires_at:%H:%M} UTC"
+        until = "" if approval.standing == "executing" else f", until {approval.expires_at:%H:%M} UTC"
         where = f" They decide at {approve_at}." if approve_at and approval.standing == "pending" else ""
         return ApprovalPending(
-            f"{approval.tool} is {waits_for(approval)}, {until}.{where}{earlier}", details=details, retry_after_s=None
+            f"{approval.tool} is {waits_for(approval)}{until}.{where}{earlier}", details=details, retry_after_s=None
         )
+
+    def _offer_page(self, passage: Passage, approval: Approval) -> None:
+        """Ask the client once to open the page where its own person may confirm the call; what it answers decides nothing.
+
+        Raises:
+            AskClient: It can be asked, and this person's own second factor may count.
+        """
+        url = self.approvals.desk.approve_at(approval.id)
+        own = approval.alone and any(each.own for each in approval.requirements)
+        shown = _PAGE in passage.inputs.answers or passage.request.patience.wait_s == 0
+        if url and own and not shown and approval.standing == "pending" and Link in passage.inputs.askable:
+            raise AskClient({_PAGE: Link(f"{approval.headline} - confirm it with your passkey or code.", url)})
 
     def close(self) -> None:
         """Whoever waits goes away with what there is."""

@@ -58,6 +58,11 @@ class Route:
 class Site(typing.Protocol):
     """People's pages, which know people by a login of their own."""
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """Every path of theirs; {} stands for one segment."""
+        ...
+
     def takes(self, path: str) -> bool:
         """Whether a path is theirs."""
         ...

@@ -112,7 +112,8 @@ class Gate:
             or entry.group in _TAINT_GATED_GROUPS
             or not entry.modifiers.isdisjoint(_TAINT_GATED_MODIFIERS)
         )
-        return Row(operation, server, entry.group, gated, takes_reason(operation, self.policy))
+        asked = operation.kind == "tool" and self.policy.askable(operation.name)
+        return Row(operation, server, entry.group, gated, takes_reason(operation, self.policy), asked)
 
     async def run(self, request: Request) -> Answer:
         """The answer to one request, or the error that refused it; the same path for tools, resources, prompts and nested calls.

@@ -173,7 +173,7 @@ class Identities:
             self._local.clear()
 
     async def _check(self, token: str) -> Caller:
-        return await (self._check_oidc if self.oidc and self.oidc.is_from_issuer(token) else self._check_ours)(token)
+        return await (self._check_oidc if self.oidc and self.oidc.decides(token) else self._check_ours)(token)
 
     async def _check_oidc(self, token: str) -> Caller:
         assert self.oidc is not None

@@ -52,7 +52,7 @@ class Listings:
         kept = self._kept.get(key)
         if kept is None:
             visible = self._policy.visible(key)
-            if not any(self._policy.askable(name) for name in visible):
+            if not any(self._policy.askable(o.name) for o in self._rows if o.kind == "tool" and o.name in visible):
                 visible -= _ABOUT_APPROVALS  # nobody is ever asked for them: they need not read about it
             kept = self._kept[key] = _listing([o for o in self._rows if o.name in visible], self._policy)
             if len(self._kept) > _KEPT_LISTS:

@@ -29,6 +29,8 @@ class Row(NamedTuple):
     taint_gated: bool
     reasoned: bool = False
     """Whether its callers may say why, to the people who are asked."""
+    asked: bool = False
+    """Whether people may be asked for it: then its client may be shown where they decide."""
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class Passage:
                 details={"problems": problems[:20]},
             ) from error
         self.values = self.arguments.model_dump(mode="json")
-        if self.operation.asks and self.request.sent is not None:
+        if (self.operation.asks or self.row.asked) and self.request.sent is not None:
             self.inputs = rounds.read(self.bound_to, self.request.sent)
 
 

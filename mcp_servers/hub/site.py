@@ -86,7 +86,8 @@ class Site:
         if method != "POST":
             return PageAnswer.of_json({}, 405)
         status, told = await slack(body, head)
-        return PageAnswer(status=status, body=told, content_type="application/json")
+        kind = "application/json" if told.startswith(b"{") else "text/plain; charset=utf-8"
+        return PageAnswer(status=status, body=told, content_type=kind)
 
 
 async def _read(receive: Receive, bytes_max: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, cast
@@ -15,13 +15,16 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types.jsonrpc import HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from approvals.model import READABLE_S, Approval
 from approvals.store import SERVICE
 from approvals.waiting import is_settled, waits_for
 from body_broker.calls import Caller, Json
-from body_broker.errors import BodyBrokerError, Conflict, NotFound, OutcomeUnknown, Relayed
+from body_broker.errors import BodyBrokerError, Conflict, NotFound, OutcomeUnknown, Relayed, Unavailable
+from body_broker.storage.postgres import LOST as POSTGRES_LOST
+from body_broker.storage.redis import LOST as REDIS_LOST
+from body_broker.telemetry import get_logger
 from body_broker.work.worker import RETENTION_S
 from mcp_servers.hub.endings import ended
 from mcp_servers.hub.gate import Gate
@@ -31,6 +34,8 @@ from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer, Request
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.wire import tool_error, tool_result
+
+log = get_logger(__name__)
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
@@ -151,7 +156,8 @@ class Tasks:
         Raises:
             NotFound: This caller has no such task, or not any more.
         """
-        return (await self._find(task_id, caller)).shown()
+        with _stores():
+            return (await self._find(task_id, caller)).shown()
 
     async def created(self, task_id: str, caller: Caller) -> dict[str, Any]:
         """The answer to the call that became this task.
@@ -162,8 +168,9 @@ class Tasks:
         if not task_id.startswith(_APPROVAL):
             return (await self._job(task_id, caller)).created()
         approvals = self._gate.asking.approvals
-        approval = await approvals.desk.find(task_id, caller=caller)
-        lacking = await missing(approvals, approval) if approval.standing == "pending" else None
+        with _stores():
+            approval = await approvals.desk.find(task_id, caller=caller)
+            lacking = await missing(approvals, approval) if approval.standing == "pending" else None
         return _waiting(approval, lacking and lacking.what, approvals.desk.approve_at(task_id)).created()
 
     async def update(self, task_id: str, caller: Caller) -> dict[str, Any]:
@@ -175,7 +182,8 @@ class Tasks:
         if task_id.startswith(_APPROVAL):
             await self._limits.enter(caller)
             self._limits.leave(caller)
-            await self._gate.asking.approvals.desk.find(task_id, caller=caller)
+            with _stores():
+                await self._gate.asking.approvals.desk.find(task_id, caller=caller)
         else:
             await self._run("get_job", task_id, caller)
         return {"resultType": "complete"}
@@ -210,6 +218,8 @@ class Tasks:
     async def _settled(self, approval: Approval, caller: Caller) -> Task:
         """What came of it, in the form that the call itself would have had; its text from outside counts as read."""
         if approval.standing == "cancelled" and approval.decided_by != SERVICE:  # which says why, as an error
+            if caller.requester == approval.requester:
+                await self._gate.asking.approvals.desk.take(approval.id)
             return _task(approval, "cancelled", ended(approval).message)
         operation = self._tools.get(approval.tool)
         if operation is None or (approval.standing == "done" and approval.result is None):
@@ -245,9 +255,24 @@ class Tasks:
     def _as_called(self, job: Job, answer: Answer) -> Answer:
         """What the tool would have answered that the job was begun by; where no tool answers with such jobs, the job."""
         tool = self._by_work.get(job.kind)
-        if tool is None:
-            return answer
-        return replace(answer, operation=tool, result=tool.result.model_validate(job.result))
+        try:
+            return (
+                answer
+                if tool is None
+                else replace(answer, operation=tool, result=tool.result.model_validate(job.result))
+            )
+        except ValidationError:
+            return answer  # of an older version: it is still there to be read
+
+
+@contextlib.contextmanager
+def _stores() -> Generator[None]:
+    """What reads approvals beside the gate: a store that is away is told as the gate tells it."""
+    try:
+        yield
+    except (*POSTGRES_LOST, *REDIS_LOST) as error:
+        log.warning("store_lost", operation="tasks", error=type(error).__name__)
+        raise Unavailable("A store that this call needs is away.", details={"component": "stores"}) from error
 
 
 def _waiting(approval: Approval, lacking: str | None, approve_at: str | None) -> Task:

@@ -127,7 +127,7 @@ class Tokens:
         """End one token, or a principal's login; every hub refuses what hangs on it within 5 s.
 
         A token takes with it the conversations that were minted from it; so does a login at the OIDC issuer, with all tokens
-        of it. A principal's login takes all its tokens, those of the OIDC issuer too, and every conversation
+        of it. A principal's login takes all its tokens, those of the OIDC issuer too, its login to the pages, and every conversation
         that its principal asked for or acts in; the principal's next token begins a new login, a new session.
 
         Args:
@@ -148,6 +148,7 @@ class Tokens:
             found = await connection.fetchval(
                 _WITHDRAW if jti is not None else _END_LOGIN, jti if jti is not None else principal, by
             )
+            await connection.execute("DELETE FROM page_login WHERE person = $1", principal)
             if await logins.end(connection, by=by, session=jti, person=principal):
                 found = found or jti or principal
         if found is None and jti is not None:

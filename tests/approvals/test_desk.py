@@ -9,7 +9,7 @@ import pytest
 
 from approvals.desk import Desk
 from approvals.model import Subject
-from body_broker.errors import Conflict, Denied, NotFound, RateLimited
+from body_broker.errors import BadInput, Conflict, Denied, NotFound, RateLimited
 from body_broker.storage.postgres import Pool
 from body_broker.work import queue
 from policies.engine import Policy
@@ -87,11 +87,28 @@ async def test_nobody_has_more_pending_than_they_may_and_joins_never_count(make_
     refused = [each for each in outcomes if isinstance(each, RateLimited)]
     opened = [each for each in outcomes if not isinstance(each, BaseException)]
     assert (len(opened), len(refused)) == (2, 6)
-    assert "cancel_approval" in refused[0].next_step
+    assert "list_my_approvals" in refused[0].next_step
     assert 0 < (refused[0].retry_after_s or 0) <= 900
     open_call = next(each for each in asked if each.digest == opened[0].approval.digest)
     assert (await desk.ask(open_call)).joined
     assert not (await desk.ask(subject(policy, chain=("person:anna", "tier:bronze")))).joined
+
+
+async def test_who_is_refused_or_takes_back_cannot_wear_people_down_with_the_next(
+    make_desk: MakeDesk, policy: Policy, pool: Pool
+) -> None:
+    desk = make_desk(open_max=3)
+    denied = (await desk.ask(subject(policy, count=1))).approval
+    await no(desk, denied)
+    taken_back = (await desk.ask(subject(policy, count=2))).approval
+    await desk.cancel(taken_back.id, caller=caller(BRONZE))
+    approved = (await desk.ask(subject(policy, count=3))).approval
+    await yes(desk, approved)  # what people wanted burdens nobody
+    await desk.ask(subject(policy, count=4))
+    with pytest.raises(RateLimited, match="refused or taken back"):
+        await desk.ask(subject(policy, count=5))
+    await past_its_time(pool, denied.id)
+    assert (await desk.ask(subject(policy, count=5))).approval.standing == "pending"
 
 
 async def test_a_request_past_its_time_is_ended_by_whoever_reads_it_and_recorded_once(
@@ -250,6 +267,27 @@ async def test_an_unknown_effect_is_joined_until_a_person_settles_it(desk: Desk,
     assert (await verdicts(pool, approval_id))[-1] == "settled"
     with pytest.raises(Conflict, match="it is failed"):
         await desk.settle(approval_id, by="person:ben", verdict="again", note="once more")
+
+
+async def test_without_a_note_nothing_is_settled_and_nothing_said(desk: Desk, policy: Policy, pool: Pool) -> None:
+    approval_id = await left_unknown(desk, policy, pool)
+    with pytest.raises(BadInput, match="with a note"):
+        await desk.settle(approval_id, by="person:ben", verdict="failed", note=" \x00 ")
+    assert "settled" not in await verdicts(pool, approval_id)
+    assert (await desk.get(approval_id)).standing == "unknown"
+
+
+async def test_of_two_who_settle_at_once_one_does_and_the_audit_has_one(
+    desk: Desk, make_desk: MakeDesk, policy: Policy, pool: Pool
+) -> None:
+    approval_id = await left_unknown(desk, policy, pool)
+    both = await asyncio.gather(
+        desk.settle(approval_id, by="person:ben", verdict="failed", note="it never arrived"),
+        make_desk().settle(approval_id, by="operator:root", verdict="again", note="nothing was there"),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in both) == ["Approval", "Conflict"]
+    assert (await verdicts(pool, approval_id)).count("settled") == 1
 
 
 async def test_again_runs_an_unknown_effect_once_more(desk: Desk, policy: Policy, pool: Pool) -> None:

@@ -106,6 +106,31 @@ async def test_each_rule_is_counted_for_itself(desk: Desk, policy: Policy) -> No
     assert (await yes(desk, approval, "sam")).standing == "approved"
 
 
+async def test_two_people_of_whom_one_belongs_to_another_rule_are_not_two(desk: Desk, policy: Policy) -> None:
+    """The condition of the rule counts heads of any group; its annotations say whose."""
+    approval = (await desk.ask(subject(policy, "remove", tainted=True))).approval
+    assert {each.rule: each.quorum for each in approval.requirements}["destruction-by-agents-needs-two"] == 2
+    assert (await yes(desk, approval, "sam")).standing == "pending"
+    assert (await yes(desk, approval, "anna")).standing == "pending"
+    assert (await yes(desk, approval, "ben")).standing == "approved"
+
+
+async def test_votes_that_the_rules_count_and_the_policy_does_not_are_not_enough(
+    make_desk: MakeDesk, edited: Edited
+) -> None:
+    odd = await edited(
+        studio="""
+        @id("says-slack-wants-mfa") @approval("slack,mfa") @approvers("sre") @quorum("1")
+        forbid (principal, action == Hub::Action::"ingest", resource)
+        unless { context has approval && context.approval.via.contains("mfa") };"""
+    )
+    desk = make_desk(policy=odd)
+    approval = (await desk.ask(subject(odd))).approval
+    assert (await yes(desk, approval, "anna", "slack")).standing == "pending"
+    assert [each.id for each in await desk.waiting_for("person:ben")] == [approval.id]
+    assert (await yes(desk, approval, "ben", "mfa")).standing == "approved"
+
+
 async def test_one_no_ends_it_and_its_reason_is_kept(desk: Desk, policy: Policy, pool: Pool) -> None:
     approval = (await desk.ask(subject(policy, "remove"))).approval
     await yes(desk, approval, "anna")

@@ -53,7 +53,10 @@ def measure(data_dir: Path, rounds: int, seconds: float) -> str:
             "| --- | --- | --- | --- |",
             *(_line(cell, shots[cell.name]) for cell in (idle, full)),
             "",
-            f"p50 ratio, the median of {len(shots[idle.name])} pairs: {_ratio(shots[idle.name], shots[full.name]):.3f}.",
+            (
+                f"p50 ratio, the median of {len(shots[idle.name])} pairs: {_ratio(shots[idle.name], shots[full.name]):.3f}; "
+                f"of the quietest shots: {_quietest(shots[full.name]) / _quietest(shots[idle.name]):.3f}."
+            ),
         ]
     )
 
@@ -72,6 +75,10 @@ def _line(cell: Cell, pairs: list[tuple[Shot, Shot]]) -> str:
 
 def _ratio(idle: list[tuple[Shot, Shot]], full: list[tuple[Shot, Shot]]) -> float:
     return statistics.median(b.p50_us / a.p50_us for (a, _), (b, _) in zip(idle, full, strict=True))
+
+
+def _quietest(pairs: list[tuple[Shot, Shot]]) -> float:
+    return min(one.p50_us for one, _ in pairs)
 
 
 def _reads(idle: Cell, full: Cell, rounds: int, seconds: float) -> dict[str, list[tuple[Shot, Shot]]]:

@@ -154,6 +154,9 @@ class OidcIssuer:
     async def keys(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response({"keys": self.published})
 
+    async def move(self, _request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(f"{self.url}/keys")
+
     async def register(self, request: web.Request) -> web.StreamResponse:
         wanted = await request.json()
         name = f"client-{len(self.clients) + 1}"
@@ -246,6 +249,7 @@ async def oidc_issuer(**more: Any) -> AsyncGenerator[OidcIssuer]:  # fields of O
     app = web.Application(middlewares=[issuer.watch])
     app.router.add_get(f"{REALM}/.well-known/openid-configuration", issuer.discover)
     app.router.add_get(f"{REALM}/keys", issuer.keys)
+    app.router.add_get(f"{REALM}/moved", issuer.move)
     app.router.add_get(f"{REALM}/authorize", issuer.authorize)
     app.router.add_post(f"{REALM}/token", issuer.redeem)
     app.router.add_post(f"{REALM}/register", issuer.register)

@@ -81,6 +81,10 @@ class Studio:
         self.open.append(wanted)
         return wanted
 
+    def call_again(self, wanted: Wanted) -> None:
+        """Whoever called comes back and makes the same call."""
+        wanted.client = asyncio.create_task(self._call(wanted.tool, wanted.title))
+
     async def asked(self, wanted: Wanted) -> Any:  # the row
         """Its approval, once it is there."""
         return (await wait_until(lambda: self.rows(wanted), f"{wanted.title} is asked for", PATIENCE_S))[0]
@@ -222,6 +226,7 @@ class ApprovalSteps:
             Step("effect that may repeat: begun, not had", lambda v: self._inside(v, AGAIN, press.BEFORE)),
             Step("effect that may repeat: had, not told", lambda v: self._inside(v, AGAIN, press.AFTER)),
             Step("end: recorded as a step, not yet written", self._before_end),
+            Step("end: written while its client was away", self._untold),
         ]
 
     @property
@@ -330,6 +335,21 @@ class ApprovalSteps:
             assert {row["work"] for row in rows} == {"running"}
             yield "both are recorded as had, no end is written"
             held.let_go()
+
+    @asynccontextmanager
+    async def _untold(self, _victim: Victim) -> AsyncGenerator[str]:
+        wanted = self._ask()
+        await self._studio.asked(wanted)
+        wanted.client.cancel()
+        await self._studio.approve(wanted)
+
+        async def over() -> bool:
+            return (await self._studio.asked(wanted))["outcome"] == "done"
+
+        await wait_until(over, "it is done", PATIENCE_S)
+        assert not (await self._studio.asked(wanted))["delivered"], "it was told to nobody"
+        yield "it is done, and its client is gone"
+        self._studio.call_again(wanted)
 
     @asynccontextmanager
     async def _both_inside(self, tool: str, gate: str) -> AsyncGenerator[list[tuple[Wanted, str]]]:

@@ -70,14 +70,17 @@ for (const button of document.querySelectorAll("[data-passkey]")) {
   }
   button.addEventListener("click", async () => {
     const form = button.closest("form");
-    if (form && !form.reportValidity()) return;
+    // The field for a code is for the other way.
+    const asked = form ? [...form.elements].filter((field) => field.name !== "code") : [];
+    if (!asked.every((field) => field.reportValidity())) return;
     const fields = form ? Object.fromEntries(new FormData(form)) : {};
+    delete fields.code;
     button.disabled = true;
     place.hidden = true;
     try {
-      const asked = await post(button.dataset.passkey, fields);
+      const options = await post(button.dataset.passkey, fields);
       const make = "creates" in button.dataset ? create : sign;
-      const told = await post(button.dataset.answer, { ...fields, answer: await make(asked.publicKey) });
+      const told = await post(button.dataset.answer, { ...fields, answer: await make(options.publicKey) });
       location.assign(told.next);
     } catch (error) {
       place.textContent = explain(error);

@@ -48,7 +48,9 @@ CREATE UNIQUE INDEX approval_open ON approval (digest) WHERE delivered_at IS NUL
 CREATE INDEX approval_pending ON approval (expires_at) WHERE state = 'pending';
 CREATE INDEX approval_asked ON approval (asker, ordinal DESC);
 CREATE INDEX approval_by_digest ON approval (digest, ordinal DESC);
-CREATE INDEX approval_pending_of ON approval (requester) WHERE state = 'pending';
+CREATE INDEX approval_burden ON approval (requester, expires_at) WHERE state IN ('pending', 'denied', 'cancelled');
+CREATE INDEX approval_underway ON approval (ordinal) WHERE state = 'approved' AND outcome IS NULL;
+CREATE INDEX approval_notified ON approval (ended_at) WHERE notify;
 CREATE INDEX approval_unrecorded ON approval (ordinal) WHERE outcome IS DISTINCT FROM recorded;
 CREATE INDEX approval_unsettled ON approval (ordinal) WHERE outcome = 'unknown';
 CREATE INDEX approval_totals ON approval (state, outcome);  -- what the metrics count

@@ -32,6 +32,7 @@ _COMMANDS = {
     "backup": "backup",
     "restore": "backup",
     "scanners": "scanners",
+    "slack": "slack",
     "repos": "repos",
     "scan": "scan",
 }

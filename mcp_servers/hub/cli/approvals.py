@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from approvals.cards import Card, named
+from approvals.desk import Desk
 from approvals.factors import Proof
 from approvals.model import WORK_KIND, Approval, Standing, Verdict, Voter
 from body_broker.errors import Conflict
@@ -121,22 +122,20 @@ async def _vote(
         if shown.standing == "pending" and code is None and verdict == "approve" and shown.destructive:
             click.echo("This takes something away. Your code is your yes; Ctrl-C leaves it as it is.")
         proof = await prove(runtime.approvals.factors, person, code)
-        decided = await decide(runtime, shown, proof, verdict, reason)
+        decided = await decide(runtime.approvals.desk, shown, proof, verdict, reason)
         click.echo(said(runtime, decided))
         if decided.standing == "approved":
             click.echo(_card(runtime, await carried_out(runtime, decided)).record or "")
 
 
-async def decide(
-    runtime: Runtime, shown: Approval, proof: Proof, verdict: Verdict, reason: str | None = None
-) -> Approval:
+async def decide(desk: Desk, shown: Approval, proof: Proof, verdict: Verdict, reason: str | None = None) -> Approval:
     """The approval after a vote in this terminal, on exactly what was shown here.
 
     Raises:
         BodyBrokerError: The vote does not count; the sentence says why.
     """
     voter = Voter(person=proof.person, via="local", factor=proof.factor, evidence=proof.evidence)
-    return await runtime.approvals.desk.vote(shown.id, digest=shown.digest, voter=voter, verdict=verdict, reason=reason)
+    return await desk.vote(shown.id, digest=shown.digest, voter=voter, verdict=verdict, reason=reason)
 
 
 def said(runtime: Runtime, approval: Approval) -> str:

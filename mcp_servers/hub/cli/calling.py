@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from approvals.model import WORK_KIND
+from body_broker.calls import Progress
 from body_broker.errors import BadInput, BodyBrokerError
 from body_broker.settings import Settings
 from mcp_servers.cybersecurity.jobs import SCAN
@@ -70,16 +72,31 @@ def call(tool: str, arguments: str, principal: str, data_dir: Path | None, *, as
     sys.exit(1 if result.get("isError") else 0)
 
 
+def _said() -> Progress:
+    """Progress for a terminal: each new line once, on stderr."""
+    last: list[str] = []
+
+    async def say(done: float, total: float | None = None, message: str | None = None) -> None:
+        del done, total
+        if message and last != [message]:
+            last[:] = [message]
+            click.echo(message, err=True)
+
+    return say
+
+
 async def _call(settings: Settings, principal: str, tool: str, arguments: Any) -> dict[str, Any]:  # any JSON value
     async with open_runtime(settings, name="cli") as runtime:
         caller = await runtime.identities.local(principal, over="cli")
         await runtime.services.world.load()  # a command does not follow the world, it reads it once
         async with AsyncExitStack() as stack:
-            if settings.embedded:  # where no hub is up, nobody else would scan
-                await stack.enter_async_context(working(runtime, (SCAN,)))
+            if settings.embedded:  # where no hub is up, nobody else would scan, or run what is approved meanwhile
+                await stack.enter_async_context(working(runtime, (SCAN, WORK_KIND)))
             try:
                 return tool_result(
-                    await runtime.gate.run(Request(name=tool, kind="tool", arguments=arguments, caller=caller))
+                    await runtime.gate.run(
+                        Request(name=tool, kind="tool", arguments=arguments, caller=caller, progress=_said())
+                    )
                 )
             except BodyBrokerError as error:
                 return tool_error(error)

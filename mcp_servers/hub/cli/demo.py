@@ -18,12 +18,17 @@ from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
+from mcp_servers.hub.cli.demo_approvals import go_ask
 from mcp_servers.hub.cli.demo_round import REPOSITORY, DemoFailed, go_round, say
 from mcp_servers.hub.cli.world import load_world
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, Listening, listening
 
 TOKEN_TTL_S = 12 * 3600
+_WITHOUT = (
+    *("database_url", "redis_url", "aws_roles", "opensearch_url", "public_url", "oidc_issuer"),
+    *("slack_bot_token", "slack_app_token", "slack_signing_secret", "slack_channel"),
+)
 
 
 @click.command()
@@ -33,11 +38,11 @@ def demo(data_dir: Path | None, *, once: bool) -> None:
     """Show six identities at work on all five servers, each refusal by name of its rule, and the audit chain verified."""
     settings = settings_of(data_dir or Path(".body-broker"))
     # Whatever this machine is set up for: the demo is about embedded stores, our engine, and no cloud.
-    without = dict.fromkeys(("database_url", "redis_url", "aws_roles", "opensearch_url"))
+    settings_here, without = settings, dict.fromkeys(_WITHOUT)
     settings = settings.model_copy(update={**without, "engine": "own", "tools": "core"})
     failures: list[DemoFailed] = []
     try:
-        run(_demo(settings, once=once))
+        run(_demo(settings, once=once, in_slack=settings_here.slack_bot_token is not None))
     except* DemoFailed as group:  # the SDK's client wraps what is raised while it is connected
         failures += leaves(group)
     for failed in failures:
@@ -51,7 +56,7 @@ def leaves(group: BaseExceptionGroup[DemoFailed]) -> list[DemoFailed]:
     return [leaf for e in group.exceptions for leaf in (leaves(e) if isinstance(e, BaseExceptionGroup) else [e])]
 
 
-async def _demo(settings: Settings, *, once: bool) -> None:
+async def _demo(settings: Settings, *, once: bool, in_slack: bool) -> None:
     began = time.monotonic()
     click.echo(
         click.style("Body Broker demo", bold=True) + "  (scripted clients speak for the agents: no model runs here)\n"
@@ -63,6 +68,7 @@ async def _demo(settings: Settings, *, once: bool) -> None:
         say("hub", f"{hub.url}, {len(runtime.gate.policy.catalogue.entries)} operations behind one gate")
         lacks = runtime.services.embedding.lacks
         await go_round(hub.url, runtime.tokens, by_meaning=lacks is None)
+        await go_ask(runtime, hub.url, at_terminal=not once and sys.stdin.isatty(), in_slack=in_slack)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")
         if not once:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,13 +14,16 @@ import segno
 
 from approvals.factors import FactorInfo, Factors, Invite
 from approvals.people import People, load_people
-from body_broker.errors import BadInput, NotConfigured
+from body_broker.errors import BadInput, NotFound
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
 from mcp_servers.hub.cli.proving import check_person, code_option, person_option, prove, read_unseen
+from mcp_servers.hub.loopback import pages_open
+from mcp_servers.hub.pages import make_site
 from mcp_servers.hub.runtime import Runtime, open_runtime
 
 _TRIES = 3
+_LOOK_EVERY_S = 0.5
 _AGREE = "Compare its id with what {person} was shown when they enrolled it: whoever confirms it vouches for that."
 
 
@@ -66,7 +70,7 @@ async def _enroll(settings: Settings, person: str, kind: str, label: str | None,
 async def _by_code(factors: Factors, invite: Invite, label: str | None) -> FactorInfo:
     offer = await factors.begin_totp(invite.token)
     click.echo(f"Scan this with the authenticator app of {invite.person}; it is shown once:\n")
-    _draw(offer.uri)
+    draw_code(offer.uri)
     click.echo(f"\nOr type this into the app: {offer.secret}\n")
     for left in range(_TRIES - 1, -1, -1):
         code = await read_unseen("The code it shows now: ")
@@ -115,7 +119,8 @@ def _write(file: Path, person: str, groups: list[str]) -> People:
     return people
 
 
-def _draw(uri: str) -> None:
+def draw_code(uri: str) -> None:
+    """Draw what an authenticator app scans."""
     small = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     segno.make(uri, error="l").terminal(compact=small)
 
@@ -133,11 +138,22 @@ def _next(info: FactorInfo) -> str:
 
 
 async def _by_link(runtime: Runtime, invite: Invite) -> None:
-    base = runtime.approvals.pages_url()
-    if base is None:
-        raise NotConfigured("No pages.")
-    click.echo(f"Open this within ten minutes, in the browser of {invite.person}; it works once:\n")
-    click.echo(f"  {base}/enroll/{invite.token}\n")
+    """Show the link, and wait until the browser has made the passkey: where no hub serves the pages, this command does."""
+    factors, before = runtime.approvals.factors, {each.id for each in await runtime.approvals.factors.of(invite.person)}
+    async with pages_open(runtime, make_site(runtime), {}):
+        runtime.approvals.relying_party()  # refused before a link is shown that could not work
+        link = f"{runtime.approvals.pages_url()}/enroll/{invite.token}"
+        click.echo(f"Open this in the browser of {invite.person} within ten minutes; it works once:\n\n  {link}\n")
+        click.echo("Waiting for it; Ctrl-C stops.")
+        with suppress(NotFound):
+            while await factors.invited(invite.token):  # noqa: ASYNC110 - another process may be the one that serves the page
+                await asyncio.sleep(_LOOK_EVERY_S)
+        made = [each for each in await factors.of(invite.person) if each.id not in before]
+        if not made:
+            raise NotFound("No passkey was made within ten minutes.", next_step="Run the command again for a new link.")
+        await asyncio.sleep(_LOOK_EVERY_S)  # the browser still loads what it is told
+    click.echo(f"Enrolled {made[-1].id}, a passkey of {invite.person}.")
+    click.echo(_next(made[-1]))
 
 
 @mfa.command(name="list")

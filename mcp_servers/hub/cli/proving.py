@@ -70,7 +70,8 @@ async def prove(factors: Factors, person: str, code: str | None) -> Proof:
         )
     if code is None and not sys.stdin.isatty():
         raise BadInput(
-            "The second factor is needed here, and no code was given.", next_step="Run it in a terminal, or pass --code."
+            "The second factor is needed here, and no code was given.",
+            next_step="Run it in a terminal, or pass --code.",
         )
     return await factors.check_totp(person, code if code is not None else await read_unseen(f"Code for {person}: "))
 

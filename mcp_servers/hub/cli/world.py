@@ -301,6 +301,8 @@ async def _show(settings: Settings) -> list[tuple[str, str]]:
     who = f"{engine.engine}{' (external)' if engine.external else ''}" if engine.engine else "nobody yet"
     live = "its lease holds" if engine.live else "no lease holds: a hub or `body-broker engine` takes it"
     if engine.paused_at is not None:
-        live = f"paused since {engine.paused_at.isoformat(timespec='seconds')} by {engine.paused_by}: nothing is decided"
+        live = (
+            f"paused since {engine.paused_at.isoformat(timespec='seconds')} by {engine.paused_by}: nothing is decided"
+        )
     rows.append(("engine", f"{who}, epoch {engine.epoch}, {live}"))
     return rows

@@ -29,14 +29,25 @@ class Oidc:
     """
 
     def __init__(
-        self, issuer: Issuer, mapper: Mapper, logins: Logins, login: OidcLogin | None, *, audience: str
+        self, issuer: Issuer, mapper: Mapper, logins: Logins, login: OidcLogin | None, settings: Settings
     ) -> None:
         self.issuer, self.login = issuer, login
-        self._mapper, self._logins, self._audience = mapper, logins, audience
+        self._mapper, self._logins = mapper, logins
+        self._audience, self._own_issuer = settings.oidc_audience or resource_of(settings), settings.token_issuer
 
-    def is_from_issuer(self, token: str) -> bool:
-        """Whether this issuer's keys decide on the token, by what it says itself."""
-        return unverified_issuer(token) == self.issuer.url
+    def decides(self, token: str) -> bool:
+        """Whether this issuer's keys decide on the token, by what it says itself; else the hub's own do.
+
+        Raises:
+            Unauthenticated: It says that it is of neither.
+        """
+        said = unverified_issuer(token)
+        if said is not None and said not in {self.issuer.url, self._own_issuer}:
+            raise Unauthenticated(
+                "The token was issued by another issuer.",
+                next_step="Its `iss` must be BODY_BROKER_OIDC_ISSUER to the letter, a slash at the end included.",
+            )
+        return said == self.issuer.url
 
     async def check(self, token: str) -> Caller:
         """Who the token stands for. The roles are its own and nobody else's; its login is on record from now on.
@@ -81,7 +92,7 @@ async def open_oidc(
     login = OidcLogin(issuer, logins, mapper, settings) if settings.oidc_client_id else None
     try:
         async with running(issuer.follow(), name="oidc-keys"):
-            yield Oidc(issuer, mapper, logins, login, audience=settings.oidc_audience or resource_of(settings))
+            yield Oidc(issuer, mapper, logins, login, settings)
     finally:
         await issuer.close()
 

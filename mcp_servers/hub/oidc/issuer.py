@@ -170,7 +170,8 @@ class Issuer:
         while True:
             await asyncio.sleep(ASKED_EVERY_S)
             try:
-                await self._ask()
+                async with self._one:
+                    await self._ask()
             except Unavailable as error:
                 log.warning("oidc_keys_not_read", reason=error.message)
 
@@ -208,7 +209,7 @@ class Issuer:
         if claims.iss != self.url:
             raise Unauthenticated("The token was issued by another issuer.")
         if claims.exp <= now:
-            raise Unauthenticated("The token has expired.")
+            raise Unauthenticated("The token has expired.", next_step="Refresh it, or log in at the issuer again.")
         if (claims.nbf is not None and claims.nbf > now) or claims.iat > now + ISSUED_AHEAD_S:
             raise Unauthenticated("The token is not valid yet.")
 
@@ -226,6 +227,7 @@ class Issuer:
 
     async def _ask(self) -> None:
         self._asked_at = began = self._monotonic()
+        self._failed = "The OIDC issuer was not heard to the end."  # whoever asks may be cancelled
         try:
             url = self._jwks_url or (await self._discover()).jwks_uri
             _check_secure(url, "the address of its keys is not https")
@@ -282,7 +284,10 @@ def _check_secure(url: str, what: str) -> None:
 
 def _check_audience(claims: _Token, audience: str) -> None:
     if audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
-        raise Unauthenticated("The token is meant for another audience.")
+        raise Unauthenticated(
+            "The token is meant for another audience.",
+            next_step=f"Its `aud` must hold {audience}: the issuer is told to put it there (docs/oidc.md).",
+        )
 
 
 def _dumped(claims: _Token) -> Mapping[str, Any]:

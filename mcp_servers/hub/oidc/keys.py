@@ -33,13 +33,13 @@ def read_keys(jwks: Mapping[str, Any]) -> Keys:
 
 def _read(jwk: dict[str, Any], there: Keys) -> dict[tuple[str, str], PublicKey]:
     kid, algorithms = jwk.get("kid"), _algorithms(jwk)
-    # A private key that is public proves nothing. The first key of a name keeps it.
-    if not isinstance(kid, str) or not algorithms or "d" in jwk or jwk.get("use", "sig") != "sig":
+    if not isinstance(kid, str) or not algorithms or jwk.get("use", "sig") != "sig":
         return {}
     try:
         key = jwt.PyJWK(jwk, algorithms[0]).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return {}
+    # A private key that everybody can read proves nothing. The first key of a name keeps it.
     if not isinstance(key, PublicKey) or (isinstance(key, RSAPublicKey) and key.key_size < _RSA_BITS_MIN):
         return {}
     return {(kid, algorithm): key for algorithm in algorithms if (kid, algorithm) not in there}

@@ -103,8 +103,19 @@ def settings_of_slack(slack: Workspace, transport: str) -> dict[str, Any]:
 
 
 @pytest.fixture
+def post_every_s(request: pytest.FixtureRequest) -> float:
+    """The pace of new messages."""
+    return getattr(request, "param", POST_EVERY_S)
+
+
+@pytest.fixture
 async def studio(
-    slack: Workspace, make_desk: MakeDesk, policy: Policy, database_url: str, settings_of_slack: dict[str, Any]
+    slack: Workspace,
+    make_desk: MakeDesk,
+    policy: Policy,
+    database_url: str,
+    settings_of_slack: dict[str, Any],
+    post_every_s: float,
 ) -> AsyncIterator[Studio]:
     failed: list[str] = []
     desk = make_desk(notify=True)
@@ -119,7 +130,7 @@ async def studio(
                 pages=lambda: "http://localhost:8484",
                 failed=lambda: failed.append("x"),
                 listen=True,
-                post_every_s=POST_EVERY_S,
+                post_every_s=post_every_s,
             )
         )
         assert app is not None

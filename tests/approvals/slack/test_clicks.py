@@ -139,6 +139,14 @@ async def test_a_click_on_a_copy_of_the_message_does_not_count(studio: Studio) -
     assert await studio.votes(approval) == 0
 
 
+async def test_a_click_before_the_message_is_noted_is_told_to_come_again(studio: Studio) -> None:
+    approval, message = await studio.ask_and_see()
+    await studio.pool.execute("UPDATE approval_notice SET message = NULL")
+    await studio.slack.click(ANNA, message, "approve")
+    assert "Click again in a moment" in await told(studio)
+    assert await studio.votes(approval) == 0
+
+
 @pytest.mark.parametrize("place", ["team", "channel", "message"])
 async def test_a_click_from_another_workspace_channel_or_message_does_not_count(studio: Studio, place: str) -> None:
     approval, message = await studio.ask_and_see()

@@ -78,6 +78,16 @@ async def test_a_burst_becomes_one_message_each_and_no_faster_than_slack_takes_t
     assert len(studio.slack.in_channel(CHANNEL)) == 12
 
 
+@pytest.mark.parametrize("post_every_s", [600], indirect=True)
+async def test_what_waits_for_its_turn_holds_no_worker(studio: Studio) -> None:
+    for number in range(3):
+        await studio.ask(count=number)
+    later = "SELECT count(*) = 2 FROM work WHERE state = 'queued' AND run_at > clock_timestamp() + interval '5 minutes'"
+    await wait_until(lambda: studio.pool.fetchval(later), "two wait for their turn")
+    assert await studio.pool.fetchval("SELECT count(*) FROM work WHERE state = 'running'") == 0
+    assert len(studio.slack.in_channel(CHANNEL)) == 1
+
+
 async def test_a_call_that_slack_finds_too_fast_waits_as_long_as_slack_says(studio: Studio) -> None:
     studio.slack.broken["chat.postMessage"] = [(429, {"ok": False, "error": "ratelimited"}, {"Retry-After": "1"})]
     _, message = await studio.ask_and_see()
@@ -107,12 +117,10 @@ async def test_a_failure_is_seen_counted_and_tried_again(
     await wait_until(lambda: len(studio.failed) >= 3, "three failures are counted")
     ((count, failure),) = await failures(studio)
     assert (count >= 3, failure) == (True, word)
-    assert await notices.failing(studio.pool) == (1, word)
     studio.slack.broken.clear()
     await wait_until(lambda: studio.slack.in_channel(CHANNEL), "it is posted in the end")
     await studio.settled()
     assert await failures(studio) == [(0, None)]
-    assert await notices.failing(studio.pool) == (0, None)
 
 
 async def test_a_notice_that_failed_for_good_is_due_again_by_the_sweeper(studio: Studio) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ class Terminal:
 
     def types(self, line: str) -> None:
         os.write(self.file, f"{line}\n".encode())
+
+    def interrupts(self) -> None:
+        """What Ctrl-C sends."""
+        self.process.send_signal(signal.SIGINT)
 
     async def ends(self) -> int:
         """The exit code, when everything was read."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import mcp_types as types
 import orjson
 import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
+from approvals.model import Voter
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
 from mcp_servers.hub.requests import WAIT_META
-from tests.mcp_servers.hub.conftest import error_of
+from tests.mcp_servers.hub.conftest import Hub, error_of
 from tests.mcp_servers.hub.deeds import APPROVERS, Deeds, Studio, do, laboring, pending, say, settles
 from tests.mcp_servers.hub.test_gate import audited, modern, request
 from tests.waiting import wait_until
@@ -302,3 +307,59 @@ class TestReason:
             assert "reason" not in listed["deed_free"]
             refused = error_of(await client.call_tool("deed_free", {"name": "x", "reason": "why not"}))
             assert refused["code"] == "bad_input"
+
+
+class TestOwnFactor:
+    """A person who works alone is shown the page, and says yes there with their own second factor."""
+
+    @asynccontextmanager
+    async def client(self, hub: Hub, answer: Any, action: str = "accept") -> AsyncGenerator[tuple[Client, list[Any]]]:
+        asked: list[Any] = []
+
+        async def elicited(context: object, params: Any) -> types.ElicitResult:
+            del context
+            asked.append(params)
+            await answer(hub, params.url.rpartition("/")[2])
+            return types.ElicitResult(action=action)  # type: ignore[arg-type]
+
+        headers = {"authorization": f"Bearer {await hub.token('person:anna', 'engineer')}"}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=20) as http,
+            Client(streamable_http_client(hub.url, http_client=http), elicitation_callback=elicited) as client,
+        ):
+            yield client, asked
+
+    @staticmethod
+    async def confirm(hub: Hub, approval_id: str) -> None:
+        desk = hub.runtime.approvals.desk
+        digest = (await desk.get(approval_id)).digest
+        voter = Voter(person="person:anna", via="mfa", factor="totp")
+        await desk.vote(approval_id, digest=digest, voter=voter, verdict="approve")
+
+    @staticmethod
+    async def look_away(_hub: Hub, _approval_id: str) -> None:
+        """The page is opened, or not, and nothing is said there."""
+
+    async def test_the_client_opens_the_page_and_the_call_goes_on_after_the_yes(self, studio: Studio) -> None:
+        async with studio.hub() as hub, self.client(hub, self.confirm) as (client, asked):
+            result = await do(client, "deed_keep", wait_s=20)
+        assert result.structured_content["did"] == "lamp"
+        (params,) = asked
+        assert params.message == "Keep lamp for good - confirm it with your passkey or code."
+        assert params.url.startswith("http://localhost:")
+
+    @pytest.mark.parametrize("action", ["accept", "decline", "cancel"])
+    async def test_what_the_client_answers_is_no_yes(self, studio: Studio, action: str) -> None:
+        async with studio.hub() as hub, self.client(hub, self.look_away, action) as (client, asked):
+            told = error_of(await do(client, "deed_once", wait_s=0.2))
+        assert told["code"] == "approval_pending"
+        assert len(asked) == 1
+        assert studio.deeds.done == []
+
+    async def test_a_tier_s_client_is_shown_no_page(self, studio: Studio) -> None:
+        async with studio.hub() as hub:
+            tokens = hub.runtime.tokens
+            anna = await hub.runtime.identities.authenticate(await hub.token("person:anna", "engineer"))
+            await hub.token(BRONZE)
+            async with hub.client_with(await tokens.mint(anna, BRONZE, "cnv_of_the_tests", 600)) as client:
+                assert error_of(await do(client, "deed_once", wait_s=0.2))["code"] == "approval_pending"

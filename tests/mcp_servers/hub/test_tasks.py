@@ -173,6 +173,20 @@ async def test_a_task_gives_what_the_call_would_have_given_as_often_as_it_is_ask
     assert (await hub.runtime.approvals.desk.get(anew["taskId"])).earlier == task["taskId"]
 
 
+async def test_what_a_task_gave_is_gone_after_a_day(hub: Hub) -> None:
+    client = await Speaker.of(hub, *WRITER)
+    task = await client.call("er_do")
+    await decide(hub.runtime, task["taskId"])
+    ended = await client.ended(task["taskId"])
+    approval = await hub.runtime.approvals.desk.get(task["taskId"])
+    assert approval.ended_at is not None
+    lived_ms = (approval.ended_at - approval.created_at).total_seconds() * 1000
+    assert ended["ttlMs"] == round(lived_ms) + 24 * 3600 * 1000
+    await hub.runtime.stores.pool.execute("UPDATE approval SET ended_at = ended_at - interval '25 hours'")
+    gone = (await client.task("get", task["taskId"]))["error"]
+    assert (gone["code"], gone["data"]["code"]) == (-32602, "not_found")
+
+
 async def test_a_call_repeated_while_people_decide_joins_the_same_task(hub: Hub) -> None:
     client = await Speaker.of(hub, *WRITER)
     first = await client.call("er_do", what="sweep")
@@ -212,6 +226,19 @@ async def test_an_expired_task_says_that_nobody_refused_it(hub: Hub) -> None:
     assert error["code"] == "approval_expired"
 
 
+async def test_a_task_whose_outcome_is_unknown_says_so_until_a_person_settles_it(hub: Hub) -> None:
+    client = await Speaker.of(hub, *WRITER)
+    task = await client.call("er_do")
+    settle = "UPDATE approval SET state = 'approved', decided_at = now(), outcome = 'unknown' WHERE id = $1"
+    await hub.runtime.stores.pool.execute(settle, task["taskId"])
+    for _ in range(2):
+        ended = await client.get(task["taskId"])
+        assert ended["status"] == "completed"
+        assert ended["result"]["structuredContent"]["error"]["code"] == "outcome_unknown"
+    again = (await client.call("er_do"))["structuredContent"]["error"]
+    assert (again["code"], again["approval"]) == ("outcome_unknown", task["taskId"])
+
+
 async def test_a_cancelled_task_is_taken_back_and_says_so(hub: Hub) -> None:
     client = await Speaker.of(hub, *WRITER)
     task = await client.call("er_do")
@@ -220,8 +247,9 @@ async def test_a_cancelled_task_is_taken_back_and_says_so(hub: Hub) -> None:
     assert (shown["status"], "result" in shown) == ("cancelled", False)
     assert "taken back" in shown["statusMessage"]
     assert (await hub.runtime.approvals.desk.get(task["taskId"])).standing == "cancelled"
-    # What has ended stays as it ended, and is acknowledged all the same.
+    # What has ended stays as it ended, and is acknowledged all the same; the same call asks anew.
     assert (await client.task("cancel", task["taskId"]))["result"]["resultType"] == "complete"
+    assert (await client.call("er_do"))["resultType"] == "task"
 
 
 async def test_what_ends_a_task_in_place_of_its_client_is_told_as_an_error(hub: Hub) -> None:
