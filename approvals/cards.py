@@ -35,7 +35,7 @@ class Shown:
     r"""Text as people are shown it.
 
     Attributes:
-        text: Every character that could not be seen, or that moves others, is written as \uXXXX.
+        text: Every character that could not be seen, or that moves others, is written out as \u and its code.
         hidden: How many these were.
     """
 
@@ -312,7 +312,7 @@ def _effect(approval: Approval) -> str:
 
 def _warnings(approval: Approval, hidden: int) -> Iterator[str]:
     if hidden:
-        yield f"{hidden} hidden, direction-changing or odd blank characters are shown as \\uXXXX."
+        yield f"{hidden} hidden, direction-changing or odd blank characters are written out as \\u and their code."
     if approval.tainted:
         yield "The caller had read text from outside: this may be somebody else's idea."
     if approval.depth:

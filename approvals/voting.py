@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from approvals.model import Approval, Standing, Verdict, Vote, Voter, given_by, met
@@ -53,12 +53,8 @@ def own_asker(approval: Approval) -> str | None:
 
 
 def unmet(approval: Approval) -> tuple[Requirement, ...]:
-    """The rules that still want something.
-
-    All of them where each has what its annotations say and the call still waits: then a condition says more than they do.
-    """
-    found = tuple(r for r in approval.requirements if not met(r, approval.votes, asker=own_asker(approval)))
-    return found or approval.requirements
+    """The rules that still want something."""
+    return tuple(r for r in approval.requirements if not met(r, approval.votes, asker=own_asker(approval)))
 
 
 def check_standing(approval: Approval, policy: Policy, definitions: Mapping[str, str]) -> None:
@@ -76,7 +72,8 @@ def check_standing(approval: Approval, policy: Policy, definitions: Mapping[str,
         rule = policy.rules.get(requirement.rule)
         if rule is None or rule.requirement is None:
             raise _void(f"The rule {requirement.rule}, which asked for it, is gone.")
-        if rule.requirement.rule_digest != requirement.rule_digest:
+        # Whole, not by its digest alone: the row of an approval is no place to lower a quorum.
+        if replace(rule.requirement, own=rule.requirement.own and approval.alone) != requirement:
             raise _void(f"The rule {requirement.rule}, which asked for it, was changed.")
 
 

@@ -45,6 +45,10 @@ LAZY: dict[tuple[str, str], str] = {
         "body_broker.world.engine.relay",
     ): "a tenth of a second, for those with another engine",
     ("mcp_servers/admin/services.py", "mcp_servers.admin"): "boto3, only where AWS is asked",
+    ("approvals/factors/keyring.py", "approvals.factors.passkeys"): "fido2, only where a passkey is used",
+    ("mcp_servers/hub/approving.py", "approvals.slack.opening"): "slack_sdk, only where Slack is configured",
+    ("mcp_servers/hub/approving.py", "mcp_servers.hub.loopback"): "uvicorn, only for a hub on stdio",
+    ("mcp_servers/hub/oidc/issuer.py", "mcp_servers.hub.oidc.wire"): "aiohttp, only where there is an OIDC issuer",
 }
 
 # The libraries that one room owns, and that room; "" is nobody yet.
@@ -56,6 +60,9 @@ OWNERS = {
     "semgrep": "",
     "cedarpy": "policies/",
     "jwt": "mcp_servers/hub/",
+    "fido2": "approvals/factors",
+    "pyotp": "approvals/factors",
+    "segno": "mcp_servers/hub/cli",
 }
 
 
@@ -252,10 +259,10 @@ def test_only_the_gate_makes_the_mark_that_a_call_carries() -> None:
 def test_nothing_is_left_for_later_in_the_code() -> None:
     # In pieces, so that this file does not hold what it looks for.
     later = re.compile(
-        "|".join(f"{a}{b}" for a, b in (("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("NotImplemented", "Error")))
-    )
+        "|".join(f"{a}{b}" for a, b in (("TO", "DO"), ("FIX", "ME"), ("(?<![uX])XX", "X"), ("NotImplemented", "Error")))
+    )  # but for how a character is written, as backslash, u and four digits
 
-    assert [place(f) for f in tracked_files() if later.search(text_of(f))] == []
+    assert [place(f) for f in tracked_files() if f.suffix != ".png" and later.search(text_of(f))] == []
 
 
 def test_no_file_names_a_registry() -> None:

@@ -49,6 +49,8 @@ async def show_approval(
         note("Somebody has decided meanwhile. Reload the page to see it.", "wait", id="moved", hidden=True),
         card_view(card, visit.now),
     ]
+    if card.standing in {"approved", "executing"}:
+        parts.append(tag("p", tag("a", "Look again", href=f"/approve/{card.id}"), class_="needs-no-script"))
     if card.standing in {"pending", "approved"} and not await _worker_lives(office):
         until = "" if card.standing == "approved" else "after the yes "
         parts.append(

@@ -12,12 +12,20 @@ from typing import Literal
 import orjson
 
 from body_broker.calls import Json
+from body_broker.errors import RateLimited
 from body_broker.storage.postgres import Pool
 
 How = Literal["passkey", "totp", "oidc"]
 Purpose = Literal["login", "enroll", "oidc"]
 LOGIN_TTL_S = 8 * 3600
 CHALLENGE_TTL_S = 300
+OPEN_MAX = 10_000
+"""Logins that strangers may have begun at once: they are kept, and nobody may fill the database with them."""
+_OPEN = """
+SELECT count(*) FROM (
+  SELECT 1 FROM page_challenge WHERE purpose = $1 AND expires_at > clock_timestamp() LIMIT $2::int
+) AS begun
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,11 @@ class Logins:
 
     Args:
         pool: The database.
+        open_max: Logins that may be begun at once.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, *, open_max: int = OPEN_MAX) -> None:
+        self._pool, self._open_max = pool, open_max
 
     async def begin(self, person: str, how: How) -> str:
         """A new login; the cookie's value comes back and is kept nowhere."""
@@ -82,7 +91,14 @@ class Logins:
     async def challenge(
         self, held: str, purpose: Purpose, body: Mapping[str, Json], *, person: str | None = None
     ) -> None:
-        """Keep what the holder of this secret was given; what it was given before for the same is forgotten."""
+        """Keep what the holder of this secret was given; what it was given before for the same is forgotten.
+
+        Raises:
+            RateLimited: Too many have begun without coming to an end.
+        """
+        open_now: int = await self._pool.fetchval(_OPEN, purpose, self._open_max)
+        if open_now >= self._open_max:
+            raise RateLimited("Too many logins are begun at this moment.", retry_after_s=CHALLENGE_TTL_S)
         await self._pool.execute(
             "INSERT INTO page_challenge (id, purpose, person, body, expires_at)"
             " VALUES ($1, $2, $3, $4::text::jsonb, clock_timestamp() + $5::float8 * interval '1 second')"

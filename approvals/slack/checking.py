@@ -12,15 +12,15 @@ from approvals.slack.manifest import SCOPES
 from approvals.slack.words import Place, SlackRefused
 from body_broker.settings import Settings
 
-_BOT_TODO = "Take the token under OAuth & Permissions (xoxb-...) and set BODY_BROKER_SLACK_BOT_TOKEN."
-_SCOPES_TODO = "Paste `body-broker slack manifest` into the app's manifest, save, and install the app again."
-_SOCKET_TODO = (
+_MEND_BOT = "Take the token under OAuth & Permissions (xoxb-...) and set BODY_BROKER_SLACK_BOT_TOKEN."
+_MEND_SCOPES = "Paste `body-broker slack manifest` into the app's manifest, save, and install the app again."
+_MEND_SOCKET = (
     "Make an app-level token with connections:write under Basic Information, set BODY_BROKER_SLACK_APP_TOKEN, "
     "and turn Socket Mode on."
 )
-_INVITE_TODO = "Invite the app: `/invite @Body Broker` in that channel."
-_CHANNEL_TODO = "Copy the id from the channel's details, at the bottom; it begins with C or G."
-_MEMBER_TODO = "Copy the member id from the person's profile, under the three dots, into approvers.toml."
+_MEND_INVITE = "Invite the app: `/invite @Body Broker` in that channel."
+_MEND_CHANNEL = "Copy the id from the channel's details, at the bottom; it begins with C or G."
+_MEND_MEMBER = "Copy the member id from the person's profile, under the three dots, into approvers.toml."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Finding:
         name: What.
         ok: Whether it is right.
         said: What was found.
-        todo: What to do where it is not right.
+        next_step: What to do where it is not right.
     """
 
     name: str
     ok: bool
     said: str
-    todo: str = ""
+    next_step: str = ""
 
 
 async def findings(api: SlackApi, settings: Settings, people: People) -> AsyncGenerator[Finding]:
@@ -45,26 +45,26 @@ async def findings(api: SlackApi, settings: Settings, people: People) -> AsyncGe
     try:
         bot = await api.bot()
     except SlackRefused as error:
-        yield Finding("token", ok=False, said=f"Slack says {error.word}", todo=_BOT_TODO)
+        yield Finding("token", ok=False, said=f"Slack says {error.word}", next_step=_MEND_BOT)
         return
     yield Finding("token", ok=True, said=f"{bot.user} in workspace {bot.team_name} ({bot.team})")
     for what, enough in SCOPES.items():
         held = sorted(enough & bot.scopes)
         said = f"{', '.join(held)}: {what}" if held else f"{' or '.join(sorted(enough))} is missing: {what}"
-        yield Finding("scope", ok=bool(held), said=said, todo=_SCOPES_TODO)
+        yield Finding("scope", ok=bool(held), said=said, next_step=_MEND_SCOPES)
     for finding in await _transports(api, settings):
         yield finding
     members: dict[str, frozenset[str]] = {}
     channels = channels_of(settings, people)
     if not channels:
         yield Finding(
-            "channel", ok=False, said="no channel is set", todo=f"Set BODY_BROKER_SLACK_CHANNEL. {_CHANNEL_TODO}"
+            "channel", ok=False, said="no channel is set", next_step=f"Set BODY_BROKER_SLACK_CHANNEL. {_MEND_CHANNEL}"
         )
     for channel in channels:
         yield await _channel(api, channel, members)
     if not people.persons:
         yield Finding(
-            "approvers", ok=False, said="the file names nobody", todo="Write approvers.toml: docs/approvals.md."
+            "approvers", ok=False, said="the file names nobody", next_step="Write approvers.toml: docs/approvals.md."
         )
     for principal in sorted(people.persons):
         if people.persons[principal].groups:
@@ -104,7 +104,9 @@ async def _transports(api: SlackApi, settings: Settings) -> Sequence[Finding]:
         try:
             await api.try_socket(settings.slack_app_token.get_secret_value())
         except SlackRefused as error:
-            found.append(Finding("clicks", ok=False, said=f"Socket Mode: Slack says {error.word}", todo=_SOCKET_TODO))
+            found.append(
+                Finding("clicks", ok=False, said=f"Socket Mode: Slack says {error.word}", next_step=_MEND_SOCKET)
+            )
         else:
             found.append(Finding("clicks", ok=True, said="they come over Socket Mode"))
     if settings.slack_signing_secret is not None:
@@ -114,10 +116,10 @@ async def _transports(api: SlackApi, settings: Settings) -> Sequence[Finding]:
                 "clicks",
                 ok=public.startswith("https://"),
                 said=f"they come over signed HTTP to {public or 'nowhere'}",
-                todo="Set BODY_BROKER_PUBLIC_URL to the https URL at which Slack reaches the hub.",
+                next_step="Set BODY_BROKER_PUBLIC_URL to the https URL at which Slack reaches the hub.",
             )
         )
-    return found or [Finding("clicks", ok=False, said="nothing is set for them", todo=_SOCKET_TODO)]
+    return found or [Finding("clicks", ok=False, said="nothing is set for them", next_step=_MEND_SOCKET)]
 
 
 async def _channel(api: SlackApi, channel: str, members: dict[str, frozenset[str]]) -> Finding:
@@ -125,13 +127,13 @@ async def _channel(api: SlackApi, channel: str, members: dict[str, frozenset[str
         info = await api.channel(channel)
         members[channel] = await api.members(channel) if info.get("is_member") else frozenset()
     except SlackRefused as error:
-        todo = _SCOPES_TODO if error.word == "missing_scope" else f"{_CHANNEL_TODO} Is it private? {_INVITE_TODO}"
-        return Finding("channel", ok=False, said=f"{channel}: Slack says {error.word}", todo=todo)
+        next_step = _MEND_SCOPES if error.word == "missing_scope" else f"{_MEND_CHANNEL} Is it private? {_MEND_INVITE}"
+        return Finding("channel", ok=False, said=f"{channel}: Slack says {error.word}", next_step=next_step)
     name = f"#{info.get('name', '?')} ({channel})"
     if info.get("is_archived"):
-        return Finding("channel", ok=False, said=f"{name} is archived", todo="Choose another channel.")
+        return Finding("channel", ok=False, said=f"{name} is archived", next_step="Choose another channel.")
     if not info.get("is_member"):
-        return Finding("channel", ok=False, said=f"the app is not in {name}", todo=_INVITE_TODO)
+        return Finding("channel", ok=False, said=f"the app is not in {name}", next_step=_MEND_INVITE)
     return Finding("channel", ok=True, said=f"the app is in {name}")
 
 
@@ -147,11 +149,13 @@ async def _approver(
     try:
         user = await api.member(person.slack)
     except SlackRefused as error:
-        todo = _SCOPES_TODO if error.word == "missing_scope" else _MEMBER_TODO
-        return Finding("approver", ok=False, said=f"{principal}, {person.slack}: Slack says {error.word}", todo=todo)
+        next_step = _MEND_SCOPES if error.word == "missing_scope" else _MEND_MEMBER
+        return Finding(
+            "approver", ok=False, said=f"{principal}, {person.slack}: Slack says {error.word}", next_step=next_step
+        )
     if user.get("deleted") or user.get("is_bot"):
         what = "a bot" if user.get("is_bot") else "deactivated"
-        return Finding("approver", ok=False, said=f"{principal}, {person.slack} is {what}", todo=_MEMBER_TODO)
+        return Finding("approver", ok=False, said=f"{principal}, {person.slack} is {what}", next_step=_MEND_MEMBER)
     asked_in = {people.channels.get(group) or settings.slack_channel for group in person.groups}
     absent = [channel for channel in asked_in if channel in members and person.slack not in members[channel]]
     if absent:
@@ -159,6 +163,6 @@ async def _approver(
             "approver",
             ok=False,
             said=f"{principal}, {person.slack} is not in {', '.join(sorted(absent))}, where they are asked",
-            todo="Invite them to that channel.",
+            next_step="Invite them to that channel.",
         )
     return Finding("approver", ok=True, said=f"{principal} ({groups}) is {person.slack}, {user.get('name', '?')}")

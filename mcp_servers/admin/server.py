@@ -103,9 +103,7 @@ async def propose_change(arguments: ProposeChange, call: Call, services: Service
 
 async def approve_change(arguments: ApproveChange, call: Call, services: Services) -> ChangeState:
     """Make a change that people have said yes to, once, and read it back (seed 001, Admin MCP)."""
-    change_id, found = await services.changes.make(
-        _requested(arguments.change_request), maker_of(call), call.basis
-    )
+    change_id, found = await services.changes.make(_requested(arguments.change_request), maker_of(call), call.basis)
     return ChangeState(approved=True, state=found.state, change_id=change_id, verified=found.text)
 
 

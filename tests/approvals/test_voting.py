@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from approvals import voting
 from approvals.desk import Desk
 from approvals.model import Approval, Verdict, Via, Voter
 from body_broker.audit.auditor import open_auditor
@@ -115,20 +117,18 @@ async def test_two_people_of_whom_one_belongs_to_another_rule_are_not_two(desk: 
     assert (await yes(desk, approval, "ben")).standing == "approved"
 
 
-async def test_votes_that_the_rules_count_and_the_policy_does_not_are_not_enough(
-    make_desk: MakeDesk, edited: Edited
-) -> None:
-    odd = await edited(
-        studio="""
-        @id("says-slack-wants-mfa") @approval("slack,mfa") @approvers("sre") @quorum("1")
-        forbid (principal, action == Hub::Action::"ingest", resource)
-        unless { context has approval && context.approval.via.contains("mfa") };"""
+async def test_a_quorum_that_was_lowered_in_the_table_voids_it(desk: Desk, policy: Policy, pool: Pool) -> None:
+    approval = (await desk.ask(subject(policy, "remove"))).approval
+    await pool.execute(
+        "UPDATE approval SET requirements = (SELECT jsonb_agg(jsonb_set(r, '{quorum}', '1')) FROM jsonb_array_elements(requirements) r)"
     )
-    desk = make_desk(policy=odd)
-    approval = (await desk.ask(subject(odd))).approval
-    assert (await yes(desk, approval, "anna", "slack")).standing == "pending"
-    assert [each.id for each in await desk.waiting_for("person:ben")] == [approval.id]
-    assert (await yes(desk, approval, "ben", "mfa")).standing == "approved"
+    await void(desk, approval, "The rule destruction-by-agents-needs-two, which asked for it, was changed")
+
+
+async def test_the_whole_policy_has_the_last_word_on_whether_votes_are_enough(desk: Desk, policy: Policy) -> None:
+    approval = await yes(desk, (await desk.ask(subject(policy, "remove"))).approval)
+    lowered = replace(approval, requirements=tuple(replace(each, quorum=1) for each in approval.requirements))
+    assert not voting.is_enough(lowered, lowered.votes, policy)
 
 
 async def test_one_no_ends_it_and_its_reason_is_kept(desk: Desk, policy: Policy, pool: Pool) -> None:

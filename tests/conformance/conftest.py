@@ -15,6 +15,7 @@ from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, listening
+from tests.conformance import tasks
 from tests.conformance.room import ROOM
 from tests.counterparts.round_robin import RoundRobin, round_robin
 from tests.npm_modules import NpmModules, npm_modules
@@ -51,11 +52,14 @@ async def pair(database_url: str, redis_url: str, redis: Redis, tmp_path: Path) 
 
     @asynccontextmanager
     async def hub() -> AsyncGenerator[tuple[Runtime, str]]:
-        services: dict[str, object] = {ROOM.name: EventBus(redis)}
+        desk = tasks.Desk()
+        services: dict[str, object] = {ROOM.name: EventBus(redis), tasks.ROOM.name: desk}
         async with (
-            open_runtime(settings, (*ROOMS, ROOM), extra_services=services) as runtime,
+            open_runtime(settings, (*ROOMS, ROOM, tasks.ROOM), extra_services=services) as runtime,
+            tasks.computing(runtime),
             listening(runtime, Address("127.0.0.1", 0)) as served,
         ):
+            desk.pool = runtime.stores.pool
             yield runtime, served.url
 
     async with hub() as (runtime, first), hub() as (_, second):

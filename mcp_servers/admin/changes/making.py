@@ -90,7 +90,15 @@ class Changes:
             BodyBrokerError: As `foresee`.
         """
         kind = kind_named(wanted.kind)
-        made = await store.made_under(self._reach.pool, maker.key) or await self._write(kind, wanted, maker, basis)
+        made = await store.made_under(self._reach.pool, maker.key)
+        if made is None:
+            try:
+                made = await self._write(kind, wanted, maker, basis)
+            except BodyBrokerError:
+                # Another worker that had the same call may have made it just now: that is why it is no longer as it was.
+                made = await store.made_under(self._reach.pool, maker.key)
+                if made is None:
+                    raise
         found = await self._read_back(kind, wanted.target, made)
         return made.id, found
 

@@ -11,7 +11,7 @@ from approvals.cards import Card, named
 from approvals.desk import Desk
 from approvals.factors import Proof
 from approvals.model import WORK_KIND, Approval, Standing, Verdict, Voter
-from body_broker.errors import Conflict
+from body_broker.errors import Conflict, NotFound
 from body_broker.settings import Settings
 from body_broker.work.model import Verdict as Finding
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
@@ -89,7 +89,7 @@ def show(approval: str, data_dir: Path | None) -> None:
 
 async def _show(settings: Settings, approval: str) -> str:
     async with open_runtime(settings, name="cli") as runtime:
-        return _card(runtime, await runtime.approvals.desk.get(approval)).text()
+        return _card(runtime, await _get(runtime, approval)).text()
 
 
 @approvals.command()
@@ -117,7 +117,7 @@ async def _vote(
     settings: Settings, approval_id: str, person: str, code: str | None, verdict: Verdict, reason: str | None
 ) -> None:
     async with open_runtime(settings, name="cli") as runtime:
-        shown = await runtime.approvals.desk.get(approval_id)
+        shown = await _get(runtime, approval_id)
         click.echo(_card(runtime, shown).text() + "\n")
         if shown.standing == "pending" and code is None and verdict == "approve" and shown.destructive:
             click.echo("This takes something away. Your code is your yes; Ctrl-C leaves it as it is.")
@@ -177,14 +177,22 @@ async def _resolve(
     settings: Settings, approval_id: str, person: str, code: str | None, verdict: Finding, note: str
 ) -> str:
     async with open_runtime(settings, name="cli") as runtime:
-        desk = runtime.approvals.desk
-        shown = await desk.get(approval_id)
+        shown = await _get(runtime, approval_id)
         if shown.standing != "unknown":
             raise Conflict(f"Nothing is to be settled: it is {shown.standing}.")
         click.echo(_card(runtime, shown).text() + "\n")
         proof = await prove(runtime.approvals.factors, person, code)
-        settled = await desk.settle(approval_id, by=proof.person, verdict=verdict, note=note)
+        settled = await runtime.approvals.desk.settle(approval_id, by=proof.person, verdict=verdict, note=note)
         return _card(runtime, settled).record or settled.standing
+
+
+async def _get(runtime: Runtime, approval_id: str) -> Approval:
+    try:
+        return await runtime.approvals.desk.get(approval_id)
+    except NotFound as error:
+        raise NotFound(
+            "There is no approval by that id.", next_step="`body-broker approvals list --all` shows them."
+        ) from error
 
 
 def _card(runtime: Runtime, approval: Approval) -> Card:

@@ -68,7 +68,7 @@ async def _check(settings: Settings, wait_s: int | None) -> bool:
         all_ok, has_token = True, False
         async with aclosing(findings(api, settings, people)) as found:
             async for finding in found:
-                _tell(finding.name, finding.said, finding.todo, ok=finding.ok)
+                _tell(finding.name, finding.said, finding.next_step, ok=finding.ok)
                 all_ok &= finding.ok
                 has_token |= finding.name == "token" and finding.ok
         channels = channels_of(settings, people)
@@ -151,7 +151,7 @@ def _who(user: str, people: People) -> str:
     return f"{user}, {person}" if person else f"{user}, who is nobody in the file of approvers"
 
 
-def _tell(name: str, said: str, todo: str, *, ok: bool) -> None:
+def _tell(name: str, said: str, next_step: str, *, ok: bool) -> None:
     click.echo(f"{'ok' if ok else 'FAILED':<7} {name:<9} {said}")
-    if not ok and todo:
-        click.echo(f"{'':<7} {'':<9} {todo}")
+    if not ok and next_step:
+        click.echo(f"{'':<7} {'':<9} {next_step}")

@@ -11,7 +11,7 @@ from body_broker.background import running
 from body_broker.calls import Caller
 from body_broker.errors import Unauthenticated
 from body_broker.settings import Settings
-from mcp_servers.hub.oidc.issuer import Issuer, unverified_issuer
+from mcp_servers.hub.oidc.issuer import OidcIssuer, unverified_issuer
 from mcp_servers.hub.oidc.login import OidcLogin
 from mcp_servers.hub.oidc.logins import Logins, Seen
 from mcp_servers.hub.oidc.mapping import Claims, Mapper
@@ -29,7 +29,7 @@ class Oidc:
     """
 
     def __init__(
-        self, issuer: Issuer, mapper: Mapper, logins: Logins, login: OidcLogin | None, settings: Settings
+        self, issuer: OidcIssuer, mapper: Mapper, logins: Logins, login: OidcLogin | None, settings: Settings
     ) -> None:
         self.issuer, self.login = issuer, login
         self._mapper, self._logins = mapper, logins
@@ -88,7 +88,7 @@ async def open_oidc(
     assert settings.oidc_issuer is not None
     people = await asyncio.to_thread(people_of, settings)
     mapper = Mapper(settings, people)
-    issuer = Issuer(settings.oidc_issuer, jwks_url=settings.oidc_jwks_url, clock=clock, monotonic=monotonic)
+    issuer = OidcIssuer(settings.oidc_issuer, jwks_url=settings.oidc_jwks_url, clock=clock, monotonic=monotonic)
     login = OidcLogin(issuer, logins, mapper, settings) if settings.oidc_client_id else None
     try:
         async with running(issuer.follow(), name="oidc-keys"):

@@ -74,7 +74,7 @@ class Provider:
     basic: bool
 
 
-class Issuer:
+class OidcIssuer:
     """Checks what the issuer signed. The network is asked when a key is unknown, and beside the calls; never for a known key.
 
     Args:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from body_broker.calls import Json
 from body_broker.errors import Denied, Unauthenticated, Unavailable
 from body_broker.settings import Settings
-from mcp_servers.hub.oidc.issuer import Issuer, Provider
+from mcp_servers.hub.oidc.issuer import OidcIssuer, Provider
 from mcp_servers.hub.oidc.logins import Logins
 from mcp_servers.hub.oidc.mapping import Mapper
 
@@ -47,7 +47,7 @@ class OidcLogin:
         settings: The client's id and secret, the scopes, and the pages' URL.
     """
 
-    def __init__(self, issuer: Issuer, logins: Logins, mapper: Mapper, settings: Settings) -> None:
+    def __init__(self, issuer: OidcIssuer, logins: Logins, mapper: Mapper, settings: Settings) -> None:
         assert settings.oidc_client_id is not None
         self._issuer, self._logins, self._mapper = issuer, logins, mapper
         self._settings, self._client = settings, settings.oidc_client_id

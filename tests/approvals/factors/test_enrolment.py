@@ -11,6 +11,7 @@ from approvals.factors.totp import code_at
 from body_broker.errors import BadInput, Conflict, Denied, NotFound
 from tests.approvals.factors.authenticator import Authenticator
 from tests.approvals.factors.conftest import ANNA, BOSS, MALLORY, Installation
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 OPERATOR = "operator:tester"
@@ -86,20 +87,31 @@ async def test_an_enrolment_is_used_once_and_for_ten_minutes(installed: Installa
         await installed.factors.invited(invite.token)
 
 
-async def test_two_first_enrolments_at_once_make_one_factor_that_counts(installed: Installation) -> None:
-    tokens = [(await installed.factors.invite(BOSS, by=OPERATOR)).token for _ in range(2)]
-    offers = [await installed.factors.begin_totp(token) for token in tokens]
+async def test_a_first_enrolment_waits_for_another_one_that_is_being_kept_and_is_then_not_the_first(
+    installed: Installation,
+) -> None:
+    invite = await installed.factors.invite(BOSS, by=OPERATOR)
+    offer = await installed.factors.begin_totp(invite.token)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with installed.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1::bigint)", 0x66616374)
+        await connection.execute(
+            "INSERT INTO factor (id, person, kind, label, sealed, confirmed_at, confirmed_by)"
+            " VALUES ('fac_other', $1, 'totp', 'x', '', now(), $1)",
+            ANNA,
+        )
+        finishing = asyncio.create_task(
+            installed.factors.finish_totp(invite.token, code_at(offer.secret, installed.clock()))
+        )
 
-    found = await asyncio.gather(
-        *[
-            installed.factors.finish_totp(token, code_at(offer.secret, installed.clock()))
-            for token, offer in zip(tokens, offers, strict=True)
-        ],
-        return_exceptions=True,
-    )
+        async def waits_or_is_done() -> bool:
+            return finishing.done() or await installed.pool.fetchval(waiting) > 0
 
-    assert sum(f.standing == "counts" for f in await installed.factors.everybody()) == 1
-    assert len([each for each in found if isinstance(each, BaseException)]) <= 1
+        await wait_until(waits_or_is_done, "the second enrolment waits")
+
+    with pytest.raises(Conflict, match="Somebody else has enrolled the first factor meanwhile"):
+        await finishing
+    assert [f.id for f in await installed.factors.everybody()] == ["fac_other"]
 
 
 async def test_an_invite_given_out_as_the_first_does_not_count_once_it_is_not(installed: Installation) -> None:

@@ -9,6 +9,8 @@ from fido2.utils import websafe_decode
 
 from approvals.factors import vote_challenge
 from approvals.model import Approval
+from approvals.page.logins import Logins
+from body_broker.errors import RateLimited
 from tests.approvals.factors.authenticator import Authenticator
 from tests.approvals.page.conftest import Browser, Studio, header, json_of
 from tests.approvals.scene import past_its_time
@@ -242,6 +244,17 @@ async def test_a_login_s_challenge_is_for_one_browser_and_one_time(studio: Studi
     kept = victim.copy()
     assert (await victim.script("/login/passkey", answer=signed)).status == 200
     assert (await kept.script("/login/passkey", answer=signed)).status == 403
+
+
+async def test_strangers_begin_no_more_logins_than_there_is_room_for(studio: Studio) -> None:
+    logins = Logins(studio.pool, open_max=2)
+    for held in ("one", "two"):
+        await logins.challenge(held, "login", {})
+    with pytest.raises(RateLimited, match="Too many logins"):
+        await logins.challenge("three", "login", {})
+    await logins.challenge("three", "enroll", {})
+    await studio.pool.execute("UPDATE page_challenge SET expires_at = clock_timestamp() - interval '1 second'")
+    await logins.challenge("three", "login", {})
 
 
 async def test_a_login_by_code_tells_a_stranger_nothing_about_names(studio: Studio) -> None:

@@ -110,12 +110,7 @@ def post_every_s(request: pytest.FixtureRequest) -> float:
 
 @pytest.fixture
 async def studio(
-    slack: Workspace,
-    make_desk: MakeDesk,
-    policy: Policy,
-    database_url: str,
-    settings_of_slack: dict[str, Any],
-    post_every_s: float,
+    slack: Workspace, make_desk: MakeDesk, database_url: str, settings_of_slack: dict[str, Any], post_every_s: float
 ) -> AsyncIterator[Studio]:
     failed: list[str] = []
     desk = make_desk(notify=True)
@@ -134,7 +129,7 @@ async def studio(
             )
         )
         assert app is not None
-        found = Studio(slack, desk, policy, pool, database_url, people, app, failed)
+        found = Studio(slack, desk, desk.policy, pool, database_url, people, app, failed)
         found.hold.set()
         if app.http is not None:
             slack.request_url = await stack.enter_async_context(_served(app.http))

@@ -44,7 +44,7 @@ def settings_of(settings_of_slack: dict[str, Any], **more: Any) -> Settings:
 
 
 def wrong(found: list[Finding]) -> list[str]:
-    assert all(each.todo for each in found if not each.ok), "whoever is told what is wrong is told what to do"
+    assert all(each.next_step for each in found if not each.ok), "whoever is told what is wrong is told what to do"
     return [f"{each.name}: {each.said}" for each in found if not each.ok]
 
 
