@@ -88,7 +88,8 @@ class Factors:
         code = totp.parse_code(code)
         held = await self._store.held(person, "totp")
         if not held:
-            raise await self._refusal(person, "no factor", f"{person} has no authenticator app enrolled that counts.")
+            # Not on the audit: a page may ask this for any name, as often as it likes.
+            raise Denied(f"{person} has no authenticator app enrolled that counts.", next_step=_ENROL)
         await self._guard.attempt(person)
         now = self._clock()
         fitting = [(each, step) for each in held if (step := totp.step_of(each.secret.decode(), code, now)) is not None]
@@ -336,8 +337,11 @@ class Factors:
         await self._auditor.durable(self._auditor.add(record))
 
     async def _refusal(self, person: str | None, why: str, message: str) -> Denied:
-        record = Record(kind="refusal", action="second factor", requester=person, verdict="deny", details={"why": why})
-        await self._auditor.durable(self._auditor.add(record))
+        if person is not None:  # an unknown passkey at a login is nobody's
+            record = Record(
+                kind="refusal", action="second factor", requester=person, verdict="deny", details={"why": why}
+            )
+            await self._auditor.durable(self._auditor.add(record))
         return Denied(message, next_step=_NEXT.get(why, _ENROL))
 
 

@@ -13,6 +13,7 @@ from approvals.slack.words import Place, SlackRefused
 from body_broker.settings import Settings
 
 _MEND_BOT = "Take the token under OAuth & Permissions (xoxb-...) and set BODY_BROKER_SLACK_BOT_TOKEN."
+_MEND_WAY = "Can this machine reach BODY_BROKER_SLACK_API_URL? A proxy is taken from HTTPS_PROXY."
 _MEND_SCOPES = "Paste `body-broker slack manifest` into the app's manifest, save, and install the app again."
 _MEND_SOCKET = (
     "Make an app-level token with connections:write under Basic Information, set BODY_BROKER_SLACK_APP_TOKEN, "
@@ -45,7 +46,10 @@ async def findings(api: SlackApi, settings: Settings, people: People) -> AsyncGe
     try:
         bot = await api.bot()
     except SlackRefused as error:
-        yield Finding("token", ok=False, said=f"Slack says {error.word}", next_step=_MEND_BOT)
+        if error.word == "unreachable":
+            yield Finding("token", ok=False, said="Slack cannot be reached", next_step=_MEND_WAY)
+        else:
+            yield Finding("token", ok=False, said=f"Slack says {error.word}", next_step=_MEND_BOT)
         return
     yield Finding("token", ok=True, said=f"{bot.user} in workspace {bot.team_name} ({bot.team})")
     for what, enough in SCOPES.items():

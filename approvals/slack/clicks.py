@@ -230,7 +230,13 @@ class Clicks:
                 f"It waits for nobody any more: it is {approval.standing}.", next_step="Nothing is to be done."
             )
         private = orjson.dumps([approval_id, digest, click.channel.id, click.message.ts]).decode()
-        await self._slack.open_modal(click.trigger_id, denial(card, private))
+        try:
+            await self._slack.open_modal(click.trigger_id, denial(card, private))
+        except SlackRefused as error:
+            logger.warning("slack_modal_not_opened", approval=approval_id, slack=error.word)
+            raise Conflict(
+                "Slack did not open the window to deny it.", next_step="Click Deny again, or deny it on its page."
+            ) from error
 
     async def _on_check(self, click: _Clicked, value: str) -> None:
         word = {"value": value[:100], "user": click.user.id, "channel": click.channel.id}

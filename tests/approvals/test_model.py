@@ -100,6 +100,7 @@ def test_the_digest_binds_tool_definition_requester_and_the_rules_that_fired() -
         subject_of(definition="another"),
         subject_of(chain=("tier:silver",)),
         subject_of(chain=("person:anna", "tier:bronze")),
+        subject_of(chain=("tier:bronze", "tier:silver")),
         subject_of(requirements=(replace(rule, rule_digest="2"),)),
         subject_of(requirements=(rule, replace(rule, rule="b"))),
         subject_of(arguments={"name": "lore", "more": None}),

@@ -35,6 +35,7 @@ from tests.approvals.scene import (
     voter,
     yes,
 )
+from tests.waiting import wait_until
 
 CHANNELS: tuple[Via, ...] = ("slack", "mfa", "local")
 Edited = Callable[..., Awaitable[Policy]]
@@ -403,6 +404,24 @@ async def test_what_the_audit_does_not_take_does_not_happen(
     found = await desk.get(approval.id)
     assert (found.standing, found.votes, await desk.count_pending()) == ("pending", (), 1)
     assert (await queue.get(pool, approval.id, owner=None)).state == "waiting"
+
+
+async def test_until_the_audit_has_it_nobody_is_asked_and_no_vote_counts(
+    desk: Desk, policy: Policy, pool: Pool
+) -> None:
+    approval = (await desk.ask(subject(policy))).approval
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with pool.acquire() as other, other.transaction():
+        await other.execute("LOCK TABLE audit_record IN SHARE MODE")
+        voted = asyncio.create_task(yes(desk, approval))
+        asked = asyncio.create_task(desk.ask(subject(policy, count=2)))
+        await wait_until(lambda: pool.fetchval(blocked), "the audit waits")
+        for _ in range(50):  # time enough for what would not wait
+            assert await pool.fetchval("SELECT count(*) FROM approval") == 1
+            assert await pool.fetchval("SELECT count(*) FROM approval_vote") == 0
+        assert (voted.done(), asked.done()) == (False, False)
+    assert ((await voted).standing, (await asked).joined) == ("approved", False)
+    assert await pool.fetchval("SELECT count(*) FROM approval") == 2
 
 
 async def test_every_refusal_says_what_to_do_next_and_is_recorded(desk: Desk, policy: Policy, pool: Pool) -> None:

@@ -35,11 +35,14 @@ def measure(data_dir: Path, rounds: int, seconds: float) -> str:
     for folder in folders:
         folder.mkdir(parents=True)
         (folder / "approvers.toml").write_text(_APPROVERS)
-    with served("nobody waits", "asking", str(folders[0])) as idle:
+    with (
+        served("nobody waits", "asking", str(folders[0])) as idle,
+        served(f"{PENDING} approvals wait", "asking", str(folders[1])) as full,
+    ):
+        # Both have been up for a while, and the filling is over, before reads are compared.
+        asyncio.run(_fill(full))
         waits, polls = asyncio.run(_answered(idle, folders[0], _CALLS * rounds))
-        with served(f"{PENDING} approvals wait", "asking", str(folders[1])) as full:
-            asyncio.run(_fill(full))
-            shots = _reads(idle, full, rounds, seconds)
+        shots = _reads(idle, full, rounds, seconds)
     return "\n".join(
         [
             "From the call to its result over HTTP, a worker beside the hub, a yes from another process as soon as it hears of it:",

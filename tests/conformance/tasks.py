@@ -18,7 +18,7 @@ from body_broker.work.model import Origin
 from body_broker.work.run import Run
 from body_broker.work.worker import Worker
 from mcp_servers.hub.runtime import Runtime
-from tests.conformance.asking import Nothing, Said
+from tests.conformance.asking import NAME, Nothing, Said, fields_of
 
 SLOW, FAILING = "conformance_slow", "conformance_failing"
 
@@ -64,13 +64,18 @@ async def slow_compute(arguments: Pace, call: Call, services: Desk) -> Computed:
     return Computed(said="Computing.", job=await services.begin(SLOW, {"seconds": arguments.seconds}, call))
 
 
+async def asks_first(_arguments: Nothing, call: Call, services: Desk) -> Computed:
+    name = fields_of(call, "user_name", NAME)["name"]
+    return Computed(said="Greeting.", job=await services.begin(SLOW, {"seconds": 0.1, "said": f"Hello, {name}!"}, call))
+
+
 async def failing_job(_arguments: Nothing, call: Call, services: Desk) -> Computed:
     return Computed(said="Failing.", job=await services.begin(FAILING, None, call))
 
 
 async def _compute(run: Run) -> Json:
     await asyncio.sleep(run.input["seconds"])  # as slow as the suite asks for
-    return {"said": "Computed."}
+    return {"said": run.input.get("said", "Computed.")}
 
 
 async def _fail(_run: Run) -> Json:
@@ -108,6 +113,16 @@ ROOM = Room(
             title="Compute slowly",
             description="Sleeps.",
             effect="once",
+            work=SLOW,
+        ),
+        Tool(
+            name="test_tool_with_task",
+            group="admin_read",
+            run=asks_first,
+            title="Ask, then greet slowly",
+            description="Asks for a name.",
+            effect="once",
+            asks=True,
             work=SLOW,
         ),
         Tool(

@@ -15,7 +15,7 @@ from body_broker.errors import Conflict, NotFound
 from body_broker.settings import Settings
 from body_broker.work.model import Verdict as Finding
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
-from mcp_servers.hub.cli.proving import check_person, code_option, person_option, prove
+from mcp_servers.hub.cli.proving import check_person, code_option, person_option, proved
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.worker import working
 
@@ -121,7 +121,7 @@ async def _vote(
         click.echo(_card(runtime, shown).text() + "\n")
         if shown.standing == "pending" and code is None and verdict == "approve" and shown.destructive:
             click.echo("This takes something away. Your code is your yes; Ctrl-C leaves it as it is.")
-        proof = await prove(runtime.approvals.factors, person, code)
+        proof = await proved(runtime, person, code, f"approvals {verdict}")
         decided = await decide(runtime.approvals.desk, shown, proof, verdict, reason)
         click.echo(said(runtime, decided))
         if decided.standing == "approved":
@@ -181,7 +181,7 @@ async def _resolve(
         if shown.standing != "unknown":
             raise Conflict(f"Nothing is to be settled: it is {shown.standing}.")
         click.echo(_card(runtime, shown).text() + "\n")
-        proof = await prove(runtime.approvals.factors, person, code)
+        proof = await proved(runtime, person, code, "approvals resolve")
         settled = await runtime.approvals.desk.settle(approval_id, by=proof.person, verdict=verdict, note=note)
         return _card(runtime, settled).record or settled.standing
 

@@ -146,7 +146,9 @@ async def _leave_it_to_them(runtime: Runtime, bronze: Seat) -> None:
 
 async def _recorded(runtime: Runtime, approval: Approval) -> None:
     records = [entry.record for entry in await tail(runtime.stores.pool, 200, action=approval.tool)]
-    mine = [each for each in reversed(records) if each.details.get("approval") == approval.id]
+    mine = [
+        each for each in reversed(records) if each.details.get("approval") == approval.id and each.kind != "outcome"
+    ]
     words = {"asked": "asked by", "decision": "run for"}
     steps = [f"{words.get(each.kind, f'{each.verdict} by')} {each.requester}" for each in mine]
     if not any(step == f"approved by {ADA}" for step in steps):

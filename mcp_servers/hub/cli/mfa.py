@@ -17,7 +17,7 @@ from approvals.people import People, load_people
 from body_broker.errors import BadInput, NotFound
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
-from mcp_servers.hub.cli.proving import check_person, code_option, person_option, prove, read_unseen
+from mcp_servers.hub.cli.proving import check_person, code_option, person_option, proved, read_unseen
 from mcp_servers.hub.loopback import pages_open
 from mcp_servers.hub.pages import make_site
 from mcp_servers.hub.runtime import Runtime, open_runtime
@@ -203,7 +203,7 @@ async def _confirm(settings: Settings, factor: str, person: str, code: str | Non
                 f"{info.id}: {info.label} ({info.kind}) of {info.person}, enrolled {info.created_at:%Y-%m-%d %H:%M} UTC."
             )
             click.echo(_AGREE.format(person=info.person))
-        return await factors.confirm(factor, by=await prove(factors, person, code))
+        return await factors.confirm(factor, by=await proved(runtime, person, code, "mfa confirm"))
 
 
 @mfa.command()
@@ -225,5 +225,5 @@ def revoke(factor: str, person: str | None, code: str | None, data_dir: Path | N
 async def _revoke(settings: Settings, factor: str, person: str | None, code: str | None) -> tuple[FactorInfo, bool]:
     async with open_runtime(settings, name="cli") as runtime:
         factors = runtime.approvals.factors
-        by = operator() if person is None else await prove(factors, person, code)
+        by = operator() if person is None else await proved(runtime, person, code, "mfa revoke")
         return await factors.revoke(factor, by=by), await factors.begun()

@@ -12,8 +12,11 @@ from typing import Any, TypeVar
 import click
 
 from approvals.factors import Factors, Proof
-from body_broker.errors import BadInput, Denied
+from body_broker.audit.record import Record
+from body_broker.errors import BadInput, BodyBrokerError, Denied, Detail
+from mcp_servers.hub.cli.context import operator
 from mcp_servers.hub.principals import check_principal
+from mcp_servers.hub.runtime import Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CODE_BYTES_MAX = 1024
@@ -74,6 +77,21 @@ async def prove(factors: Factors, person: str, code: str | None) -> Proof:
             next_step="Run it in a terminal, or pass --code.",
         )
     return await factors.check_totp(person, code if code is not None else await read_unseen(f"Code for {person}: "))
+
+
+async def proved(runtime: Runtime, person: str, code: str | None, action: str) -> Proof:
+    """As `prove`; a refusal is on the audit, under the account that tried.
+
+    Raises:
+        BodyBrokerError: As `prove`.
+    """
+    try:
+        return await prove(runtime.approvals.factors, person, code)
+    except BodyBrokerError as error:
+        details: dict[str, Detail] = {"as": person, "code": error.code, "why": error.message}
+        record = Record(kind="refusal", action=action, requester=operator(), verdict="deny", details=details)
+        await runtime.auditor.durable(runtime.auditor.add(record))
+        raise
 
 
 async def read_unseen(prompt: str) -> str:

@@ -93,7 +93,9 @@ async def _try_a_click(runtime: Runtime, api: SlackApi, channel: str, wait_s: in
         except TimeoutError:
             said = None
         try:
-            await api.update(place, "A test of body-broker.", trial_record(said or "Nobody clicked in time."))
+            await api.update(
+                place, "A test of body-broker.", trial_record(f"It was {said}." if said else "Nobody clicked in time.")
+            )
         except SlackRefused as error:
             _tell("card", f"it could not be changed: Slack says {error.word}", "Was it deleted?", ok=False)
             return False

@@ -68,7 +68,7 @@ async def test_a_token_that_does_not_hold_is_the_only_thing_told(
 async def test_a_slack_that_is_away_is_told(settings_of_slack: dict[str, Any], people: People) -> None:
     async with workspace() as gone:
         settings = settings_of(settings_of_slack)
-    assert wrong(await found(gone, settings, people)) == ["token: Slack says unreachable"]
+    assert wrong(await found(gone, settings, people)) == ["token: Slack cannot be reached"]
 
 
 async def test_missing_scopes_are_told_each_with_what_it_is_for(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from approvals.slack import clicks
-from tests.approvals.scene import past_its_time
+from approvals.slack.client import open_api
+from approvals.slack.opening import open_slack
+from approvals.slack.socket import listening
+from body_broker.settings import load_settings
+from tests.approvals.conftest import MakeDesk
+from tests.approvals.scene import no, past_its_time
 from tests.approvals.slack.conftest import ANNA, BEN, CHANNEL, EVE, OTHER, STRANGER, Studio
-from tests.counterparts.slack import Ack, Json, Message
+from tests.counterparts.slack import Ack, Json, Message, Workspace, workspace
 from tests.waiting import wait_until
 
 http_only = pytest.mark.parametrize("transport", ["http"], indirect=True)
@@ -63,6 +69,23 @@ async def test_a_denial_needs_no_reason(studio: Studio) -> None:
     await studio.slack.click(BEN, message, "deny")
     assert (await studio.slack.submit(BEN, studio.slack.views[0], None)).status == 200
     assert (await studio.desk.get(approval.id)).standing == "denied"
+
+
+async def test_a_window_that_slack_does_not_open_is_told(studio: Studio) -> None:
+    approval, message = await studio.ask_and_see()
+    studio.slack.broken["views.open"] = [(200, {"ok": False, "error": "expired_trigger_id"}, {})]
+    assert (await studio.slack.click(BEN, message, "deny")).status == 200
+    assert "Click Deny again" in await told(studio)
+    assert (await studio.desk.get(approval.id)).standing == "pending"
+
+
+async def test_a_request_that_is_decided_opens_no_window(studio: Studio) -> None:
+    approval, message = await studio.ask_and_see()
+    button = message.buttons()["deny"]
+    await no(studio.desk, approval)
+    await studio.slack.deliver(studio.slack.click_payload(BEN, message, button))
+    assert "it is denied" in await told(studio)
+    assert studio.slack.views == []
 
 
 async def test_who_may_not_deny_is_told_so_in_the_modal(studio: Studio) -> None:
@@ -277,3 +300,33 @@ async def test_a_socket_that_slack_ends_comes_again(studio: Studio) -> None:
     await wait_until(lambda: len(studio.slack.sockets) == 2, "another connection is there")
     await studio.slack.click(ANNA, message, "approve")
     await studio.becomes(message, "Done at")
+
+
+async def test_a_connection_is_made_once_slack_is_there_and_again_when_it_breaks(
+    slack: Workspace, make_desk: MakeDesk
+) -> None:
+    desk = make_desk()
+    slack.broken["apps.connections.open"] = [(503, {}, {}), (200, {"ok": False, "error": "internal_error"}, {})]
+    async with open_api(slack.token, slack.url) as api:
+        taking = clicks.Clicks(pool=desk.pool, desk=desk, people=desk.people, slack=api, now=lambda: datetime.now(UTC))
+        async with listening(slack.app_token, slack.url, taking, ping_s=0.1):
+            await wait_until(lambda: slack.sockets, "it is connected in the end")
+            await slack.sockets[0].close()
+            await wait_until(lambda: len(slack.sockets) == 2, "it is connected again")
+
+
+async def test_a_process_starts_and_ends_though_slack_is_away(make_desk: MakeDesk) -> None:
+    async with workspace() as gone:
+        url = gone.url
+    desk = make_desk()
+    away = open_slack(
+        load_settings({}, slack_bot_token="xoxb-1", slack_app_token="xapp-1", slack_api_url=url),
+        pool=desk.pool,
+        desk=desk,
+        people=desk.people,
+        pages=lambda: None,
+        failed=lambda: None,
+        listen=True,
+    )
+    async with away as found:
+        assert found is not None

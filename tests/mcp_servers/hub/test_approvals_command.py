@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from body_broker.audit.trail import tail
 from body_broker.errors import Denied
 from body_broker.storage import embedded
 from mcp_servers.cybersecurity.paths import Repository
@@ -217,6 +218,9 @@ async def test_a_person_who_is_not_enrolled_is_refused(studio: Studio) -> None:
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
         told = await studio.refused("approve", approval, "--as", SAM, "--code", "123456")
         assert told.startswith("person:sam has no second factor, and nothing is decided here without one.\n")
+    [entry] = await tail(studio.hub.runtime.stores.pool, action="approvals approve")
+    assert (entry.record.kind, entry.record.verdict, entry.record.details["as"]) == ("refusal", "deny", SAM)
+    assert str(entry.record.requester).startswith("operator:")
 
 
 async def test_an_agent_that_enrols_a_factor_and_makes_itself_an_approver_gains_nothing(studio: Studio) -> None:

@@ -77,8 +77,11 @@ class Studio:
         return (await reading.entity(self.reach.pool, entity_id))[0]
 
     @asynccontextmanager
-    async def working(self) -> AsyncGenerator[None]:
-        """A worker that imports."""
+    async def working(self, kind: str = "ingest") -> AsyncGenerator[None]:
+        """A worker that imports, for the one kind that needs it."""
+        if kind != "ingest":
+            yield
+            return
         handlers = self.reach.lore.importing.handlers()
         worker = Worker(self.reach.pool, handlers, database_url=self._database_url, lease_s=2.0, poll_s=0.1)
         task = asyncio.create_task(worker.run())

@@ -70,7 +70,7 @@ async def test_what_was_approved_is_made_once_under_its_key_and_read_back(studio
     case, key = await case_of(studio, kind), new_key()
     before = len(await studio.rows())
     foreseen = await studio.foresee(kind, case.target, **case.params)
-    async with studio.working():
+    async with studio.working(kind):
         first = await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
         again = await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
 
@@ -119,11 +119,11 @@ async def test_who_dies_after_the_commit_finds_it_made(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "verified", die)
-        async with studio.working():
+        async with studio.working(kind):
             with pytest.raises(Killed):
                 await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
     before = await studio.rows()
-    async with studio.working():
+    async with studio.working(kind):
         _, found = await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
     assert found.state == "done"
     assert len(await studio.rows()) == len(before), "nothing was made again"
@@ -134,7 +134,7 @@ async def test_two_that_make_it_at_the_same_moment_make_it_once(studio: Studio, 
     case, key = await case_of(studio, kind), new_key()
     foreseen = await studio.foresee(kind, case.target, **case.params)
     before = len(await studio.rows())
-    async with studio.working():
+    async with studio.working(kind):
         both = await asyncio.gather(
             *(studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params) for _ in range(2))
         )
