@@ -142,7 +142,7 @@ class Settings(BaseModel):
     )
     oidc_client_id: str | None = Field(None, description="The client that the hub's pages log people in as.")
     oidc_client_secret: SecretStr | None = Field(None, description="That client's secret, where it has one.")
-    database_connections_max: int = Field(10, ge=2, le=200, description="Connections to PostgreSQL a process may open.")
+    database_connections_max: int = Field(10, ge=4, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
 
     public_url: str | None = Field(

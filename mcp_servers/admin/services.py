@@ -58,7 +58,13 @@ class Services:
 
     @classmethod
     def load(
-        cls, roles: Path | None, *, region: str | None, endpoint_url: str | None, redis: Redis, changes: Changes
+        cls,
+        roles: Path | None,
+        *,
+        region: str | None,
+        endpoint_url: str | None,
+        redis: Redis,
+        changes: Changes | None = None,
     ) -> Services:
         """The services over a roles file, which is read here.
 

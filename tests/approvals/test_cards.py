@@ -121,7 +121,9 @@ def test_hidden_characters_of_arguments_names_preview_and_reason_are_counted_tog
     found = card({"na\u200bme": ["\x07", "x\u202e"]}, preview="- a\u00a0\n+ b", reason="plea\u200bse")
     assert '"na\\u200bme"' in found.arguments.text
     assert "\\u0007" in found.arguments.text
-    assert found.warnings == (r"5 hidden, direction-changing or odd blank characters are written out as \u and their code.",)
+    assert found.warnings == (
+        r"5 hidden, direction-changing or odd blank characters are written out as \u and their code.",
+    )
 
 
 def test_a_written_escape_is_told_from_a_hidden_character() -> None:

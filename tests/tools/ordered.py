@@ -72,7 +72,7 @@ PACKAGES = (
         issue=8,
     ),
     Package("vllm", "vllm", "extra vllm", "silver's engine, on the machine that has the GPU", issue=7),
-    Package("slack-sdk", "slack_sdk", "dependency", "approvals in Slack", issue=6),
+    Package("slack-sdk", "slack_sdk", "dependency", "approvals in Slack", ("approvals/slack/client.py",)),
     Package("pytest", "pytest", "group dev", "the tests", ("tests/conftest.py",)),
 )
 

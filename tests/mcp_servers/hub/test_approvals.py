@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from approvals.model import Voter
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
 from mcp_servers.hub.requests import WAIT_META
-from tests.mcp_servers.hub.conftest import Hub, error_of
+from tests.mcp_servers.hub.conftest import SECRET, Hub, error_of
 from tests.mcp_servers.hub.deeds import APPROVERS, Deeds, Studio, do, laboring, pending, say, settles
 from tests.mcp_servers.hub.test_gate import audited, modern, request
 from tests.waiting import wait_until
@@ -134,6 +136,33 @@ async def test_asked_through_one_hub_voted_through_another_and_run_by_a_third_pr
     assert studio.deeds.kept == {approval_id: "lamp"}
 
 
+async def test_a_worker_process_of_its_own_runs_what_was_asked_through_a_hub(studio: Studio) -> None:
+    documents = [{"title": "Notes", "text": "The ferry never sank."}]
+    async with studio.hub(works=False) as hub, hub.client(BRONZE) as client:
+        settings = hub.runtime.settings
+        assert settings.database_url is not None
+        assert settings.redis_url is not None
+        environment = {
+            "PATH": os.environ["PATH"],  # noqa: TID251 - a child's environment
+            "BODY_BROKER_DATABASE_URL": settings.database_url.get_secret_value(),
+            "BODY_BROKER_REDIS_URL": settings.redis_url.get_secret_value(),
+            "BODY_BROKER_SECRET_KEY": SECRET,
+            "BODY_BROKER_EMBEDDINGS": "off",
+        }
+        command = (Path(sys.executable).with_name("body-broker"), "worker", "--data-dir", settings.data_dir)
+        call = asyncio.create_task(
+            client.call_tool("ingest_documents", {"documents": documents}, meta={WAIT_META: 120})
+        )
+        approval_id, _ = await pending(hub.runtime.stores.pool, "ingest_documents")
+        await say(hub.runtime.approvals.desk, approval_id)
+        worker = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.DEVNULL)
+        try:
+            assert (await call).structured_content["documents"][0]["title"] == "Notes"
+        finally:
+            worker.terminate()
+            await worker.wait()
+
+
 async def test_people_see_what_a_call_would_do_and_are_not_asked_for_what_could_only_fail(studio: Studio) -> None:
     async with studio.hub() as hub, hub.client(BRONZE) as client:
         seen = await hub.runtime.approvals.desk.get(error_of(await do(client, "deed_keep"))["approval"])
@@ -245,6 +274,7 @@ async def test_a_hub_that_stops_sends_its_waiting_clients_away_with_the_request_
         approval_id, _ = await pending(hub.runtime.stores.pool, "deed_once")
         await wait_until(lambda: hub.runtime.approvals.waiters.waiting(approval_id) == 1, "it waits")
         hub.front.begin_draining()
+        await wait_until(call.done, "it does not wait on")
         assert error_of(await call)["approval"] == approval_id
     async with studio.runtime() as runtime:
         assert (await runtime.approvals.desk.get(approval_id)).standing == "pending"

@@ -37,6 +37,9 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "subscriptions/listen": {"notifications": {"resourceSubscriptions": ["fx://secret/1"]}},
     "logging/setLevel": {"level": "info"},
+    "tasks/get": {"taskId": "apr_of_somebody_else_altogether"},
+    "tasks/update": {"taskId": "apr_of_somebody_else_altogether", "inputResponses": {}},
+    "tasks/cancel": {"taskId": "apr_of_somebody_else_altogether"},
 }
 ROUTES = {"/mcp": True, "/healthz": False, "/readyz": False, "/metrics": True}
 COMMANDS = {
@@ -59,11 +62,43 @@ COMMANDS = {
     "engine",
     "repos",
     "scan",
+    "approvals",
+    "mfa",
+    "slack",
+}
+# People's pages: no bearer token, but a login of their own; tests/mcp_servers/hub/test_site.py walks them as a stranger.
+PAGES = {
+    "/login",
+    "/login/options",
+    "/login/passkey",
+    "/login/totp",
+    "/login/oidc",
+    "/login/oidc/callback",
+    "/logout",
+    "/approvals",
+    "/approvals/confirm",
+    "/approvals/confirm/options",
+    "/approve/{}",
+    "/approve/{}/options",
+    "/approve/{}/standing",
+    "/enroll/{}",
+    "/enroll/{}/options",
+    "/enrolled",
+    "/static/{}",
 }
 # The groups that are for these at all: gold reads the cache and submits intents, whoever has no role minds their own.
 STRANGERS = {"tier:gold": {"own", "state_read", "intent"}, "person:stranger": {"own"}}
 REFUSALS = {"denied", "bad_input", "not_configured"}  # never anything that has begun
-WORK = {"lore_import", "lore_reindex", "work.purge", "scan", "world.purge"}
+WORK = {
+    "lore_import",
+    "lore_reindex",
+    "work.purge",
+    "scan",
+    "world.purge",
+    "approved_call",
+    "approvals.sweep",
+    "approvals.tidy",
+}
 
 
 def methods_of(protocol: Protocol) -> set[str]:
@@ -74,6 +109,8 @@ async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
     assert methods_of(hub.front.protocol) == set(METHODS)
     assert not hub.front.protocol.server._notification_handlers  # pyright: ignore[reportPrivateUsage]
     assert {path: route.needs_identity for path, route in hub.front.routes.items()} | {"/mcp": True} == ROUTES
+    assert hub.front.site is not None
+    assert hub.front.site.paths == PAGES
     assert set(body_broker.list_commands(None)) == COMMANDS  # type: ignore[arg-type]
     assert set(make_worker(hub.runtime)._handlers) == WORK  # pyright: ignore[reportPrivateUsage]
 
