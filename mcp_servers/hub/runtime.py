@@ -103,40 +103,29 @@ async def open_runtime(
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
     policy = await asyncio.to_thread(load_policy, settings, rooms)
-    every = (*ROOMS, *(room for room in rooms if room.name not in _OURS))
-    rooms = profiled(rooms, settings.tools)
+    every, rooms = (*ROOMS, *(r for r in rooms if r.name not in _OURS)), profiled(rooms, settings.tools)
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, name=name))
         secrets = await asyncio.to_thread(Secrets.load, settings)
         auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
-        tokens = Tokens(stores.pool, settings, secrets)
         identities = await stack.enter_async_context(open_identities(stores.pool, settings))
         sessions = await stack.enter_async_context(open_sessions(stores.redis, stores.pool))
         limits = await stack.enter_async_context(
             open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
         )
-        bus = EventBus(stores.redis)
-        metrics = Metrics()
+        bus, metrics = EventBus(stores.redis), Metrics()
         services = await stack.enter_async_context(open_services(settings, stores, bus, lasting=name != "cli"))
         approvals = await stack.enter_async_context(
             open_approvals(
-                settings,
-                stores,
-                secrets,
-                auditor,
-                policy=policy,
-                rooms=every,
-                lasting=name != "cli",
-                counts=metrics,
+                settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=name != "cli", counts=metrics
             )
         )
+        own_services = own.HubServices(stores.pool, metrics, approvals.desk)
         gate = Gate(
             rooms=rooms,
             approved=every,
             policy=policy,
-            services={own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk)}
-            | dict(services.by_room())
-            | (extra_services or {}),
+            services={own.ROOM.name: own_services} | dict(services.by_room()) | (extra_services or {}),
             auditor=auditor,
             sessions=sessions,
             limits=limits,
@@ -154,7 +143,7 @@ async def open_runtime(
             stores=stores,
             secrets=secrets,
             auditor=auditor,
-            tokens=tokens,
+            tokens=Tokens(stores.pool, settings, secrets),
             identities=identities,
             sessions=sessions,
             limits=limits,

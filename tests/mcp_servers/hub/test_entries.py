@@ -134,7 +134,7 @@ async def test_no_method_answers_over_a_stream_without_identity(hub: Hub) -> Non
             pass
     assert "unauthenticated" in "".join(traceback.format_exception(refused.value))
     async with Client(protocol.server, mode="2026-07-28") as client:
-        # The first two are gone in this revision; the tasks' are sent by tests/mcp_servers/hub/test_tasks.py.
+        # The first two are gone in this revision; this client sends none of the tasks', which the test above refuses.
         tasks = {"tasks/get", "tasks/update", "tasks/cancel"}
         for method in methods_of(protocol) - {"ping", "logging/setLevel", "subscriptions/listen"} - tasks:
             with pytest.raises(MCPError, match="unauthenticated"):
