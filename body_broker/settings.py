@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ PREFIX = "BODY_BROKER_"
 # These belong to the tests, and to the client side of stdio; the hub's settings know nothing of them.
 NOT_SETTINGS = ("BODY_BROKER_TEST_", "BODY_BROKER_REQUIRE", "BODY_BROKER_TOKEN")
 
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -115,7 +118,7 @@ class Settings(BaseModel):
         None, description="Slack's signing secret: clicks come over HTTPS to /slack/interactions instead."
     )
     slack_channel: str | None = Field(
-        None, pattern=r"^[CG][A-Z0-9]{5,20}$", description="The id of the channel where people are asked."
+        None, pattern=r"^[CG][A-Z0-9]{5,20}$", description="The id of the channel where people are asked, such as C0123456789."
     )
     slack_api_url: str = Field(
         "https://slack.com/api/", pattern=r"^https?://\S+/$", description="Where Slack's Web API is; ends with a slash."
@@ -146,7 +149,8 @@ class Settings(BaseModel):
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
 
     public_url: str | None = Field(
-        None, description="The URL people and agents reach this hub by, such as https://hub.studio.example."
+        None,
+        description="The URL people and agents reach this hub by, such as https://hub.studio.example: scheme, host and port alone.",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Host names accepted beside loopback and public_url; `name` or `name:port`."
@@ -185,6 +189,11 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = Field(
         "console", description="One JSON object a line, or lines for people."
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, url: str | None) -> str | None:
+        return None if url is None else _origin_of(url)
 
     @field_validator(
         "data_dir",
@@ -235,9 +244,7 @@ def load_settings(
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        places = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)
-        )
+        places = "; ".join(_misfit(e["loc"], e["type"], e["msg"]) for e in error.errors(include_input=False))
         raise SettingsError(
             f"The settings do not fit: {places}.", next_step="docs/settings.md lists every setting."
         ) from error
@@ -249,6 +256,31 @@ def load_settings(
             next_step="Set it to at least 32 random characters, the same for every hub and worker.",
         )
     return settings
+
+
+def _origin_of(url: str) -> str:
+    """The URL as browsers write an origin: no path, no default port, lower case.
+
+    Raises:
+        ValueError: It is no http or https URL, or says more than where.
+    """
+    parts = urlsplit(url.strip())
+    host, port = (parts.hostname or ""), parts.port
+    if parts.scheme not in _PORTS or not _HOST.fullmatch(host):
+        raise ValueError("write it as https://hub.studio.example")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("it is scheme, host and port alone, without a path")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in {None, _PORTS[parts.scheme]} else f":{port}")
+
+
+def _misfit(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    """What is wrong with one setting, by the name it is set under; a pattern says nothing to a person, its description does."""
+    name = str(place[0]) if place else "settings"
+    field = Settings.model_fields.get(name)
+    if kind == "string_pattern_mismatch" and field is not None:
+        return f"{PREFIX}{name.upper()} is not of its form ({field.description})"
+    return f"{'.'.join(map(str, place)) or 'settings'}: {message}"
 
 
 def _check_lore(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from policies.engine import Policy
 
 TTL_MS = 60_000
 _ABOUT_APPROVALS = frozenset(tool.name for tool in APPROVAL_TOOLS)
-_REASON: dict[str, Any] = {"type": "string", "description": "Why, for the approver."}
+_REASON: dict[str, Any] = {"type": "string", "maxLength": 500, "description": "Why, for the approver."}
 _KEPT_LISTS = 256
 
 

@@ -224,3 +224,12 @@ def test_the_digest_of_a_rule_is_its_own(policy: Policy, studio: Studio) -> None
 def test_our_files_stand_in_the_package() -> None:
     assert {file.name for file in SHIPPED_DIR.glob("*.cedar")} == {"tiers.cedar", "roles.cedar", "forbids.cedar"}
     assert {file.name for file in OPTIONAL_DIR.glob("*.cedar")} == {"silver_queues_changes.cedar"}
+
+
+def test_the_rule_that_the_page_about_policies_shows_asks_as_it_says(studio: Studio) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text("utf-8")
+    rule = page.partition("```cedar\n")[2].partition("```")[0]
+    policy = studio(rule.replace('"delete_document"', '"remove_document"'))
+    decision = policy.decide(call("remove_document", person("sre")))
+    assert isinstance(decision, Ask)
+    assert "two-of-security-for-lore" in decision.rules

@@ -230,6 +230,30 @@ def _json_kind(schema: dict[str, Any]) -> str:
     return " ".join([kind, *(words.format(schema[key]) for key, words in limits if key in schema)])
 
 
+_ASKING_RULE = """
+## A rule of your own that asks people
+
+A file in `BODY_BROKER_POLICIES_DIR`; it is added to ours, so it can only ask for more. The annotations say whom to ask (`@approval`:
+channels out of `slack`, `mfa`, `local`; `@approvers`: groups of approvers.toml; `@quorum`: how many, 1 without it; `@ttl`: how long the
+request stays open, 15m without it), the condition decides. `context.approval.own` is the second factor of a person who calls alone;
+leave it out where somebody else must always say yes. `body-broker policy check` says what does not hold together.
+
+```cedar
+@id("two-of-security-for-lore")
+@approval("mfa")
+@approvers("security")
+@quorum("2")
+@ttl("30m")
+forbid (principal, action == Hub::Action::"delete_document", resource)
+unless {
+  context has approval &&
+  context.approval.count >= 2 &&
+  context.approval.groups.contains("security") && context.approval.via.contains("mfa")
+};
+```
+"""
+
+
 def policy_page() -> str:
     """docs/policy.md."""
     return (
@@ -242,6 +266,7 @@ def policy_page() -> str:
         + modifiers_markdown().rstrip("\n")
         + "\n\nA session that has read text from outside needs an approval for everything in `queued`, `security_scan`, `write` and\n"
         "`admin_change`, and for every `external` or `destructive` tool. Every identity of a chain must be allowed.\n"
+        + _ASKING_RULE
     )
 
 

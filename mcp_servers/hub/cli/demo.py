@@ -17,7 +17,7 @@ from mcp_servers.cybersecurity import store
 from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
-from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
+from mcp_servers.hub.cli.context import operator, record, run, settings_of
 from mcp_servers.hub.cli.demo_approvals import go_ask
 from mcp_servers.hub.cli.demo_round import REPOSITORY, DemoFailed, go_round, say
 from mcp_servers.hub.cli.world import load_world
@@ -33,10 +33,17 @@ _WITHOUT = (
 
 @click.command()
 @click.option("--once", is_flag=True, help="Stop after the last step; exit code 0 only if every step went as said.")
-@data_dir_option
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where the embedded stores and keys live (default: BODY_BROKER_DATA_DIR or .body-broker in this folder).",
+)
 def demo(data_dir: Path | None, *, once: bool) -> None:
     """Show six identities at work on all five servers, each refusal by name of its rule, and the audit chain verified."""
-    settings = settings_of(data_dir or Path(".body-broker"))
+    settings = settings_of(data_dir)
+    if "data_dir" not in settings.model_fields_set:
+        settings = settings_of(Path(".body-broker"))
     # Whatever this machine is set up for: the demo is about embedded stores, our engine, and no cloud.
     settings_here, without = settings, dict.fromkeys(_WITHOUT)
     settings = settings.model_copy(update={**without, "engine": "own", "tools": "core"})
