@@ -171,7 +171,8 @@ async def test_a_flood_from_one_client_leaves_the_others_served(open_hub: OpenHu
             for change_id in mine:
                 assert (await decided(game, change_id))["status"] in {"applied", "rejected"}
     codes = [a["structuredContent"]["error"]["code"] if a.get("isError") else "ok" for a in answers]
-    assert set(codes) <= {"ok", "rate_limited", "too_busy"}
+    # A session that cannot be read in the crowd counts as tainted, and people would be asked.
+    assert set(codes) <= {"ok", "rate_limited", "too_busy", "approval_pending"}
     assert len(set(codes)) > 1
     taken = await world.fetchval("SELECT count(*) FROM world_change WHERE actor = 'tier:bronze'")
     assert taken == codes.count("ok")
