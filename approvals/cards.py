@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +10,7 @@ from typing import cast
 
 from approvals.model import Approval, Factor, Standing, Verdict, Via, Vote, met
 from approvals.people import People
+from approvals.shown import Shown, visible
 from body_broker.calls import Json
 from policies.decision import Requirement
 
@@ -19,68 +18,7 @@ CHANNELS: dict[Via, str] = {"slack": "Slack", "mfa": "the approval page", "local
 """What the channels of a rule are called."""
 ERROR_MAX = 500
 
-# Control, format (bidi, zero-width, tags), private, unassigned, lone surrogates, odd line ends.
-_UNSEEN = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
-# Letters and marks that draw nothing: joiners, fillers, variation selectors, the blank of Braille.
-_BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-# Long runs push what follows out of sight. At the beginning of a line blanks are indentation.
-_RUN = re.compile(r"(?<=[^\s])[ \t]{16,}|\n{4,}")
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    r"""Text as people are shown it.
-
-    Attributes:
-        text: Every character that could not be seen, or that moves others, is written out as \u and its code.
-        hidden: How many these were.
-    """
-
-    text: str
-    hidden: int = 0
-
-    def parts(self, size: int) -> tuple[str, ...]:
-        """The text in pieces of at most `size` UTF-16 units, cut at line ends where there are any; nothing is left out."""
-        found: list[str] = []
-        rest = self.text
-        step = size if rest.isascii() else size // 2
-        while len(rest) > step:
-            cut = rest.rfind("\n", step // 2, step) + 1 or step
-            found.append(rest[:cut])
-            rest = rest[cut:]
-        return (*found, rest) if rest or not found else tuple(found)
-
-
-def visible(text: str) -> Shown:
-    """The text with nothing in it that the reader cannot see: hidden, bidirectional and odd blank characters are written out."""
-    if text.isascii() and text.isprintable() and not _RUN.search(text):
-        return Shown(text)
-    out: list[str] = []
-    at = hidden = 0
-    for run in _RUN.finditer(text):
-        out += [*map(_seen, text[at : run.start()]), *map(_escaped, run[0])]
-        at, hidden = run.end(), hidden + len(run[0])
-    out += map(_seen, text[at:])
-    return Shown("".join(out), hidden + sum(map(_is_hidden, text)))
-
-
-def _seen(c: str) -> str:
-    return _escaped(c) if _is_hidden(c) else c
-
-
-def _is_hidden(c: str) -> bool:
-    if c in "\n\t":
-        return False
-    category = unicodedata.category(c)
-    return category in _UNSEEN or (category == "Zs" and c != " ") or _BLANK.match(c) is not None
-
-
-def _escaped(c: str) -> str:
-    data = c.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{int.from_bytes(data[i : i + 2]):04x}" for i in range(0, len(data), 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,21 +166,26 @@ class Card:
         return frozenset(via for rule in self.rules if not rule.met for via in rule.via)
 
     def text(self) -> str:
-        """The whole card as lines for a terminal."""
-        lines = [self.headline, ""]
+        """The whole card as lines for a terminal: ours first, and whatever others wrote behind bars."""
+        lines = ["What is asked:", *Shown(self.headline).lines(), ""]
         lines += [f"{name:<13} {value}" for name, value in self._facts() if value]
-        for title, shown in (("It would change", self.preview), ("Arguments", self.arguments)):
-            if shown is not None:
-                lines += ["", f"{title}:", *(f"  {line}" for line in shown.text.split("\n"))]
-        lines += ["", *(f"! {warning}" for warning in self.warnings), *(vote.text for vote in self.votes)]
-        lines += [text for text in (self.record, self.why and f"Reason: {self.why}", self.error) if text]
-        return "\n".join(lines).rstrip()
+        boxes = (
+            ("Its reason, in the caller's own words", self.reason),
+            ("It would change", self.preview),
+            ("Arguments", self.arguments),
+        )
+        for title, shown in boxes:
+            lines += ["", *_box(title, shown)]
+        lines += ["", *(f"! {warning}" for warning in self.warnings)]
+        for vote in self.votes:
+            lines += [vote.text, *_box("Their reason", vote.reason)]
+        lines += [self.record] if self.record else []
+        return "\n".join([*lines, *_box("Reason", self.why), *_box("It said", self.error)]).rstrip()
 
     def _facts(self) -> list[tuple[str, str | None]]:
         return [
             ("Asked by", self.requester),
             ("On behalf of", ", for ".join(self.on_behalf_of)),
-            ("Its reason", self.reason and f'"{self.reason.text}" (the caller\'s own words)'),
             ("Tool", self.tool),
             *(("Rule", rule.text) for rule in self.rules),
             ("Effect", self.effect),
@@ -251,6 +194,12 @@ class Card:
             ("Approval", self.id),
             ("Page", self.link),
         ]
+
+
+def _box(title: str, shown: Shown | str | None) -> list[str]:
+    if not shown:
+        return []
+    return [f"{title}:", *(Shown(shown) if isinstance(shown, str) else shown).lines()]
 
 
 def named(principal: str, people: People) -> str:

@@ -26,7 +26,7 @@ from approvals.store import SERVICE, Kept
 from approvals.voting import Ballot, Void
 from body_broker.audit.auditor import Auditor
 from body_broker.calls import Caller
-from body_broker.errors import BodyBrokerError, Conflict, Denied, Detail, NotFound
+from body_broker.errors import BadInput, BodyBrokerError, Conflict, Denied, Detail, NotFound
 from body_broker.storage.postgres import Connection, Executor, Pool
 from body_broker.text import clean, digest
 from body_broker.work import queue
@@ -99,16 +99,23 @@ class Desk:
             Unavailable: The audit does not take it.
         """
         assert subject.requirements, "somebody must be asked for something"
-        kept = await store.undelivered(self.pool, subject.digest)
-        joined = kept is not None and not kept.stale
-        if kept is None or kept.stale:
-            async with self._few, self.pool.acquire() as connection, connection.transaction():
-                found, joined = await join_or_open(
-                    connection, self.recorder, subject, call=call, notify=self._notify, open_max=self._open_max
-                )
-            kept = await _found(self.pool, found)
+        if (ticket := await self.join(subject)) is not None:
+            return ticket
+        async with self._few, store.moving(self.pool) as connection:
+            found, joined = await join_or_open(
+                connection, self.recorder, subject, call=call, notify=self._notify, open_max=self._open_max
+            )
+        kept = await _found(self.pool, found)
         self._counts.approval_asked(joined=joined)
         return Ticket(await self._noticed(kept), joined)
+
+    async def join(self, subject: Subject) -> Ticket | None:
+        """The approval that an earlier call of this kind opened; None where there is none, and nobody is asked."""
+        kept = await store.undelivered(self.pool, subject.digest)
+        if kept is None or kept.stale:
+            return None
+        self._counts.approval_asked(joined=True)
+        return Ticket(await self._noticed(kept), joined=True)
 
     async def get(self, approval_id: str) -> Approval:
         """One approval, whoever it belongs to; one that is past its time is ended by whoever reads it.
@@ -133,7 +140,7 @@ class Desk:
         self, caller: Caller, *, limit: int = 20, before: int | None = None, standings: Collection[Standing] = ()
     ) -> list[Approval]:
         """The caller's approvals, newest first; `before` is the ordinal of the last one of the page before."""
-        return await store.newest(
+        found = await store.newest(
             self.pool,
             asker=caller.asker,
             requester=None if len(caller.chain) == 1 else caller.requester,
@@ -141,16 +148,17 @@ class Desk:
             standings=standings,
             limit=limit,
         )
+        return [self._as_now(each) for each in found]
 
     async def waiting_for(self, person: str) -> list[Approval]:
         """What waits and this person could still say yes to, the most urgent first."""
         groups = self.people.groups_of(person)
         pending = await store.pending_without(self.pool, person)
-        return [each for each in pending if voting.could_help(each, person, groups)]
+        return [each for each in map(self._as_now, pending) if voting.could_help(each, person, groups)]
 
     async def everything(self, *, limit: int = 50, standings: Collection[Standing] = ()) -> list[Approval]:
         """Everybody's approvals, newest first; for operators."""
-        return await store.newest(self.pool, limit=limit, standings=standings)
+        return [self._as_now(each) for each in await store.newest(self.pool, limit=limit, standings=standings)]
 
     async def count_pending(self) -> int:
         """How many wait for people."""
@@ -190,7 +198,7 @@ class Desk:
                     await self._count(connection, before, ballot)
                 except (Conflict, Denied, Void) as error:
                     refused = await self._end_if_over(connection, kept, error)
-                approval = (await _found(connection, approval_id)).approval
+                approval = self._as_now((await _found(connection, approval_id)).approval)
         except NotFound as error:
             await self._refused(None, approval_id, ballot, error)
             raise
@@ -201,7 +209,7 @@ class Desk:
         return approval
 
     async def cancel(self, approval_id: str, *, caller: Caller) -> Approval:
-        """The approval after its requester took it back: what has not begun never will; what runs is asked to stop.
+        """The approval after its requester took it back: what has not begun never will; an effect that has begun is brought to its end.
 
         Raises:
             NotFound: There is none, or it is somebody else's.
@@ -263,17 +271,18 @@ class Desk:
             BadInput: There is no note.
             Unavailable: The audit does not take it; nothing was settled.
         """
-        async with self._locked(approval_id) as (connection, kept):
-            if kept.approval.standing != "unknown":
-                raise Conflict(
-                    f"Nothing is to be settled: it is {kept.approval.standing}.",
-                    next_step="There is nothing more to do here.",
-                )
-            voting.check_settler(kept.approval, by, self.people.groups_of(by))
-            # No worker has work whose outcome is unknown, so nobody waits here for the row that we hold.
-            await queue.settle(connection, approval_id, by=by, verdict=verdict, note=note)
-            await self.recorder.moved(kept.approval, "settled", by=by, said=note, details={"finding": verdict})
-            await store.unrecord(connection, approval_id)
+        approval: Approval | None = None
+        try:
+            async with self._locked(approval_id) as (connection, kept):
+                approval = kept.approval
+                voting.check_settler(approval, by, self.people.groups_of(by), again=verdict == "again")
+                # No worker has work whose outcome is unknown, so nobody waits here for the row that we hold.
+                await queue.settle(connection, approval_id, by=by, verdict=verdict, note=note)
+                await self.recorder.moved(approval, "settled", by=by, said=note, details={"finding": verdict})
+                await store.unrecord(connection, approval_id)
+        except (NotFound, Conflict, Denied, BadInput) as error:
+            await self.recorder.refused(approval, approval_id, error, by=by, details={"finding": verdict})
+            raise
         return await self.get(approval_id)
 
     async def still_stands(self, approval: Approval) -> None:
@@ -284,12 +293,12 @@ class Desk:
         """
         voting.check_standing(approval, self.policy, self._definitions)
 
-    async def begin(self, connection: Connection, approval_id: str) -> None:
-        """Note, on the connection of `run.fenced()`, that its effect begins now: from here on it no longer expires.
+    async def begin(self, connection: Connection, approval_id: str, effect: str) -> bool:
+        """Note, on the connection of `run.fenced()`, that its effect begins now, which may be repeated under its key; false where it may not.
 
-        Without it work that is taken up again after a kill could end as expired although it was done.
+        From here on it is brought to its end, for it may have happened: it is not taken back, does not expire, is not decided again.
         """
-        await store.begin(connection, approval_id)
+        return await store.begin(connection, approval_id, effect)
 
     def given(self, approval: Approval) -> Given:
         """The approval that its votes give, as the policies read it."""
@@ -297,7 +306,7 @@ class Desk:
 
     async def _count(self, connection: Connection, approval: Approval, ballot: Ballot) -> None:
         """Check everything, then write: whatever raises leaves nothing written but what the same transaction ends."""
-        voter, verdict = ballot.voter, ballot.verdict
+        approval, voter, verdict = self._as_now(approval), ballot.voter, ballot.verdict
         groups = self.people.groups_of(voter.person)
         voting.check_shown(approval, ballot.shown)
         voting.check_voter(approval, voter, verdict, groups)
@@ -347,7 +356,7 @@ class Desk:
 
     @asynccontextmanager
     async def _locked(self, approval_id: str) -> AsyncGenerator[tuple[Connection, Kept]]:
-        async with self._few, self.pool.acquire() as connection, connection.transaction():
+        async with self._few, store.moving(self.pool) as connection:
             kept = await store.lock(connection, approval_id)
             if kept is None:
                 raise _not_found()
@@ -355,8 +364,12 @@ class Desk:
 
     async def _noticed(self, kept: Kept) -> Approval:
         """The approval; if it is past its time and nobody has written that down, it is now."""
-        written = kept.approval.ended_at is not None or kept.approval.standing != "expired"
-        return kept.approval if written else await self.expire(kept.approval.id)
+        if kept.approval.ended_at is None and kept.approval.standing == "expired":
+            return await self.expire(kept.approval.id)
+        return self._as_now(kept.approval)
+
+    def _as_now(self, approval: Approval) -> Approval:
+        return voting.as_now(approval, self.people)
 
     def _counted(self, before: Approval, after: Approval) -> None:
         if before.decided_at is None and after.decided_at is not None:
@@ -368,13 +381,8 @@ class Desk:
     async def _refused(
         self, approval: Approval | None, approval_id: str, ballot: Ballot, error: BodyBrokerError
     ) -> None:
-        details: dict[str, Detail] = {
-            "said": ballot.verdict,
-            "via": ballot.voter.via,
-            "code": error.code,
-            "why": error.message,
-        }
-        await self.recorder.refused(approval, approval_id, by=ballot.voter.person, details=details)
+        details: dict[str, Detail] = {"said": ballot.verdict, "via": ballot.voter.via}
+        await self.recorder.refused(approval, approval_id, error, by=ballot.voter.person, details=details)
 
 
 async def _found(executor: Executor, approval_id: str) -> Kept:

@@ -29,11 +29,12 @@ log = get_logger(__name__)
 
 STEP = "call"
 """The recorded step, or `once` effect, in which the approved call runs."""
-# What an operation answers when it has done nothing: such an answer of a `once` effect leaves nothing in doubt.
+# What an operation answers when it has done nothing: such an answer leaves nothing in doubt. Under its key a repeatable effect that has
+# happened answers what it gave, whatever refuses it since.
 _REFUSALS = (BadInput, Conflict, Denied, NotConfigured, NotFound)
 
-Standing = Callable[[Sequence[str], Sequence[str], datetime], Awaitable[Caller]]
-"""`async (chain, sessions, since) -> Caller` with the roles of now; raises where a login of the chain was ended."""
+Standing = Callable[[Sequence[str], Sequence[str], datetime, Sequence[str]], Awaitable[Caller]]
+"""`async (chain, sessions, since, tokens) -> Caller` with the roles of now; raises where a login or a token of it was ended."""
 Perform = Callable[[Progress], Awaitable[Json]]
 """Runs a call that has passed the gate; gives `{"result": ..., "outside": ...}`."""
 
@@ -49,8 +50,8 @@ class Approvals(Protocol):
         """Raises where the tool's definition or a rule that fired is no longer what people saw."""
         ...
 
-    async def begin(self, connection: Connection, approval_id: str, /) -> None:
-        """Notes in the run's own transaction that its effect begins: it no longer expires."""
+    async def begin(self, connection: Connection, approval_id: str, effect: str, /) -> bool:
+        """Notes in the run's own transaction that its effect begins, and is brought to its end; false where it was taken back."""
         ...
 
     def given(self, approval: Approval, /) -> Given:
@@ -66,6 +67,14 @@ class Authorise(Protocol):
         ...
 
 
+class Resume(Protocol):
+    """The gate's side of a call that an earlier attempt has begun: nothing is decided again, for it may have happened already."""
+
+    async def __call__(self, approval: Approval, /) -> Perform:
+        """What runs the call under its key; raises where it cannot be run here any more."""
+        ...
+
+
 class Executor:
     """Carries out approved calls, each claimed by one worker.
 
@@ -73,10 +82,11 @@ class Executor:
         approvals: Where they are read.
         standing: Says who the requester is now.
         authorise: Decides the call anew with the real approval.
+        resume: Takes up a call that has begun.
     """
 
-    def __init__(self, approvals: Approvals, standing: Standing, authorise: Authorise) -> None:
-        self._approvals, self._standing, self._authorise = approvals, standing, authorise
+    def __init__(self, approvals: Approvals, standing: Standing, authorise: Authorise, resume: Resume) -> None:
+        self._approvals, self._standing, self._authorise, self._resume = approvals, standing, authorise, resume
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to run approved calls."""
@@ -91,12 +101,9 @@ class Executor:
 
     async def _carry_out(self, run: Run) -> Json:
         approval = await self._approvals.get(run.id)
-        await self._approvals.still_stands(approval)
-        caller = await self._standing(approval.chain, approval.sessions, approval.created_at)
-        perform = await self._authorise(approval, caller, self._approvals.given(approval))
-        async with run.fenced() as connection:
-            await self._approvals.begin(connection, run.id)
-
+        # What has begun may have happened. A login that has ended since, an edited rule or a new definition would be told as a
+        # failure, and the call made again and done twice; so the first attempt's decision, which is on the audit, stands.
+        perform = await (self._resume(approval) if run.work.begun else self._begin(run, approval))
         known: list[Json] = []
 
         async def effect() -> Json:
@@ -107,11 +114,25 @@ class Executor:
         try:
             return await self._step(run, approval, effect)
         except asyncio.CancelledError:
-            # Its requester took it back while it was being done: what has happened is told as it happened.
+            # A `once` effect or a read: its requester took it back while it was being done: what has happened is told as it happened.
             if run.interrupted != "cancelled" or not known or run.open_effect is not None:
                 raise
             _go_on()
             return known[0] if approval.effect == "once" else await self._step(run, approval, effect)
+
+    async def _begin(self, run: Run, approval: Approval) -> Perform:
+        """What runs the call, decided now; from here on an effect that may be repeated is brought to its end."""
+        await self._approvals.still_stands(approval)
+        caller = await self._standing(approval.chain, approval.sessions, approval.created_at, approval.tokens)
+        perform = await self._authorise(approval, caller, self._approvals.given(approval))
+        if approval.effect == "repeatable":  # of a `once` effect the run itself keeps what has begun
+            async with run.fenced() as connection:
+                begun = await self._approvals.begin(connection, run.id, STEP)
+            if not begun:
+                run.interrupt("cancelled")
+                await asyncio.sleep(0)  # where it is told
+                raise asyncio.CancelledError
+        return perform
 
     async def _step(self, run: Run, approval: Approval, effect: Callable[[], Awaitable[Json]]) -> Json:
         return await (run.once if approval.effect == "once" else run.step)(STEP, effect)
@@ -119,34 +140,15 @@ class Executor:
 
 async def _outcome(run: Run, approval: Approval, perform: Perform) -> Json:
     match approval.effect:
-        case "once":
+        case "once" | "repeatable":
             try:
                 return _kept(await perform(run.progress))
             except LeaseLost:
                 raise
             except _REFUSALS as error:
                 return {"error": on_the_wire(error).body()}
-        case "repeatable":
-            return _kept(await _to_its_end(run, perform(run.progress)))
         case "none":
             return _kept(await perform(run.progress))
-
-
-async def _to_its_end(run: Run, body: Awaitable[Json]) -> Json:
-    """An effect that has begun is not cut off by its requester's cancel: it would be told as cancelled, and might have happened.
-
-    A worker that stops does cut it off; the next one repeats it under the same key.
-    """
-    effect = asyncio.ensure_future(body)
-    try:
-        return await asyncio.shield(effect)
-    except asyncio.CancelledError:
-        if run.interrupted == "cancelled" and not effect.cancelled():
-            _go_on()
-            return await effect
-        effect.cancel()
-        await asyncio.wait({effect})
-        raise
 
 
 def _go_on() -> None:

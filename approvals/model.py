@@ -58,6 +58,7 @@ class Subject:
         reason: The agent's own words, in no digest.
         roles: Roles of the chain's people as the gate knows them; votes are decided with these, the execution with live ones.
         facts: What the hub has found out about the call; likewise.
+        tokens: Ids of the tokens that the call came with.
     """
 
     tool: str
@@ -78,6 +79,7 @@ class Subject:
     reason: str | None = None
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     facts: frozenset[str] = frozenset()
+    tokens: tuple[str, ...] = ()
 
     @property
     def requester(self) -> str:
@@ -139,7 +141,9 @@ class Approval:
         standing: Where it is; of a decided yes what became of its work.
         decided_by: Who decided last, or `service:body-broker`.
         why: A denial's reason, or why it was cancelled.
-        votes: In the order they came.
+        state: What people made of it, whatever came of a yes.
+        finding: Who settled it last, and what they found, where it had been unknown.
+        votes: In the order they came; as long as it has not ended with the groups that each voter still belongs to.
         result: What the call gave (a JSON object with `result` and `outside`), as long as it is readable.
         error: The wire body of what went wrong.
     """
@@ -178,6 +182,9 @@ class Approval:
     error: Json = None
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     facts: frozenset[str] = frozenset()
+    tokens: tuple[str, ...] = ()
+    state: Decided = "pending"
+    finding: Json = None
 
     @property
     def asker(self) -> str:

@@ -12,8 +12,8 @@ from typing import Protocol
 from approvals.cards import Card
 from approvals.model import NOTICE_KIND, Approval
 from approvals.people import People
-from approvals.slack.blocks import Block, Message, message
-from approvals.slack.words import GONE, Place, SlackRefused, refused
+from approvals.slack.blocks import FORMS, Block, Form, Message, message
+from approvals.slack.words import GONE, TOO_LONG, Place, SlackRefused, refused
 from body_broker.calls import Json
 from body_broker.errors import NotFound
 from body_broker.storage.postgres import Executor, Pool
@@ -26,19 +26,27 @@ logger = get_logger(__name__)
 
 POST_EVERY_S = 1.0
 """Slack takes about one new message a second in a channel."""
+_CHANGE_EVERY = 1.2
+"""Slack takes about fifty changes a minute: one in so many times the pace of new messages."""
+_CHANGES = "changes"
+_BUSY = "busy"
+_THREADS_MAX = 3
+"""So often a message is posted anew because its thread was gone; then its arguments are on the page."""
 _LOOK_AGAIN_S = 5.0
 _ATTEMPTS = 8
 
-_READ = "SELECT team, channel, message, look, parts, mentioned FROM approval_notice WHERE approval_id = $1"
+_READ = "SELECT team, channel, message, look, form, parts, mentioned, failures, failure FROM approval_notice WHERE approval_id = $1"
 _MENTION = """
 INSERT INTO approval_notice (approval_id, mentioned) VALUES ($1, true)
 ON CONFLICT (approval_id) DO UPDATE SET mentioned = true
 """
 _POSTED = """
-INSERT INTO approval_notice (approval_id, team, channel, message, look, parts) VALUES ($1, $2, $3, $4, NULL, 0)
-ON CONFLICT (approval_id) DO UPDATE SET team = $2, channel = $3, message = $4, look = NULL, parts = 0
+INSERT INTO approval_notice (approval_id, team, channel, message, look, form, parts) VALUES ($1, $2, $3, $4, $5, $6, 0)
+ON CONFLICT (approval_id) DO UPDATE SET team = $2, channel = $3, message = $4, look = $5, form = $6, parts = 0
 """
-_FORGET = "UPDATE approval_notice SET message = NULL, look = NULL, parts = 0 WHERE approval_id = $1"
+_UNMENTION = "UPDATE approval_notice SET mentioned = false WHERE approval_id = $1"
+_FORGET = "UPDATE approval_notice SET message = NULL, look = NULL, form = NULL, parts = 0 WHERE approval_id = $1"
+_FORM = "UPDATE approval_notice SET form = $2 WHERE approval_id = $1"
 _PART = "UPDATE approval_notice SET parts = $2::integer WHERE approval_id = $1"
 _SHOWN = """
 INSERT INTO approval_notice (approval_id, shown, look, shown_at) VALUES ($1, $2, $3, clock_timestamp())
@@ -66,8 +74,10 @@ class Poster(Protocol):
 class _Notice:
     place: Place | None = None
     look: str | None = None
+    form: Form | None = None
     parts: int = 0
     mentioned: bool = False
+    has_no_thread: bool = False
 
 
 class Notices:
@@ -100,7 +110,9 @@ class Notices:
     ) -> None:
         self._pool, self._find, self._poster, self._people = pool, find, poster, people
         self._channel, self._pages, self._failed, self._now = channel, pages, failed, now
-        self._pace = _Pace(post_every_s)
+        self._post_every_s = post_every_s
+        self._pace = _Pace({_CHANGES: post_every_s * _CHANGE_EVERY}, post_every_s)
+        self._slot = asyncio.Lock()  # one notice at a time: however slow Slack is, approved calls find a worker
 
     async def handle(self, run: Run) -> Json:
         """Show what the approval of this work is now; what is shown already is not sent again.
@@ -109,6 +121,14 @@ class Notices:
             SlackRefused: It could not be shown; counted, logged, and tried again.
         """
         approval_id = str(run.input["approval"])
+        if self._slot.locked():
+            return await self._put_off(
+                run, approval_id, self._pace.reserve(_BUSY) + self._post_every_s, run.input.get("turn")
+            )
+        async with self._slot:
+            return await self._bring_up_to_date(run, approval_id)
+
+    async def _bring_up_to_date(self, run: Run, approval_id: str) -> Json:
         try:
             approval = await self._find(approval_id)
         except NotFound:
@@ -130,93 +150,141 @@ class Notices:
                 await self._note(run, approval, shown, None)
                 return {"shown": None}
             channel = self._channel_of(approval)
-            has_turn = run.input.get("turn") or run.work.attempt > 1  # a pause lies before each further attempt
-            if not has_turn and (wait_s := self._pace.reserve(channel)) > 0:
-                await run.commit("later", lambda connection: self._later(connection, run, approval, wait_s))
-                return {"later_s": round(wait_s, 3)}
+            if (wait_s := self._wait_s(run, channel)) > 0:
+                return await self._put_off(run, approval.id, wait_s, channel)
             notice = await self._post(run, approval, channel, notice)
-        notice = await self._add_parts(run, approval, notice)
+        elif self._missing(approval, notice):
+            channel = notice.place.channel
+            if (wait_s := self._wait_s(run, channel)) > 0:
+                return await self._put_off(run, approval.id, wait_s, channel)
+            notice = await self._add_part(run, approval, notice, notice.place)
+        if notice.place is not None and self._missing(approval, notice):  # one message in a run: others wait too
+            channel = notice.place.channel
+            return await self._put_off(run, approval.id, self._pace.reserve(channel), channel)
         drawn = self._draw(approval, notice)
         look = _look(drawn)
         if look != notice.look:
-            await self._change(run, approval, notice, drawn)
+            if (wait_s := self._wait_s(run, _CHANGES)) > 0:
+                return await self._put_off(run, approval.id, wait_s, _CHANGES)
+            look = await self._change(run, approval, notice, drawn)
         await self._note(run, approval, shown, look)
         return {"shown": approval.standing}
+
+    def _missing(self, approval: Approval, notice: _Notice) -> bool:
+        """Whether parts are to be written before people can decide."""
+        return approval.standing == "pending" and notice.parts < len(self._draw(approval, notice).parts)
 
     async def _post(self, run: Run, approval: Approval, channel: str, notice: _Notice) -> _Notice:
         mentions = () if notice.mentioned else self._mentions_of(approval)
         if mentions:  # noted first: a kill in between leaves them uncalled, not called twice
             async with run.fenced() as connection:
                 await connection.execute(_MENTION, approval.id)
-        drawn = self._draw(approval, notice, mentions)
-        async with self._pace.turn(channel):
-            place = await self._poster.post(channel, drawn.text, drawn.blocks)
-        async with run.fenced() as connection:
-            await connection.execute(_POSTED, approval.id, place.team, place.channel, place.ts)
+        try:
+            async with self._pace.turn(channel):
+                place, form = await self._post_in_form(
+                    approval, channel, mentions, "page" if notice.has_no_thread else None
+                )
+        except SlackRefused as error:
+            if mentions and error.is_definite:
+                async with run.fenced() as connection:
+                    await connection.execute(_UNMENTION, approval.id)
+            raise
         # Calling somebody is no look of its own: the message is not sent again to take it back.
-        return replace(notice, place=place, look=_look(self._draw(approval, notice)), parts=0)
-
-    async def _add_parts(self, run: Run, approval: Approval, notice: _Notice) -> _Notice:
-        parts = self._draw(approval, notice).parts if approval.standing == "pending" else ()
-        place = notice.place
-        assert place is not None, "only what is posted has a thread"
-        for number in range(notice.parts, len(parts)):
-            self._pace.reserve(place.channel)
-            text = f"Part {number + 1} of {len(parts)} of what is asked for."
-            async with self._pace.turn(place.channel):
-                await self._poster.post(place.channel, text, parts[number], thread=place.ts)
-            async with run.fenced() as connection:
-                await connection.execute(_PART, approval.id, number + 1)
-            notice = replace(notice, parts=number + 1)
+        notice = replace(notice, place=place, form=form, parts=0)
+        notice = replace(notice, look=_look(self._draw(approval, notice)))
+        async with run.fenced() as connection:
+            await connection.execute(
+                _POSTED, approval.id, place.team, place.channel, place.ts, notice.look, notice.form
+            )
         return notice
 
-    async def _change(self, run: Run, approval: Approval, notice: _Notice, drawn: Message) -> None:
+    async def _post_in_form(
+        self, approval: Approval, channel: str, mentions: Sequence[str], form: Form | None = None
+    ) -> tuple[Place, Form]:
+        drawn = self._draw(approval, _Notice(form=form), mentions)
+        try:
+            return await self._poster.post(channel, drawn.text, drawn.blocks), drawn.form
+        except SlackRefused as error:
+            if error.word not in TOO_LONG or drawn.form == FORMS[-1]:
+                raise
+            return await self._post_in_form(approval, channel, mentions, FORMS[FORMS.index(drawn.form) + 1])
+
+    async def _add_part(self, run: Run, approval: Approval, notice: _Notice, place: Place) -> _Notice:
+        """One part more."""
+        parts, number = self._draw(approval, notice).parts, notice.parts
+        text = f"Part {number + 1} of {len(parts)} of what is asked for."
+        try:
+            async with self._pace.turn(place.channel):
+                await self._poster.post(place.channel, text, parts[number], thread=place.ts)
+        except SlackRefused as error:
+            if error.word in TOO_LONG:
+                return await self._in_form(run, approval, notice, "page")
+            if error.word in GONE:
+                await self._forget(run, approval)
+            raise
+        async with run.fenced() as connection:
+            await connection.execute(_PART, approval.id, number + 1)
+        return replace(notice, parts=number + 1)
+
+    async def _change(self, run: Run, approval: Approval, notice: _Notice, drawn: Message) -> str:
+        """Make the message what was drawn; the look it has then."""
         assert notice.place is not None, "only what is posted can be changed"
         try:
-            await self._poster.update(notice.place, drawn.text, drawn.blocks)
+            async with self._pace.turn(_CHANGES):
+                await self._poster.update(notice.place, drawn.text, drawn.blocks)
         except SlackRefused as error:
+            if error.word in TOO_LONG and notice.form != "page":
+                # The thread takes only what has waited there from the beginning.
+                notice = await self._in_form(run, approval, notice, "page")
+                return await self._change(run, approval, notice, self._draw(approval, notice))
             if error.word not in GONE:
                 raise
-            async with run.fenced() as connection:
-                await connection.execute(_FORGET, approval.id)
+            await self._forget(run, approval)
             if approval.standing == "pending":  # somebody deleted it, and people are to be asked all the same
                 raise
+        return _look(drawn)
+
+    async def _in_form(self, run: Run, approval: Approval, notice: _Notice, form: Form) -> _Notice:
+        async with run.fenced() as connection:
+            await connection.execute(_FORM, approval.id, form)
+        return replace(notice, form=form)
+
+    async def _forget(self, run: Run, approval: Approval) -> None:
+        async with run.fenced() as connection:
+            await connection.execute(_FORGET, approval.id)
+
+    def _wait_s(self, run: Run, turn: str) -> float:
+        """In how many seconds it is this run's turn to send: none where it has waited, or a pause lay before this attempt."""
+        return 0.0 if run.input.get("turn") == turn or run.work.attempt > 1 else self._pace.reserve(turn)
 
     def _draw(self, approval: Approval, notice: _Notice, mentions: Sequence[str] = ()) -> Message:
         card = Card.of(approval, self._people, self._pages(), self._now())
-        return message(card, posted=notice.parts, mentions=mentions)
+        return message(card, posted=notice.parts, mentions=mentions, form=notice.form)
 
     async def _read(self, approval_id: str) -> _Notice:
         row = await self._pool.fetchrow(_READ, approval_id)
         if row is None:
             return _Notice()
+        has_no_thread = row["failure"] == "thread_gone" and row["failures"] >= _THREADS_MAX
         place = Place(row["team"], row["channel"], row["message"]) if row["message"] else None
-        return _Notice(place, row["look"], row["parts"], row["mentioned"])
+        return _Notice(place, row["look"], row["form"], row["parts"], row["mentioned"], has_no_thread)
 
     async def _note(self, run: Run, approval: Approval, shown: str, look: str | None) -> None:
         async with run.fenced() as connection:
             await connection.execute(_SHOWN, approval.id, shown, look)
             if approval.standing == "approved" and look is not None:
                 # What runs is not told by the table: a call that takes long is looked at once more.
-                await self._enqueue(connection, run, approval, _LOOK_AGAIN_S, unique_key=f"running {approval.id}")
+                unique_key = f"running {approval.id}"
+                await _enqueue(connection, run, approval.id, _LOOK_AGAIN_S, None, unique_key=unique_key)
 
-    async def _later(self, connection: Executor, run: Run, approval: Approval, wait_s: float) -> Json:
-        await self._enqueue(connection, run, approval, wait_s, unique_key=None)
-        return {"later_s": round(wait_s, 3)}
+    async def _put_off(self, run: Run, approval_id: str, wait_s: float, turn: str | None) -> Json:
+        """Leave it to another run, which has this turn then; meanwhile no worker is held."""
 
-    async def _enqueue(
-        self, connection: Executor, run: Run, approval: Approval, delay_s: float, *, unique_key: str | None
-    ) -> None:
-        await queue.enqueue(
-            connection,
-            NOTICE_KIND,
-            {"approval": approval.id, "turn": True},
-            origin=run.origin,
-            delay_s=delay_s,
-            unique_key=unique_key,
-            limit_key=f"notice {approval.id}",
-            attempts_max=_ATTEMPTS,
-        )
+        async def later(connection: Executor) -> Json:
+            await _enqueue(connection, run, approval_id, wait_s, turn)
+            return {"later_s": round(wait_s, 3)}
+
+        return await run.commit("later", later)
 
     def _channel_of(self, approval: Approval) -> str:
         channel = next(_of_groups(approval, self._people.channels), self._channel)
@@ -234,33 +302,54 @@ def _of_groups(approval: Approval, by_group: Mapping[str, str]) -> Iterator[str]
         yield from (by_group[group] for group in requirement.approvers if group in by_group)
 
 
+async def _enqueue(
+    connection: Executor, run: Run, approval_id: str, delay_s: float, turn: str | None, *, unique_key: str | None = None
+) -> None:
+    await queue.enqueue(
+        connection,
+        NOTICE_KIND,
+        {"approval": approval_id, "turn": turn},
+        origin=run.origin,
+        delay_s=delay_s,
+        unique_key=unique_key,
+        limit_key=f"notice {approval_id}",
+        attempts_max=_ATTEMPTS,
+    )
+
+
 def _look(drawn: Message) -> str:
     return digest([drawn.text, drawn.blocks])
 
 
 class _Pace:
-    """Gives turns: one each `every_s` in a channel. Another process has turns of its own; then Slack says how long to wait."""
+    """Gives turns: one each so many seconds of a kind. Another process has turns of its own; then Slack says how long to wait.
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
+    Args:
+        every_s: The pace of some kinds.
+        other_s: The pace of every other.
+    """
+
+    def __init__(self, every_s: Mapping[str, float], other_s: float) -> None:
+        self._every_s, self._other_s = every_s, other_s
         self._reserved: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    def reserve(self, channel: str) -> float:
+    def reserve(self, kind: str) -> float:
         """In how many seconds the next turn is; it is taken."""
         now = asyncio.get_running_loop().time()
-        at = max(self._reserved.get(channel, now), now)
-        self._reserved[channel] = at + self._every_s
+        at = max(self._reserved.get(kind, now), now)
+        self._reserved[kind] = at + self._every_s.get(kind, self._other_s)
         return at - now
 
     @asynccontextmanager
-    async def turn(self, channel: str) -> AsyncGenerator[None]:
-        """One post, however its turn came about: what is left of the pause after the last one is waited for."""
+    async def turn(self, kind: str) -> AsyncGenerator[None]:
+        """One message, however its turn came about: what is left of the pause after the last one is waited for."""
         clock = asyncio.get_running_loop()
-        async with self._locks.setdefault(channel, asyncio.Lock()):
-            await asyncio.sleep(self._last.get(channel, -self._every_s) + self._every_s - clock.time())
+        every_s = self._every_s.get(kind, self._other_s)
+        async with self._locks.setdefault(kind, asyncio.Lock()):
+            await asyncio.sleep(min(every_s, self._last.get(kind, -every_s) + every_s - clock.time()))
             try:
                 yield
             finally:
-                self._last[channel] = clock.time()
+                self._last[kind] = clock.time()

@@ -11,7 +11,7 @@ from approvals.model import Approval, Standing, Subject, arguments_text
 from body_broker.audit.auditor import Auditor
 from body_broker.audit.record import Record
 from body_broker.calls import Receipt
-from body_broker.errors import Detail
+from body_broker.errors import BodyBrokerError, Detail
 
 
 class Counts(Protocol):
@@ -93,13 +93,20 @@ class Recorder:
         return receipt
 
     async def refused(
-        self, approval: Approval | None, approval_id: str, *, by: str, details: Mapping[str, Detail]
+        self,
+        approval: Approval | None,
+        approval_id: str,
+        error: BodyBrokerError,
+        *,
+        by: str,
+        details: Mapping[str, Detail],
     ) -> None:
-        """A vote was not counted.
+        """A vote was not counted, or nothing settled.
 
         Raises:
             Unavailable: The audit does not take it.
         """
+        details = {**details, "code": error.code, "why": error.message}
         if approval is not None:
             receipt = self._add(approval, "refused", by, None, details)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ from approvals.model import (
 )
 from approvals.voting import Ballot
 from body_broker.calls import Receipt
-from body_broker.storage.postgres import Connection, Executor
+from body_broker.errors import Unavailable
+from body_broker.storage.postgres import Connection, Executor, Pool
 from body_broker.text import clean
 
 SERVICE = "service:body-broker"
@@ -34,16 +36,18 @@ WAITING_MAX = 500
 """So many pending approvals are looked through for one person."""
 
 # Volatile clock_timestamp() would keep PostgreSQL from looking inside. What nobody has noticed yet is read as it is: past its time it is expired, whoever writes it down.
+_PAUSED_MAX_S = 15  # longer than the audit takes to say that it does not answer
+_LOCKED_MAX_S = 4
 _STANDING = """CASE
     WHEN a.state = 'pending' THEN CASE WHEN a.expires_at > statement_timestamp() THEN 'pending' ELSE 'expired' END
     WHEN a.state <> 'approved' THEN a.state
     WHEN a.outcome IS NOT NULL THEN a.outcome
-    WHEN w.state = 'running' THEN 'executing'
+    WHEN w.state = 'running' OR w.begun IS NOT NULL THEN 'executing'
     WHEN w.state IN ('waiting', 'queued') AND w.expires_at <= statement_timestamp() THEN 'expired'
     ELSE 'approved' END"""
 _SELECT = f"""
 SELECT * FROM (
-    SELECT a.*, a.requirements::text AS requirements_text, a.roles::text AS roles_text, {_STANDING} AS standing,
+    SELECT a.*, a.requirements::text AS requirements_text, a.roles::text AS roles_text, (w.verdicts -> -1)::text AS finding, {_STANDING} AS standing,
         (a.ended_at <= statement_timestamp() - make_interval(secs => {READABLE_S}::float8)) IS TRUE AS stale,
         CASE WHEN a.ended_at > statement_timestamp() - make_interval(secs => {READABLE_S}::float8) THEN w.result::text END AS result,
         CASE WHEN a.state = 'approved' AND a.outcome IS NOT NULL THEN w.error::text END AS error,
@@ -69,11 +73,11 @@ WHERE state = 'pending' AND expires_at > clock_timestamp()
 ORDER BY expires_at LIMIT $2::integer
 """
 _INSERT = """
-INSERT INTO approval (id, digest, tool, server, definition, arguments, chain, asker, requester, sessions, tainted, depth, history,
+INSERT INTO approval (id, digest, tool, server, definition, arguments, chain, asker, requester, sessions, tokens, tainted, depth, history,
     roles, facts, requirements, effect, destructive, headline, preview, basis, reason, earlier, notify,
     receipt_writer, receipt_sequence, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7::text[], $8, $9, $10::text[], $11, $12::integer, $13::text[], $14::text::jsonb, $15::text[],
-    $16::text::jsonb, $17, $18, $19, $20, $21, $22,
+VALUES ($1, $2, $3, $4, $5, $6, $7::text[], $8, $9, $10::text[], $27::text[], $11, $12::integer, $13::text[], $14::text::jsonb,
+    $15::text[], $16::text::jsonb, $17, $18, $19, $20, $21, $22,
     (SELECT id FROM approval WHERE digest = $2 ORDER BY ordinal DESC LIMIT 1),
     $23, $24, $25::bigint, clock_timestamp() + make_interval(secs => $26::float8))
 """
@@ -101,11 +105,15 @@ _EXPIRE_WORK = """
 UPDATE work SET state = 'expired', finished_at = clock_timestamp()
 WHERE id = $1 AND kind = 'approved_call' AND state IN ('waiting', 'queued') AND expires_at <= clock_timestamp()
 """
-_BEGIN = "UPDATE work SET expires_at = NULL WHERE id = $1 AND state = 'running'"
+_BEGIN = """
+UPDATE work SET expires_at = NULL, begun = $2 WHERE id = $1 AND state = 'running' AND (begun IS NOT NULL OR NOT cancel_requested)
+RETURNING id
+"""
 _DROP_WORK = """
 UPDATE work SET state = 'cancelled', finished_at = clock_timestamp()
 WHERE id = $1 AND kind = 'approved_call' AND state IN ('waiting', 'queued')
 """
+_BE_BRIEF = "SELECT set_config('idle_in_transaction_session_timeout', $1, true), set_config('lock_timeout', $2, true)"
 _COUNT_PENDING = "SELECT count(*) FROM approval WHERE state = 'pending' AND expires_at > clock_timestamp()"
 
 
@@ -191,6 +199,7 @@ async def insert(
         receipt.writer,
         receipt.sequence,
         ttl_s,
+        list(subject.tokens),
     )
 
 
@@ -248,12 +257,29 @@ async def tell(connection: Connection, approval_id: str) -> None:
     await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, approval_id)
 
 
-async def begin(connection: Connection, approval_id: str) -> None:
-    """Note in a run's own transaction that its effect begins: from here on it is brought to its end, and no longer expires.
+async def begin(connection: Connection, approval_id: str, effect: str) -> bool:
+    """Note in a run's own transaction that its effect begins: from here on it is brought to its end; false where it was taken back."""
+    return await connection.fetchval(_BEGIN, approval_id, effect) is not None
 
-    Without it work that is taken up again after a kill could end as expired although it was done.
+
+@asynccontextmanager
+async def moving(pool: Pool) -> AsyncGenerator[Connection]:
+    """A transaction that moves approvals: a hub that is paused inside holds up nobody for long.
+
+    Raises:
+        Unavailable: Somebody else holds what it needs.
     """
-    await connection.execute(_BEGIN, approval_id)
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(_BE_BRIEF, str(round(_PAUSED_MAX_S * 1000)), str(round(_LOCKED_MAX_S * 1000)))
+            yield connection
+    except asyncpg.LockNotAvailableError as error:
+        raise Unavailable(
+            "Somebody else is deciding it at this very moment, and has not come to an end; nothing was done.",
+            next_step="Repeat it in a few seconds.",
+            retry_after_s=_LOCKED_MAX_S,
+            details={"component": "approvals"},
+        ) from error
 
 
 async def newest(
@@ -282,12 +308,14 @@ def _kept(row: asyncpg.Record) -> Kept:
         **{name: fields[name] for name in _AS_THEY_ARE},
         chain=tuple(fields["chain"]),
         sessions=tuple(fields["sessions"]),
+        tokens=tuple(fields["tokens"]),
         history=frozenset(fields["history"]),
         requirements=parse_requirements(fields["requirements_text"]),
         receipt=receipt,
         votes=tuple(_vote(each) for each in orjson.loads(fields["votes"])),
         result=fields["result"] and orjson.loads(fields["result"]),
         error=fields["error"] and orjson.loads(fields["error"]),
+        finding=fields["finding"] and orjson.loads(fields["finding"]),
         roles={name: frozenset(roles) for name, roles in orjson.loads(fields["roles_text"]).items()},
         facts=frozenset(fields["facts"]),
     )
@@ -324,6 +352,7 @@ _AS_THEY_ARE = (
     "reason",
     "earlier",
     "standing",
+    "state",
     "decided_by",
     "why",
     "created_at",

@@ -8,6 +8,7 @@ from approvals import store
 from approvals.desk import Desk
 from approvals.model import READABLE_S
 from body_broker.calls import Json
+from body_broker.errors import BodyBrokerError
 from body_broker.storage.postgres import Pool
 from body_broker.telemetry import get_logger
 from body_broker.work import queue
@@ -88,10 +89,14 @@ def schedules() -> tuple[Schedule, ...]:
 
 
 async def _expire(desk: Desk) -> int:
-    due = await desk.pool.fetch(_DUE, _AT_ONCE)
-    for row in due:
-        await desk.expire(row["id"])
-    return len(due)
+    ended = 0
+    for row in await desk.pool.fetch(_DUE, _AT_ONCE):
+        try:
+            await desk.expire(row["id"])
+            ended += 1
+        except BodyBrokerError as error:  # the others' turn; it comes round again
+            log.warning("approval_not_expired", approval=row["id"], code=error.code)
+    return ended
 
 
 async def _release(pool: Pool) -> int:
@@ -105,7 +110,7 @@ async def _release(pool: Pool) -> int:
 async def _record(desk: Desk) -> int:
     """What became of each yes stands on the audit too, also where the worker that knew was killed."""
     for count in range(_AT_ONCE):
-        async with desk.pool.acquire() as connection, connection.transaction():
+        async with store.moving(desk.pool) as connection:
             row = await connection.fetchrow(_UNRECORDED)
             if row is None:
                 return count

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from approvals.model import Approval, Standing, Verdict, Vote, Voter, given_by, met
+from approvals.people import People
 from body_broker.errors import ApprovalCancelled, Conflict, Denied
-from policies.decision import Allow, Ask, Deny, Identity, Question, Requirement
+from policies.decision import Allow, Ask, Decision, Deny, Identity, Question, Requirement
+from policies.decision import Approval as Given
 from policies.engine import Policy
 
 _ENDED: Mapping[Standing, str] = {
@@ -52,9 +54,9 @@ def own_asker(approval: Approval) -> str | None:
     return approval.asker if approval.alone else None
 
 
-def unmet(approval: Approval) -> tuple[Requirement, ...]:
-    """The rules that still want something."""
-    return tuple(r for r in approval.requirements if not met(r, approval.votes, asker=own_asker(approval)))
+def unmet(approval: Approval, wanted: Sequence[Requirement] = ()) -> tuple[Requirement, ...]:
+    """The rules that still want something; `wanted` are those that ask now, where they are not the approval's own."""
+    return tuple(r for r in wanted or approval.requirements if not met(r, approval.votes, asker=own_asker(approval)))
 
 
 def check_standing(approval: Approval, policy: Policy, definitions: Mapping[str, str]) -> None:
@@ -183,25 +185,25 @@ def with_vote(approval: Approval, ballot: Ballot, *, groups: frozenset[str], at:
 def is_enough(approval: Approval, votes: Sequence[Vote], policy: Policy) -> bool:
     """Whether these votes let the call run: each rule has what it wants, and the whole policy, asked with them, says Allow.
 
-    It is asked with the roles and facts of when the call was made; the executor asks again with those of then.
+    It is asked with the roles and facts of when the call was made; the executor asks again with those of then. Each rule that asks
+    now is counted for itself: together the votes could satisfy two rules of which neither has what it wants.
 
     Raises:
         Denied: The policy now refuses the call, whatever people say.
         Void: A rule that did not ask then asks now: the call must be asked for anew.
     """
     asker = own_asker(approval)
-    decision = policy.decide(
-        Question(
-            action=approval.tool,
-            identities=tuple(Identity(p, approval.roles.get(p, frozenset())) for p in approval.chain),
-            arguments=approval.values(),
-            tainted=approval.tainted,
-            depth=approval.depth,
-            history=approval.history,
-            facts=approval.facts,
-            approval=given_by(votes, asker=asker),
-        )
+    question = Question(
+        action=approval.tool,
+        identities=tuple(Identity(p, approval.roles.get(p, frozenset())) for p in approval.chain),
+        arguments=approval.values(),
+        tainted=approval.tainted,
+        depth=approval.depth,
+        history=approval.history,
+        facts=approval.facts,
     )
+    now = wanted_now(approval, policy.decide(question))
+    decision = policy.decide(question._replace(approval=given_by(votes, asker=asker)))
     if isinstance(decision, Deny):
         rules = list(decision.rules)
         raise Denied(
@@ -209,10 +211,51 @@ def is_enough(approval: Approval, votes: Sequence[Vote], policy: Policy) -> bool
             next_step="`body-broker policy explain` shows the rule.",
             details={"rules": rules},
         )
-    if isinstance(decision, Ask) and (new := sorted(set(decision.rules).difference(approval.rules))):
-        raise _void(f"The rule {new[0]} asks for it too now, and did not then.")
-    everybody = all(met(r, votes, asker=asker) for r in approval.requirements)
+    everybody = all(met(r, votes, asker=asker) for r in (*approval.requirements, *now))
     return everybody and isinstance(decision, Allow)
+
+
+def check_given(approval: Approval, policy: Policy, question: Question, given: Given) -> None:
+    """Return where the call may run now with the yeses it got; each rule that asks now is counted for itself.
+
+    Args:
+        approval: Whose votes are counted.
+        policy: Of now.
+        question: With the roles and facts of now, and no approval.
+        given: The yeses, as the policies read them.
+
+    Raises:
+        Denied: It may not.
+        Void: A rule that did not ask then asks now.
+    """
+    lacking = unmet(approval, wanted_now(approval, policy.decide(question)))
+    decision = policy.decide(question._replace(approval=given))
+    if isinstance(decision, Allow) and not lacking:
+        return
+    rules = [each.rule for each in lacking] if isinstance(decision, Allow) else list(decision.rules)
+    raise Denied(
+        f"{approval.tool} was approved, but is not allowed now by rule {', '.join(rules)}.", details={"rules": rules}
+    )
+
+
+def wanted_now(approval: Approval, decision: Decision) -> tuple[Requirement, ...]:
+    """What the rules that ask for this call now want, by a decision that knew of no yes.
+
+    Raises:
+        Void: A rule that did not ask then asks now: the call must be asked for anew.
+    """
+    asks = decision.requirements if isinstance(decision, Ask) else ()
+    if new := sorted({each.rule for each in asks}.difference(approval.rules)):
+        raise _void(f"The rule {new[0]} asks for it too now, and did not then.")
+    return asks
+
+
+def as_now(approval: Approval, people: People) -> Approval:
+    """The approval with each vote counting for those of its groups that the voter still belongs to, as long as it has not ended."""
+    if approval.ended_at is not None:
+        return approval
+    votes = tuple(replace(v, groups=v.groups & people.groups_of(v.voter)) for v in approval.votes)
+    return replace(approval, votes=votes)
 
 
 def could_help(approval: Approval, person: str, groups: frozenset[str]) -> bool:
@@ -222,13 +265,22 @@ def could_help(approval: Approval, person: str, groups: frozenset[str]) -> bool:
     return any(not groups.isdisjoint(r.approvers) for r in unmet(approval))
 
 
-def check_settler(approval: Approval, by: str, groups: frozenset[str]) -> None:
-    """Return where this person may say what became of an effect: an approver of it, an operator, or who asked for themselves alone.
+def check_settler(approval: Approval, by: str, groups: frozenset[str], *, again: bool) -> None:
+    """Return where this person may say what became of an effect.
+
+    An approver of it may, and an operator, who may not have it done again where others had to say yes. Who asked may where their
+    own second factor was all that any rule wanted, and have it done again where it was they who said yes.
 
     Raises:
+        Conflict: Nothing about it is unknown.
         Denied: They may not.
     """
-    if by.startswith("operator:") or by == own_asker(approval):
+    if approval.standing != "unknown":
+        raise Conflict(f"Nothing is to be settled: it is {approval.standing}.", next_step=_NOTHING_TO_DO)
+    own = all(each.own for each in approval.requirements)
+    if own and by == own_asker(approval) and (not again or approval.decided_by == by):
+        return
+    if by.startswith("operator:") and (own or not again):
         return
     approvers = {group for r in approval.requirements for group in r.approvers}
     if by in approval.chain or groups.isdisjoint(approvers):

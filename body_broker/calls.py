@@ -251,6 +251,7 @@ class Caller:
         ancestors: Where the asker was in a conversation too: the sessions above `conversation_of`, nearest first.
         expires_at: Unix seconds, or None where the identity is the process itself (`--as`).
         token_id: The token's `jti`, for revocation; None with `--as`.
+        asker_token_id: In a conversation the `jti` of the asker's own token.
     """
 
     chain: tuple[str, ...]
@@ -260,6 +261,7 @@ class Caller:
     ancestors: tuple[str, ...] = ()
     expires_at: float | None = None
     token_id: str | None = None
+    asker_token_id: str | None = None
 
     @property
     def asker(self) -> str:

@@ -118,7 +118,9 @@ class Settings(BaseModel):
         None, description="Slack's signing secret: clicks come over HTTPS to /slack/interactions instead."
     )
     slack_channel: str | None = Field(
-        None, pattern=r"^[CG][A-Z0-9]{5,20}$", description="The id of the channel where people are asked, such as C0123456789."
+        None,
+        pattern=r"^[CG][A-Z0-9]{5,20}$",
+        description="The id of the channel where people are asked, such as C0123456789.",
     )
     slack_api_url: str = Field(
         "https://slack.com/api/", pattern=r"^https?://\S+/$", description="Where Slack's Web API is; ends with a slash."

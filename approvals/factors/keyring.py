@@ -47,6 +47,7 @@ class Factors:
         people: Who is an approver: only they confirm other people's factors.
         rp: Where passkeys belong now; asked for each passkey, because a port may not be known before.
         clock: Unix seconds.
+        throw_aways: Whether throw-away factors prove anything here; only the demo's own do.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Factors:
         people: People,
         rp: Callable[[], RelyingParty],
         clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
+        throw_aways: bool = False,
     ) -> None:
         self._auditor, self._people, self._rp, self._clock = auditor, people, rp, clock
-        self._store = FactorStore(pool, key, clock)
+        self._store = FactorStore(pool, key, clock, throw_aways=throw_aways)
         self._guard = Guard(pool, clock)
 
     async def of(self, person: str) -> list[FactorInfo]:
@@ -72,7 +74,7 @@ class Factors:
         return await self._store.infos()
 
     async def begun(self) -> bool:
-        """Whether any factor counts; while none does, the next one enrolled needs nobody's word."""
+        """Whether any lasting factor counts; while none does, the next one enrolled needs nobody's word."""
         return await self._store.anybody()
 
     # ---- Checking -------------------------------------------------------------------------------------------------------
@@ -174,10 +176,7 @@ class Factors:
         """
         first = not await self.begun()
         if first and not self._people.groups_of(person):
-            raise Conflict(
-                f"{person} is in no approver group, and the first factor must be an approver's: it confirms all others.",
-                next_step="Name them with a group in approvers.toml (docs/approvals.md), or enrol an approver first.",
-            )
+            raise _no_approver(person)
         kept = [f for f in await self.of(person) if f.standing in {"counts", "waiting"}]
         if len(kept) >= _OF_ONE_PERSON_MAX:
             raise Conflict(
@@ -185,7 +184,7 @@ class Factors:
                 next_step="Revoke one: body-broker mfa revoke ID --as person:NAME.",
             )
         await self._record("mfa enroll", by, {"person": person, "first": first})
-        token, expires_at = await self._store.invite(person)
+        token, expires_at = await self._store.invite(person, first=first)
         return Invite(token=token, person=person, first=first, expires_at=expires_at)
 
     async def invited(self, token: str) -> Invitation:
@@ -206,7 +205,7 @@ class Factors:
         secret = body.get("totp")
         if not isinstance(secret, str):
             secret = totp.new_secret()
-            await self._store.begin(token, {"totp": secret})
+            await self._store.begin(token, {**body, "totp": secret})
         return TotpOffer(uri=totp.uri_of(secret, invitation.person), secret=secret)
 
     async def finish_totp(self, token: str, code: str, *, label: str = "authenticator app") -> FactorInfo:
@@ -228,7 +227,7 @@ class Factors:
                 next_step="Check that the clock of your phone is right, and type the code it shows now.",
             )
         new = _new("totp", invitation.person, label, secret.encode(), last_step=step)
-        return await self._keep(token, new, first=invitation.first)
+        return await self._keep(token, new, invitation)
 
     async def begin_passkey(self, token: str) -> dict[str, Json]:
         """What the page gives to `navigator.credentials.create`, as JSON.
@@ -239,11 +238,11 @@ class Factors:
         """
         rp = self._rp()
         passkeys = await _passkeys(rp)
-        invitation, _ = await self._store.invitation(token)
+        invitation, body = await self._store.invitation(token)
         challenge = secrets.token_bytes(_CHALLENGE_BYTES)
         held = await self._store.held(invitation.person, "passkey")
         existing = [Credential.unpack(each.secret).id for each in held]
-        await self._store.begin(token, {"challenge": challenge.hex()})
+        await self._store.begin(token, {**body, "challenge": challenge.hex()})
         return passkeys.creation_options(invitation.person, existing, challenge)
 
     async def finish_passkey(self, token: str, answer: Mapping[str, Json], *, label: str = "passkey") -> FactorInfo:
@@ -262,10 +261,10 @@ class Factors:
             raise BadInput("This enrolment was not begun.", next_step="Begin it first.")
         credential, count = passkeys.created(bytes.fromhex(challenge), answer)
         new = _new("passkey", invitation.person, label, credential.pack(), credential=credential.id, sign_count=count)
-        return await self._keep(token, new, first=invitation.first)
+        return await self._keep(token, new, invitation)
 
     async def throw_away(self, person: str, *, ttl_s: float, by: str) -> tuple[FactorInfo, str]:
-        """A TOTP factor that ends by itself, and its secret; only as the installation's first, so it is nobody's way in.
+        """A TOTP factor that ends by itself, and its secret; only where nobody is enrolled, and nothing but `throw_aways` takes it.
 
         Raises:
             Conflict: Somebody is enrolled here.
@@ -325,7 +324,11 @@ class Factors:
                 next_step="Ask somebody who stands in a group of approvers.toml and is enrolled.",
             )
 
-    async def _keep(self, token: str, new: New, *, first: bool) -> FactorInfo:
+    async def _keep(self, token: str, new: New, invitation: Invitation) -> FactorInfo:
+        first = invitation.first
+        # Somebody was enrolled when this was begun, and is not any more: it was not asked then who this is.
+        if first and not invitation.by_approver and not self._people.groups_of(new.person):
+            raise _no_approver(new.person)
         await self._record("mfa enrolled", new.person, {"factor": new.id, "kind": new.kind, "first": first})
         await self._store.spend(token)
         await self._store.add(new, confirmed_by=new.person if first else None)
@@ -352,6 +355,13 @@ _NEXT = {
     "wrong signature": "Reload the page and use a passkey that is enrolled here.",
 }
 _STANDS = {"counts": "counts already", "revoked": "was revoked", "expired": "has ended", "waiting": "waits"}
+
+
+def _no_approver(person: str) -> Conflict:
+    return Conflict(
+        f"{person} is in no approver group, and the first factor must be an approver's: it confirms all others.",
+        next_step="Name them with a group in approvers.toml (docs/approvals.md), or enrol an approver first.",
+    )
 
 
 def _new(kind: Factor, person: str, label: str, secret: bytes, **more: Any) -> New:

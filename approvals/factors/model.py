@@ -77,10 +77,16 @@ class Invite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """What an invite's token stands for, for whoever holds it."""
+    """What an invite's token stands for, for whoever holds it.
+
+    Attributes:
+        first: Whether nobody is enrolled yet.
+        by_approver: Whether the person was an approver when it was given out as the first; nobody else may be the first.
+    """
 
     person: str
     first: bool
+    by_approver: bool
     expires_at: datetime
 
 

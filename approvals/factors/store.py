@@ -30,6 +30,7 @@ _COUNTING = """
 SELECT * FROM factor
 WHERE confirmed_at IS NOT NULL AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > to_timestamp($1::float8))
 """
+_LASTING = _COUNTING + "AND expires_at IS NULL\n"
 _USE_STEP = """
 UPDATE factor SET last_step = $3::bigint
 WHERE confirmed_at IS NOT NULL AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > to_timestamp($1::float8))
@@ -79,10 +80,12 @@ class FactorStore:
         pool: The database.
         key: 32 bytes under which secrets are sealed.
         clock: Unix seconds.
+        throw_aways: Whether throw-away factors are looked at; else they prove nothing.
     """
 
-    def __init__(self, pool: Pool, key: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, pool: Pool, key: bytes, clock: Callable[[], float], *, throw_aways: bool = False) -> None:
         self._pool, self._seal, self._clock = pool, AESGCM(key), clock
+        self._counting = _COUNTING if throw_aways else _LASTING
 
     async def infos(self, person: str | None = None) -> list[FactorInfo]:
         """Factors of one person or of everybody, oldest first."""
@@ -103,19 +106,19 @@ class FactorStore:
         return FactorInfo(**dict(row))
 
     async def anybody(self) -> bool:
-        """Whether any factor counts."""
-        return await self._pool.fetchrow(_COUNTING + "LIMIT 1", self._clock()) is not None
+        """Whether any lasting factor counts."""
+        return await self._pool.fetchrow(_LASTING + "LIMIT 1", self._clock()) is not None
 
     async def held(self, person: str, kind: Factor) -> list[Held]:
         """The person's factors of a kind that count."""
         rows = await self._pool.fetch(
-            _COUNTING + "AND person = $2 AND kind = $3 ORDER BY id", self._clock(), person, kind
+            self._counting + "AND person = $2 AND kind = $3 ORDER BY id", self._clock(), person, kind
         )
         return [held for row in rows if (held := self._open(row)) is not None]
 
     async def by_credential(self, credential: bytes) -> Held | None:
         """The passkey of this credential id, where it counts."""
-        row = await self._pool.fetchrow(_COUNTING + "AND credential = $2", self._clock(), credential)
+        row = await self._pool.fetchrow(self._counting + "AND credential = $2", self._clock(), credential)
         return None if row is None else self._open(row)
 
     async def use_step(self, factor: str, step: int) -> bool:
@@ -168,18 +171,21 @@ class FactorStore:
             )
 
     async def revoke(self, factor: str, by: str) -> bool:
-        """End a factor and forget its secret; False where it had ended before."""
+        """End a factor, forget its secret and end the logins made with it; False where it had ended before."""
         done = await self._pool.fetchval(
             """
-            UPDATE factor SET revoked_at = now(), revoked_by = $2, sealed = ''::bytea
-            WHERE id = $1 AND revoked_at IS NULL RETURNING id
+            WITH ended AS (
+              UPDATE factor SET revoked_at = now(), revoked_by = $2, sealed = ''::bytea
+              WHERE id = $1 AND revoked_at IS NULL RETURNING id
+            ), gone AS (DELETE FROM page_login WHERE factor = $1)
+            SELECT id FROM ended
             """,
             *(factor, by),
         )
         return done is not None
 
-    async def invite(self, person: str) -> tuple[str, datetime]:
-        """A token for one enrolment, and when it ends."""
+    async def invite(self, person: str, *, first: bool) -> tuple[str, datetime]:
+        """A token for one enrolment, and when it ends; `first` where what comes of it may be the installation's first."""
         token = secrets.token_urlsafe(24)
         row = await self._pool.fetchval(
             """
@@ -188,6 +194,8 @@ class FactorStore:
             """,
             *(_hash(token), person, self._clock() + INVITE_S),
         )
+        if first:
+            await self.begin(token, {"first": True})
         return token, row
 
     async def invitation(self, token: str) -> tuple[Invitation, dict[str, Json]]:
@@ -205,8 +213,11 @@ class FactorStore:
         )
         if row is None:
             raise _spent()
-        found = Invitation(person=row["person"], first=not await self.anybody(), expires_at=row["expires_at"])
-        return found, self._unpack(row["body"], token)
+        body, first = self._unpack(row["body"], token), not await self.anybody()
+        found = Invitation(
+            person=row["person"], first=first, by_approver=body.get("first") is True, expires_at=row["expires_at"]
+        )
+        return found, body
 
     async def begin(self, token: str, body: Mapping[str, Json]) -> None:
         """Keep what an enrolment has come to, sealed under the installation's key."""
@@ -230,7 +241,7 @@ class FactorStore:
             raise _spent()
 
     async def _insert(self, connection: Connection, new: New, sealed: bytes, confirmed_by: str | None) -> None:
-        if confirmed_by is not None and await connection.fetchrow(_COUNTING + "LIMIT 1", self._clock()):
+        if confirmed_by is not None and await connection.fetchrow(_LASTING + "LIMIT 1", self._clock()):
             raise Conflict(
                 "Somebody else has enrolled the first factor meanwhile.",
                 next_step="Begin again: yours is then confirmed by them.",

@@ -20,7 +20,6 @@ _STATES: dict[Standing, tuple[str, str]] = {
     "expired": ("", "Expired"),
     "cancelled": ("", "Cancelled"),
 }
-_LONG_LINES = 14
 
 
 def badge(standing: Standing) -> Html:
@@ -105,12 +104,12 @@ def _text(title: str, name: str, shown: Shown | None, *, is_diff: bool = False) 
         return None
     lines = shown.text.split("\n")
     body = [_diff_line(line) for line in lines] if is_diff else shown.text
-    much = f" ({len(lines)} lines; scroll in the box)" if len(lines) > _LONG_LINES else ""
+    much = f" ({len(lines)} lines, {len(shown.text)} characters)"
     return tag(
         "div",
         tag("h2", title, tag("span", much, class_="soft small"), id=f"title-{name}"),
-        # Focusable: whoever has no mouse must be able to scroll it.
-        tag("pre", body, tabindex=0, role="region", aria_labelledby=f"title-{name}", id=name),
+        # As long as it is: what stands in a box of its own to scroll may be approved unread.
+        tag("pre", body, id=name),
     )
 
 

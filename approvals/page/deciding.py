@@ -106,35 +106,36 @@ async def _vote(office: Office, visit: Visit, approval: Approval) -> None:
 
 
 async def _voter(office: Office, visit: Visit, approval_id: str, digest: str, verdict: Verdict) -> Voter:
-    """The person and what they have just proved; for a no the login's own factor is enough."""
-    login = visit.login
-    assert login is not None, "the route needs a login"
-    if verdict == "deny" and login.how != "oidc" and not visit.request.is_json:
-        return Voter(person=login.person, via="mfa", factor=login.how, evidence={"login": login.how})
+    """The person and what they have just proved, for a no as for a yes: a login's cookie may be in other hands."""
     proof = await prove(office, visit, vote_challenge(approval_id, digest, verdict))
     return Voter(person=proof.person, via="mfa", factor=proof.factor, evidence=proof.evidence)
 
 
 async def _seen(office: Office, visit: Visit, approval_id: str) -> Approval:
     """The approval, where it concerns this person: they asked, it was asked for them, or they are asked."""
-    approval = await office.desk.get(approval_id)
+    try:
+        approval = await office.desk.get(approval_id)
+    except NotFound as error:
+        raise _nothing() from error
     asked = {group for each in approval.requirements for group in each.approvers}
     if visit.person in approval.chain or not asked.isdisjoint(office.people.groups_of(visit.person)):
         return approval
-    raise NotFound("There is no such approval, or it does not concern you.", next_step="Look at your approvals.")
+    raise _nothing()
+
+
+def _nothing() -> NotFound:
+    return NotFound("There is no such approval, or it does not concern you.", next_step="Look at your approvals.")
 
 
 async def _say(office: Office, visit: Visit, approval: Approval) -> Say:
     factors = await office.factors.of(visit.person)
     kinds: frozenset[Factor] = frozenset(each.kind for each in factors if each.standing == "counts")
-    login = visit.login
-    no_code = login is not None and login.how != "oidc"
     why_not = _refused(office, visit, approval, "approve")
     return Say(
         why_not=why_not or (None if kinds else _NO_FACTOR),
         kinds=kinds,
         is_own=visit.person in approval.chain,
-        can_deny=_refused(office, visit, approval, "deny") is None and (no_code or bool(kinds)),
+        can_deny=_refused(office, visit, approval, "deny") is None and bool(kinds),
     )
 
 
@@ -192,16 +193,13 @@ def _yes(visit: Visit, card: Card, say: Say) -> Html:
 
 
 def _no(visit: Visit, card: Card, say: Say, typed: str) -> Html:
-    login = visit.login
-    by_login = login is not None and login.how != "oidc"
-    press = [tag("p", tag("button", "Deny", class_="no main"))]
     parts: list[Html | None] = [
         tag("h2", "Say no"),
         tag("p", "One no ends it, and the reason is told to whoever asked.", class_="soft"),
         *_fields(visit, card, "deny"),
         tag("label", "Reason", for_="reason"),
         tag("textarea", typed, id="reason", name="reason", maxlength=_REASON_MAX),
-        *(press if by_login else _signing(card, say, "no", "Deny")),
+        *_signing(card, say, "no", "Deny"),
     ]
     return _form(card, parts)
 

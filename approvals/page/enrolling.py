@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from approvals.page.markup import tag
-from approvals.page.messages import PageAnswer
+from approvals.factors import FactorInfo
+from approvals.page.markup import Html, tag
+from approvals.page.messages import PageAnswer, cookie, set_cookie
 from approvals.page.shell import hidden, note
 from approvals.page.visits import Office, Visit
 
 _LABEL = "passkey"
+_SHOWN_S = 600
 
 
 async def show_enrolment(office: Office, visit: Visit, token: str) -> PageAnswer:
@@ -59,13 +61,16 @@ async def enrol(office: Office, visit: Visit, token: str) -> PageAnswer:
     """Keep the passkey that the browser made; the link is used up."""
     label = visit.request.text("label", 60) or _LABEL
     info = await office.factors.finish_passkey(token, visit.answer_of_browser(), label=label)
+    # In a cookie, not in the address: a link that somebody sends must not show an id of theirs.
+    made = set_cookie(visit.request, "enrolled", f"{info.person}|{info.id}", ttl_s=_SHOWN_S)
     counts = "counts" if info.standing == "counts" else "waits"
-    return PageAnswer.of_json({"next": f"/enrolled?{counts}", "factor": info.id, "standing": info.standing})
+    return PageAnswer.of_json({"next": f"/enrolled?{counts}", "factor": info.id, "standing": info.standing}, 200, made)
 
 
 async def show_enrolled(office: Office, visit: Visit) -> PageAnswer:
     """That it is done, and what is next."""
-    counts = "counts" in visit.request.query
+    info = await _just_made(office, visit)
+    counts = info.standing == "counts" if info else "counts" in visit.request.query
     text = (
         "Your passkey counts. Log in with it to approve."
         if counts
@@ -75,9 +80,25 @@ async def show_enrolled(office: Office, visit: Visit) -> PageAnswer:
         "div",
         tag("h1", "Enrolled"),
         note(text, "yes" if counts else "wait", role="status"),
+        *_made(office, info),
         tag(
             "p", tag("a", "Log in" if visit.login is None else "To your approvals", href="/approvals", class_="button")
         ),
         class_="box",
     )
     return visit.show(office, "Enrolled", box, narrow=True)
+
+
+async def _just_made(office: Office, visit: Visit) -> FactorInfo | None:
+    """The factor that this browser has just enrolled."""
+    person, _, factor = cookie(visit.request, "enrolled").partition("|")
+    return next((each for each in await office.factors.of(person) if each.id == factor), None) if factor else None
+
+
+def _made(office: Office, info: FactorInfo | None) -> list[Html]:
+    if info is None:
+        return []
+    whose = f"Of {office.people.name_of(info.person)} ({info.person}), “{info.label}”. Its id: "
+    asked = "Tell it to whoever confirms it, and not through an agent: they compare it with what they see."
+    waits = [tag("p", asked, class_="soft")] if info.standing == "waiting" else []
+    return [tag("p", whose, tag("span", info.id, class_="print")), *waits]

@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 import secrets
 
-from approvals.page.logins import CHALLENGE_TTL_S, LOGIN_TTL_S, How, new_secret
+from approvals.page.logins import CHALLENGE_TTL_S, LOGIN_TTL_S, PLAIN_LOGIN_TTL_S, How
 from approvals.page.markup import Html, tag
 from approvals.page.messages import PageAnswer, cookie, set_cookie
 from approvals.page.shell import alert, hidden
 from approvals.page.visits import Office, OidcLogin, Visit, no_challenge
 from body_broker.audit.record import Record
-from body_broker.errors import BadInput, BodyBrokerError, Denied, NotConfigured, Unauthenticated, on_the_wire
+from body_broker.calls import Json
+from body_broker.errors import (
+    BadInput,
+    BodyBrokerError,
+    Denied,
+    NotConfigured,
+    RateLimited,
+    Unauthenticated,
+    on_the_wire,
+)
 
 _OIDC_OFF = "Login with your organisation is off here: BODY_BROKER_OIDC_CLIENT_ID is not set."
+_WRONG_NEXT = "A code counts once: wait for the next one. After five wrong ones none is looked at for 5 minutes or more; a passkey is not locked."
 _NAME = re.compile(r"person:[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -105,19 +115,23 @@ async def offer_passkey(office: Office, visit: Visit) -> PageAnswer:
     """What any passkey of this hub may sign to log in."""
     held, challenge = _visit_held(visit), secrets.token_bytes(32)
     options = await office.factors.passkey_options(None, challenge)
-    await office.logins.challenge(held, "login", {"challenge": challenge.hex()})
-    return PageAnswer.of_json(options)
+    sealed = office.logins.sealed("login", held, {"challenge": challenge.hex()}, visit.now.timestamp())
+    return PageAnswer.of_json(options, 200, set_cookie(visit.request, "asked", sealed, ttl_s=CHALLENGE_TTL_S))
 
 
 async def log_in_by_passkey(office: Office, visit: Visit) -> PageAnswer:
     """The person whose passkey signed the challenge of this browser."""
-    kept = await office.logins.take_challenge(_visit_held(visit), "login")
+    sealed = cookie(visit.request, "asked")
+    kept = office.logins.opened("login", _visit_held(visit), sealed, visit.now.timestamp())
     if kept is None:
         raise no_challenge()
     answer = visit.answer_of_browser()
-    proof = await office.factors.check_passkey(None, bytes.fromhex(str(kept["challenge"])), answer)
-    headers = await _begin(office, visit, proof.person, "passkey")
-    return PageAnswer.of_json({"next": visit.request.next_path}, 200, *headers)
+    proof = await office.factors.check_passkey(None, bytes.fromhex(kept["body"]["challenge"]), answer)
+    if not await office.logins.use(kept):
+        raise no_challenge()
+    headers = await _begin(office, visit, proof.person, "passkey", proof.factor_id)
+    gone = set_cookie(visit.request, "asked", "", ttl_s=0)
+    return PageAnswer.of_json({"next": visit.request.next_path}, 200, *headers, gone)
 
 
 async def log_in_by_code(office: Office, visit: Visit) -> PageAnswer:
@@ -128,40 +142,45 @@ async def log_in_by_code(office: Office, visit: Visit) -> PageAnswer:
         )
     name = visit.request.text("name", 80)
     person = name if name.startswith("person:") else f"person:{name.lower()}"
-    wrong = Denied("That name and code do not go together.", next_step="A code counts once: wait for the next one.")
+    wrong = Denied("That name and code do not go together.", next_step=_WRONG_NEXT)
     if not _NAME.fullmatch(person):
         return await show_login(office, visit, wrong)
     try:
         proof = await office.factors.check_totp(person, visit.request.text("code", 20))
-    except (Denied, BadInput):
-        # Unknown name, no app enrolled, wrong code, used code: a stranger learns none of it.
+    except (Denied, BadInput, RateLimited):
+        # Unknown name, no app enrolled, wrong code, used code, locked: a stranger learns none of it.
         return await show_login(office, visit, wrong)
     except BodyBrokerError as error:
         return await show_login(office, visit, error)
-    return PageAnswer.redirect(visit.request.next_path, *await _begin(office, visit, proof.person, "totp"))
+    return PageAnswer.redirect(
+        visit.request.next_path, *await _begin(office, visit, proof.person, "totp", proof.factor_id)
+    )
 
 
 async def go_to_issuer(office: Office, visit: Visit) -> PageAnswer:
-    """To the issuer; what is needed on the way back is kept for this browser."""
-    oidc, held = _oidc(office), new_secret()
+    """To the issuer; what is needed on the way back is kept by this browser, sealed."""
+    oidc = _oidc(office)
     url, kept = await oidc.begin(visit.request.base)
-    await office.logins.challenge(held, "oidc", {"kept": dict(kept), "next": visit.request.next_path})
-    return PageAnswer.redirect(url, set_cookie(visit.request, "oidc", held, ttl_s=CHALLENGE_TTL_S, same_site="Lax"))
+    body: dict[str, Json] = {"kept": dict(kept), "next": visit.request.next_path}
+    sealed = office.logins.sealed("oidc", "", body, visit.now.timestamp())
+    return PageAnswer.redirect(url, set_cookie(visit.request, "oidc", sealed, ttl_s=CHALLENGE_TTL_S, same_site="Lax"))
 
 
 async def come_from_issuer(office: Office, visit: Visit) -> PageAnswer:
     """Back from the issuer, once: who it says this is."""
-    oidc, held = _oidc(office), cookie(visit.request, "oidc")
-    found = await office.logins.take_challenge(held, "oidc") if held else None
+    oidc = _oidc(office)
+    found = office.logins.opened("oidc", "", cookie(visit.request, "oidc"), visit.now.timestamp())
     try:
         if found is None:
             raise no_challenge()
-        person = await oidc.finish(visit.request.query, found["kept"])
+        person = await oidc.finish(visit.request.query, found["body"]["kept"])
+        if not await office.logins.use(found):
+            raise no_challenge()
     except BodyBrokerError as error:
         return await show_login(office, visit, error)
     headers = await _begin(office, visit, person, "oidc", same_site="Lax")
     gone = set_cookie(visit.request, "oidc", "", ttl_s=0, same_site="Lax")
-    return PageAnswer.redirect(str(found["next"]), *headers, gone)
+    return PageAnswer.redirect(str(found["body"]["next"]), *headers, gone)
 
 
 async def log_out(office: Office, visit: Visit) -> PageAnswer:
@@ -171,15 +190,16 @@ async def log_out(office: Office, visit: Visit) -> PageAnswer:
 
 
 async def _begin(
-    office: Office, visit: Visit, person: str, how: How, same_site: str = "Strict"
+    office: Office, visit: Visit, person: str, how: How, factor: str | None = None, *, same_site: str = "Strict"
 ) -> tuple[tuple[str, str], ...]:
     """A new login in place of the one there was; a cookie that somebody else may have planted never becomes one."""
     await office.logins.end(cookie(visit.request, "login"))
     record = Record(kind="approval", action="page login", requester=person, verdict="allow", details={"how": how})
     await office.auditor.durable(office.auditor.add(record))
-    held = await office.logins.begin(person, how)
+    ttl_s = LOGIN_TTL_S if visit.request.is_secure else PLAIN_LOGIN_TTL_S
+    held = await office.logins.begin(person, how, factor, ttl_s=ttl_s)
     return (
-        set_cookie(visit.request, "login", held, ttl_s=LOGIN_TTL_S, same_site=same_site),
+        set_cookie(visit.request, "login", held, ttl_s=ttl_s, same_site=same_site),
         set_cookie(visit.request, "visit", "", ttl_s=0, same_site="Lax"),
     )
 

@@ -104,8 +104,12 @@ def _enrolment(office: Office, visit: Visit, info: FactorInfo, kinds: set[Factor
     return tag(
         "form",
         tag("span", f"{who}: {_KINDS[info.kind]} “{info.label}”", class_="title"),
+        tag("p", "Its id: ", tag("span", info.id, class_="print")),
         tag(
-            "p", "Enrolled ", moment(info.created_at), ". Ask them yourself whether it is theirs.", class_="soft small"
+            "p",
+            *("Enrolled ", moment(info.created_at), ". Ask them yourself, and not through an agent,"),
+            " whether this is the id they were shown.",
+            class_="soft small",
         ),
         hidden("csrf", visit.token),
         hidden("factor", info.id),
@@ -123,7 +127,7 @@ async def offer_confirmation(office: Office, visit: Visit) -> PageAnswer:
     factor, challenge = visit.request.text("factor", 60), secrets.token_bytes(32)
     options = await office.factors.passkey_options(visit.person, challenge)
     body = {"challenge": challenge.hex(), "factor": factor}
-    await office.logins.challenge(visit.held, "enroll", body, person=visit.person)
+    await office.logins.challenge(visit.held, body, person=visit.person)
     return PageAnswer.of_json(options)
 
 
@@ -132,7 +136,7 @@ async def confirm(office: Office, visit: Visit) -> PageAnswer:
     factor = visit.request.text("factor", 60)
     challenge = None
     if visit.request.is_json:
-        kept = await office.logins.take_challenge(visit.held, "enroll")
+        kept = await office.logins.take_challenge(visit.held)
         if kept is None or kept["factor"] != factor:
             raise no_challenge()
         challenge = bytes.fromhex(str(kept["challenge"]))

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from body_broker.calls import Json
-from body_broker.errors import RateLimited
 from body_broker.storage.postgres import Pool
 
 How = Literal["passkey", "totp", "oidc"]
-Purpose = Literal["login", "enroll", "oidc"]
+Purpose = Literal["login", "oidc"]
 LOGIN_TTL_S = 8 * 3600
+PLAIN_LOGIN_TTL_S = 3600
+"""On plain http at localhost, where every port of the machine gets the cookie."""
 CHALLENGE_TTL_S = 300
-OPEN_MAX = 10_000
-"""Logins that strangers may have begun at once: they are kept, and nobody may fill the database with them."""
-_OPEN = """
-SELECT count(*) FROM (
-  SELECT 1 FROM page_challenge WHERE purpose = $1 AND expires_at > clock_timestamp() LIMIT $2::int
-) AS begun
+_NONCE_BYTES = 12
+_KEEP = """
+INSERT INTO page_challenge (id, purpose, person, body, expires_at)
+VALUES ($1, $2, $3, $4::text::jsonb, clock_timestamp() + $5::float8 * interval '1 second')
+"""
+_FIND = """
+SELECT person, how FROM page_login AS l
+WHERE id = $1 AND expires_at > clock_timestamp() AND (factor IS NULL OR EXISTS (
+  SELECT 1 FROM factor AS f
+  WHERE f.id = l.factor AND revoked_at IS NULL AND (f.expires_at IS NULL OR f.expires_at > clock_timestamp())))
 """
 
 
@@ -52,26 +60,34 @@ def form_is_ours(cookie: str, token: str) -> bool:
 
 
 class Logins:
-    """The logins and challenges in the database, under hashes.
+    """The logins and challenges in the database, under hashes; what a stranger was given is kept by their browser, sealed.
 
     Args:
         pool: The database.
-        open_max: Logins that may be begun at once.
+        key: 32 bytes under which that is sealed.
     """
 
-    def __init__(self, pool: Pool, *, open_max: int = OPEN_MAX) -> None:
-        self._pool, self._open_max = pool, open_max
+    def __init__(self, pool: Pool, key: bytes) -> None:
+        self._pool, self._seal = pool, AESGCM(key)
 
-    async def begin(self, person: str, how: How) -> str:
-        """A new login; the cookie's value comes back and is kept nowhere."""
+    async def begin(self, person: str, how: How, factor: str | None = None, *, ttl_s: float = LOGIN_TTL_S) -> str:
+        """A new login; the cookie's value comes back and is kept nowhere.
+
+        Args:
+            person: Who.
+            how: What proved it.
+            factor: The id of the factor that did: the login ends with it.
+            ttl_s: How long it holds at most.
+        """
         held = new_secret()
         await self._pool.execute(
-            "INSERT INTO page_login (id, person, how, expires_at)"
-            " VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 second')",
+            "INSERT INTO page_login (id, person, how, factor, expires_at)"
+            " VALUES ($1, $2, $3, $4, clock_timestamp() + $5::float8 * interval '1 second')",
             _hash(held),
             person,
             how,
-            float(LOGIN_TTL_S),
+            factor,
+            float(ttl_s),
         )
         return held
 
@@ -79,44 +95,58 @@ class Logins:
         """Who holds this cookie; None where nobody does any more."""
         if not held:
             return None
-        row = await self._pool.fetchrow(
-            "SELECT person, how FROM page_login WHERE id = $1 AND expires_at > clock_timestamp()", _hash(held)
-        )
+        row = await self._pool.fetchrow(_FIND, _hash(held))
         return Login(row["person"], row["how"]) if row else None
 
     async def end(self, held: str) -> None:
         """Forget a login."""
         await self._pool.execute("DELETE FROM page_login WHERE id = $1", _hash(held))
 
-    async def challenge(
-        self, held: str, purpose: Purpose, body: Mapping[str, Json], *, person: str | None = None
-    ) -> None:
-        """Keep what the holder of this secret was given; what it was given before for the same is forgotten.
+    def sealed(self, purpose: Purpose, holder: str, body: Mapping[str, Json], now: float) -> str:
+        """What the holder of this secret is to bring back within five minutes, for a cookie."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        text = orjson.dumps({"body": dict(body), "until": now + CHALLENGE_TTL_S, "once": secrets.token_hex(16)})
+        return base64.urlsafe_b64encode(nonce + self._seal.encrypt(nonce, text, _bound(purpose, holder))).decode()
 
-        Raises:
-            RateLimited: Too many have begun without coming to an end.
-        """
-        open_now: int = await self._pool.fetchval(_OPEN, purpose, self._open_max)
-        if open_now >= self._open_max:
-            raise RateLimited("Too many logins are begun at this moment.", retry_after_s=CHALLENGE_TTL_S)
+    def opened(self, purpose: Purpose, holder: str, sealed: str, now: float) -> dict[str, Any] | None:
+        """What `sealed` made for this holder: `body`, and what `use` takes; None where it did not, or too long ago."""
+        try:
+            raw = base64.urlsafe_b64decode(sealed)
+            found = self._seal.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _bound(purpose, holder))
+        except (ValueError, InvalidTag):
+            return None
+        kept: dict[str, Any] = orjson.loads(found)
+        return kept if kept["until"] > now else None
+
+    async def use(self, opened: Mapping[str, Any]) -> bool:
+        """Use it up, once its holder has shown who they are: strangers write nothing. False where it was used before."""
+        kept: bool | None = await self._pool.fetchval(
+            _KEEP + " ON CONFLICT DO NOTHING RETURNING true", *_row(f"used\0{opened['once']}", "used", None, {})
+        )
+        return kept is True
+
+    async def challenge(self, held: str, body: Mapping[str, Json], *, person: str) -> None:
+        """Keep what somebody who is logged in was given to sign; what they were given before is forgotten."""
         await self._pool.execute(
-            "INSERT INTO page_challenge (id, purpose, person, body, expires_at)"
-            " VALUES ($1, $2, $3, $4::text::jsonb, clock_timestamp() + $5::float8 * interval '1 second')"
-            " ON CONFLICT (id) DO UPDATE SET body = excluded.body, person = excluded.person, expires_at = excluded.expires_at",
-            _hash(f"{purpose}\0{held}"),
-            purpose,
-            person,
-            orjson.dumps(dict(body)).decode(),
-            float(CHALLENGE_TTL_S),
+            _KEEP + " ON CONFLICT (id) DO UPDATE SET body = excluded.body, expires_at = excluded.expires_at",
+            *_row(f"enroll\0{held}", "enroll", person, body),
         )
 
-    async def take_challenge(self, held: str, purpose: Purpose) -> dict[str, Json] | None:
+    async def take_challenge(self, held: str) -> dict[str, Json] | None:
         """What the holder was given, once; None where nothing, or too long ago."""
         found: str | None = await self._pool.fetchval(
             "DELETE FROM page_challenge WHERE id = $1 AND expires_at > clock_timestamp() RETURNING body::text",
-            _hash(f"{purpose}\0{held}"),
+            _hash(f"enroll\0{held}"),
         )
         return orjson.loads(found) if found else None
+
+
+def _row(name: str, purpose: str, person: str | None, body: Mapping[str, Json]) -> tuple[object, ...]:
+    return (_hash(name), purpose, person, orjson.dumps(dict(body)).decode(), float(CHALLENGE_TTL_S))
+
+
+def _bound(purpose: str, holder: str) -> bytes:
+    return f"page {purpose}\0{holder}".encode()
 
 
 def _hash(held: str) -> bytes:

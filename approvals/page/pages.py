@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from approvals.page import deciding, enrolling, entering, inbox
-from approvals.page.logins import LOGIN_TTL_S, new_secret
+from approvals.page.logins import LOGIN_TTL_S, PLAIN_LOGIN_TTL_S, new_secret
 from approvals.page.markup import tag
 from approvals.page.messages import PageAnswer, PageRequest, cookie, set_cookie
 from approvals.page.shell import failure, page, said, static
@@ -38,6 +40,11 @@ class _Route:
         return tuple(b for a, b in zip(ours, theirs, strict=True) if a == "{}")
 
 
+# What an id looks like, before anything else is done with it.
+_IDS = {
+    "/approve/": re.compile(r"apr_[A-Za-z0-9_-]{20,80}"),
+    "/enroll/": re.compile(r"[A-Za-z0-9_-]{10,200}"),
+}
 _ROUTES = (
     _Route("/login", {"GET": entering.show_login}, needs_login=False),
     _Route("/login/options", {"POST": entering.offer_passkey}, needs_login=False),
@@ -87,7 +94,7 @@ class Pages:
         if request.path.startswith("/static/"):
             return static(request.path.removeprefix("/static/")) or _no_page()
         found = _find(request.path)
-        if found is None:
+        if found is None or not _are_ids(*found):
             return _no_page()
         route, segments = found
         handler = route.handlers.get(request.method)
@@ -122,7 +129,8 @@ class Pages:
         # A first visit: the secret that its forms will be known by. Lax, because an issuer sends people back from another site.
         held = new_secret()
         answer = await handler(self._office, replace(visit, held=held), *segments)
-        header = set_cookie(visit.request, "visit", held, ttl_s=LOGIN_TTL_S, same_site="Lax")
+        ttl_s = LOGIN_TTL_S if visit.request.is_secure else PLAIN_LOGIN_TTL_S
+        header = set_cookie(visit.request, "visit", held, ttl_s=ttl_s, same_site="Lax")
         return replace(answer, headers=(*answer.headers, header))
 
 
@@ -131,6 +139,11 @@ def _find(path: str) -> tuple[_Route, tuple[str, ...]] | None:
         if (segments := route.match(path)) is not None:
             return route, segments
     return None
+
+
+def _are_ids(route: _Route, segments: tuple[str, ...]) -> bool:
+    pattern = next((found for start, found in _IDS.items() if route.path.startswith(start)), None)
+    return pattern is None or all(pattern.fullmatch(each) for each in segments)
 
 
 def _to_login(visit: Visit) -> PageAnswer:
@@ -144,7 +157,7 @@ def _to_login(visit: Visit) -> PageAnswer:
         # A strict cookie does not come along with a link from another site, but does when the page is asked for again.
         link = tag("p", tag("a", "Continue", href=request.path))
         return PageAnswer(body=page("One moment", link, narrow=True, again=request.path))
-    return PageAnswer.redirect(f"/login?next={request.path}")
+    return PageAnswer.redirect(f"/login?next={quote(request.path)}")
 
 
 def _told(visit: Visit, error: BaseException) -> PageAnswer:
@@ -156,7 +169,7 @@ def _told(visit: Visit, error: BaseException) -> PageAnswer:
             "div",
             tag("h1", "Log in first"),
             tag("p", said(told)),
-            tag("p", tag("a", "Log in", href=f"/login?next={visit.request.path}", class_="button")),
+            tag("p", tag("a", "Log in", href=f"/login?next={quote(visit.request.path)}", class_="button")),
             class_="box",
         )
         return PageAnswer(status=told.http_status, body=page("Log in first", box, token=visit.token, narrow=True))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-from approvals.cards import Card, Shown
+from approvals.cards import Card, VoteLine
+from approvals.shown import Shown, weight
 
 APPROVE, DENY, PAGE, CHECK = "approve", "deny", "page", "check"
 """What the buttons are called in what Slack sends."""
@@ -17,17 +18,22 @@ DENIAL = "denial"
 REASON_BLOCK, REASON_FIELD = "reason", "text"
 
 TEXT_MAX = 2800
-"""UTF-16 units of one text; Slack takes 3,000."""
-SHOWN_MAX = 9000
-"""Characters of preview and arguments that stand in the message itself; longer ones go into its thread, whole."""
-MESSAGE_MAX = 12_000
-"""Characters of all blocks together as JSON; Slack takes about 13,200."""
+"""Weight of one text; Slack takes 3,000 characters, and says nowhere whether it counts them escaped."""
+SHOWN_MAX = 8000
+"""Weight of preview and arguments that stand in the message itself; longer ones go into its thread, whole."""
+MESSAGE_MAX = 11_000
+"""Weight of all blocks together as JSON; Slack takes about 13,200, and there must be room for what was decided."""
+_ROOM = 1500
 PARTS_MAX = 20
 """Messages in a thread that a person can be asked to read; beyond them there is only the page."""
-_PART_MAX = 10_000
+_PART_MAX = 9500
 _HEADER_MAX = 150
 
 Block = dict[str, Any]  # Slack's JSON
+Form = Literal["inside", "thread", "page"]
+"""Where the arguments are: in the message, in its thread, or on the page only."""
+FORMS: tuple[Form, ...] = ("inside", "thread", "page")
+"""Each for what the one before is too small for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +44,47 @@ class Message:
         text: For notifications, in our own words.
         blocks: The message.
         parts: Each a message for its thread; empty where everything stands in the message.
+        form: Where the arguments are.
     """
 
     text: str
     blocks: list[Block]
     parts: tuple[list[Block], ...]
+    form: Form
 
 
-def message(card: Card, *, posted: int = 0, mentions: Sequence[str] = ()) -> Message:
+def message(card: Card, *, posted: int = 0, mentions: Sequence[str] = (), form: Form | None = None) -> Message:
     """The message of a card.
 
     Args:
         card: What is shown.
         posted: Parts that are in its thread already: there are no buttons before all of them are.
         mentions: User groups that are called.
+        form: What it has been since it was posted; None for the first that is large enough.
     """
     bodies = _bodies(card)
-    inside = sum(len(body.text) for _, body in bodies) <= SHOWN_MAX
-    blocks = _blocks(card, bodies if inside else [], mentions)
-    if inside and _size(blocks) <= MESSAGE_MAX:
-        return Message(_fallback(card), [*blocks, *_end(card, buttons=True)], ())
-    parts = _parts(bodies)
-    fits = len(parts) <= PARTS_MAX
-    hint = _hint(len(parts), posted, fits=fits, card=card)
-    blocks = [*_blocks(card, [], mentions), *_paragraph(hint), *_end(card, buttons=fits and posted >= len(parts))]
-    return Message(_fallback(card), blocks, parts if fits else ())
+    if form is None:
+        form = "inside" if sum(weight(body.text) for _, body in bodies) <= SHOWN_MAX else "thread"
+        if form == "inside" and measure(_whole(card, bodies, mentions)) > MESSAGE_MAX - _ROOM:
+            form = "thread"
+    if form == "inside" and measure(whole := _whole(card, bodies, mentions)) <= MESSAGE_MAX:
+        return Message(_fallback(card), whole, (), form)
+    parts = () if form != "thread" else _parts(bodies)
+    if form == "thread" and not parts:
+        form = "page"
+    hint = _hint(form, len(parts), posted, card)
+    end = _end(card, buttons=form == "thread" and posted >= len(parts))
+    blocks = [*_blocks(card, [], mentions), *_paragraph(hint), *end]
+    if measure(blocks) > MESSAGE_MAX:  # of what people wrote nothing is cut: it is elsewhere
+        hint = f"{hint} What people wrote is too long for Slack: it is on {_elsewhere(card)}."
+        end, form, parts = (end, form, parts) if card.record else (_end(card, buttons=False), "page", ())
+        blocks = [*_blocks(card, [], mentions, brief=True), *_paragraph(hint), *end]
+    return Message(_fallback(card), blocks, parts, form)
+
+
+def measure(blocks: object) -> int:
+    """How long blocks are at most as Slack counts them."""
+    return weight(orjson.dumps(blocks).decode())
 
 
 def denial(card: Card, private: str) -> Block:
@@ -108,7 +130,13 @@ def value_of(card: Card) -> str:
     return orjson.dumps([card.id, card.digest]).decode()
 
 
-def _blocks(card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str]) -> list[Block]:
+def _whole(card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str]) -> list[Block]:
+    return [*_blocks(card, bodies, mentions), *_end(card, buttons=True)]
+
+
+def _blocks(
+    card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str], *, brief: bool = False
+) -> list[Block]:
     facts = [
         ("Asked by", card.requester),
         ("On behalf of", ", for ".join(card.on_behalf_of)),
@@ -116,26 +144,35 @@ def _blocks(card: Card, bodies: list[tuple[str, Shown]], mentions: Sequence[str]
         ("Asked at", f"{card.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("Fingerprint", card.fingerprint),
     ]
-    found = _heading(card.headline)
+    found = _heading("A call that needs people" if brief else card.headline)
     if card.record is not None:
-        outcome = [card.record, card.why and f"Reason: {card.why}", card.error and f"It said: {card.error}"]
-        found += _paragraph("\n".join(line for line in outcome if line))
+        found += _paragraph(card.record)
+        found += [] if brief else [*_box("Reason", card.why), *_box("It said", card.error)]
     found.append({"type": "section", "fields": [plain(f"{name}\n{value}") for name, value in facts if value]})
-    if card.reason is not None:
-        found += [*_paragraph("Why, in the caller's own words:"), *_texts(card.reason)]
+    if card.reason is not None and not brief:
+        found += _box("Why, in the caller's own words", card.reason.text)
     for title, body in bodies:
-        found += [*_paragraph(f"{title}:"), *_texts(body)]
+        found += _box(title, body.text)
     found += _paragraph("\n".join(f"Rule {rule.text}" for rule in card.rules))
-    if card.votes:
-        found += _paragraph("\n".join(_vote(vote.text, vote.reason) for vote in card.votes))
+    found += _votes(card.votes, card.why, brief=brief)
     if card.record is None:
         found += _paragraph(card.effect)
         found.append(_expiry(card, mentions))
     return found
 
 
-def _vote(text: str, reason: str | None) -> str:
-    return f"{text} ({reason})" if reason else text
+def _votes(votes: Sequence[VoteLine], why: str | None, *, brief: bool) -> list[Block]:
+    """One line each in our words; what a voter wrote has a box of its own, where it can pass for no other line."""
+    found: list[Block] = []
+    for vote in votes:
+        found += _paragraph(vote.text)
+        if vote.reason != why and not brief:
+            found += _box("Their reason", vote.reason)
+    return found
+
+
+def _box(title: str, text: str | None) -> list[Block]:
+    return [*_paragraph(f"{title}:"), *_texts(Shown(text))] if text else []
 
 
 def _bodies(card: Card) -> list[tuple[str, Shown]]:
@@ -144,7 +181,7 @@ def _bodies(card: Card) -> list[tuple[str, Shown]]:
 
 
 def _heading(headline: str) -> list[Block]:
-    if len(headline) <= _HEADER_MAX:
+    if weight(headline) <= _HEADER_MAX:
         return [{"type": "header", "text": plain(headline)}]
     return [{"type": "header", "text": plain("A call that needs people")}, *_paragraph(headline)]
 
@@ -158,16 +195,20 @@ def _texts(shown: Shown) -> list[Block]:
 
 
 def _parts(bodies: list[tuple[str, Shown]]) -> tuple[list[Block], ...]:
-    """Everything there is to read, as messages of a thread."""
+    """Everything there is to read, as messages of a thread; none where it is more than anybody reads there."""
+    if sum(weight(body.text) for _, body in bodies) > PARTS_MAX * _PART_MAX:
+        return ()
     groups: list[list[tuple[str, str]]] = []
     left = 0
     for piece in [(title, text) for title, body in bodies for text in body.parts(TEXT_MAX)]:
-        size = _size(piece)  # quotes and line ends count twice: they are sent as JSON
+        size = measure(preformatted(piece[1])) + measure(_paragraph(piece[0]))
         if size > left:
             groups.append([])
             left = _PART_MAX
         groups[-1].append(piece)
         left -= size
+    if len(groups) > PARTS_MAX:
+        return ()
     return tuple(
         [*_paragraph(f"Part {number} of {len(groups)}. {group[0][0]}:"), *_group(group)]
         for number, group in enumerate(groups, 1)
@@ -185,12 +226,20 @@ def _group(group: list[tuple[str, str]]) -> list[Block]:
     return found
 
 
-def _hint(parts: int, posted: int, *, fits: bool, card: Card) -> str:
-    if not fits:
-        where = "its page" if card.link else f"`body-broker approvals show {card.id}`"
-        return f"Its arguments are too long for Slack: it can be read, and decided, on {where} only."
+def _elsewhere(card: Card) -> str:
+    return "its page" if card.link else f"`body-broker approvals show {card.id}`"
+
+
+def _hint(form: Form, parts: int, posted: int, card: Card) -> str:
+    if form == "inside":
+        return f"Its arguments stood here while it was open; now they are on {_elsewhere(card)}."
+    if form == "page":
+        what = "it can be read, and decided, on {} only" if card.is_open else "they are on {}"
+        return f"Its arguments are too long for Slack: {what.format(_elsewhere(card))}."
     if posted < parts and card.is_open:
         return f"Its arguments are long: {parts} parts are being written into the thread; the buttons come after them."
+    if posted < parts:
+        return f"{posted} of {parts} parts of its arguments are in the thread; all of them are on {_elsewhere(card)}."
     if not card.is_open:
         return f"Its arguments are in the thread, in {parts} parts."
     return f"Its arguments are long. Read all {parts} parts in the thread before you decide."
@@ -252,10 +301,6 @@ def _expiry(card: Card, mentions: Sequence[str]) -> Block:
     for mention in mentions:
         elements += [{"type": "text", "text": " "}, {"type": "usergroup", "usergroup_id": mention}]
     return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": elements}]}
-
-
-def _size(value: object) -> int:
-    return len(orjson.dumps(value).decode())
 
 
 def _fallback(card: Card) -> str:

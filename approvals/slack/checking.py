@@ -21,6 +21,8 @@ _MEND_SOCKET = (
 )
 _MEND_INVITE = "Invite the app: `/invite @Body Broker` in that channel."
 _MEND_CHANNEL = "Copy the id from the channel's details, at the bottom; it begins with C or G."
+_MEND_GROUP = "Copy the id from the user group's details into approvers.toml; it begins with S."
+_MEND_TEAM = "Take the id of their account in this workspace: a click from another workspace does not count."
 _MEND_MEMBER = "Copy the member id from the person's profile, under the three dots, into approvers.toml."
 
 
@@ -58,21 +60,28 @@ async def findings(api: SlackApi, settings: Settings, people: People) -> AsyncGe
         yield Finding("scope", ok=bool(held), said=said, next_step=_MEND_SCOPES)
     for finding in await _transports(api, settings):
         yield finding
-    members: dict[str, frozenset[str]] = {}
+    seen = _Seen(bot.team, {})
     channels = channels_of(settings, people)
     if not channels:
         yield Finding(
             "channel", ok=False, said="no channel is set", next_step=f"Set BODY_BROKER_SLACK_CHANNEL. {_MEND_CHANNEL}"
         )
     for channel in channels:
-        yield await _channel(api, channel, members)
+        yield await _channel(api, channel, seen.members)
+    for finding in await _groups(api, people):
+        yield finding
     if not people.persons:
         yield Finding(
             "approvers", ok=False, said="the file names nobody", next_step="Write approvers.toml: docs/approvals.md."
         )
-    for principal in sorted(people.persons):
-        if people.persons[principal].groups:
-            yield await _approver(api, settings, people, principal, members)
+    for principal in sorted(each for each, person in people.persons.items() if person.groups):
+        yield await _approver(api, settings, people, principal, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    team: str
+    members: dict[str, frozenset[str]]  # of each channel that the app is in
 
 
 def channels_of(settings: Settings, people: People) -> tuple[str, ...]:
@@ -138,12 +147,32 @@ async def _channel(api: SlackApi, channel: str, members: dict[str, frozenset[str
         return Finding("channel", ok=False, said=f"{name} is archived", next_step="Choose another channel.")
     if not info.get("is_member"):
         return Finding("channel", ok=False, said=f"the app is not in {name}", next_step=_MEND_INVITE)
+    if any(info.get(each) for each in ("is_ext_shared", "is_shared", "is_org_shared", "is_pending_ext_shared")):
+        shared = f"the app is in {name}, which is SHARED with another workspace: people there read every request"
+        return Finding("channel", ok=True, said=shared)
     return Finding("channel", ok=True, said=f"the app is in {name}")
 
 
-async def _approver(
-    api: SlackApi, settings: Settings, people: People, principal: str, members: dict[str, frozenset[str]]
-) -> Finding:
+async def _groups(api: SlackApi, people: People) -> Sequence[Finding]:
+    if not people.mentions:
+        return ()
+    try:
+        known = await api.group_ids()
+    except SlackRefused as error:
+        return (Finding("group", ok=False, said=f"Slack says {error.word}", next_step=_MEND_SCOPES),)
+    return [
+        Finding(
+            "group",
+            ok=each in known,
+            said=f"{name} is called as {each}"
+            + ("" if each in known else ", which is no user group of this workspace"),
+            next_step=_MEND_GROUP,
+        )
+        for name, each in sorted(people.mentions.items())
+    ]
+
+
+async def _approver(api: SlackApi, settings: Settings, people: People, principal: str, seen: _Seen) -> Finding:
     person = people.persons[principal]
     groups = ", ".join(sorted(person.groups))
     if person.slack is None:
@@ -160,8 +189,11 @@ async def _approver(
     if user.get("deleted") or user.get("is_bot"):
         what = "a bot" if user.get("is_bot") else "deactivated"
         return Finding("approver", ok=False, said=f"{principal}, {person.slack} is {what}", next_step=_MEND_MEMBER)
+    if user.get("team_id", seen.team) != seen.team:
+        what = f"{principal}, {person.slack} belongs to another workspace ({user['team_id']})"
+        return Finding("approver", ok=False, said=what, next_step=_MEND_TEAM)
     asked_in = {people.channels.get(group) or settings.slack_channel for group in person.groups}
-    absent = [channel for channel in asked_in if channel in members and person.slack not in members[channel]]
+    absent = [channel for channel in asked_in if channel in seen.members and person.slack not in seen.members[channel]]
     if absent:
         return Finding(
             "approver",

@@ -213,8 +213,14 @@ class Clicks:
                 "This message is not the one that counts for this approval: it was copied, forwarded or replaced.",
                 next_step="Decide on the message that the app itself posted last, or on the approval's page.",
             )
+        if user.team_id not in {None, place.team}:
+            raise Denied(
+                f"Your Slack account belongs to another workspace ({clean(str(user.team_id), limit=30)}): only members of the "
+                "one that the app is installed in decide here.",
+                next_step="Decide on the approval's page, or with an account of this workspace.",
+            )
         person = self._people.by_slack(user.id)
-        if person is None or user.team_id not in {None, place.team}:
+        if person is None:
             raise Denied(
                 f"Your Slack account ({clean(user.id, limit=30)}) stands for nobody in the hub's file of approvers.",
                 next_step="Whoever runs the hub adds it to approvers.toml.",

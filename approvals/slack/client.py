@@ -55,7 +55,8 @@ class SlackApi:
         """A new message; where thread is given, in the thread of that message.
 
         Raises:
-            SlackRefused: It was not posted, or Slack does not say where it is.
+            SlackRefused: It was not posted, or Slack does not say where it is; `thread_gone` where the thread's message is
+                gone: Slack then posts what was meant for it into the channel.
         """
         team = (await self.bot()).team
         answer = await _asked(
@@ -71,7 +72,13 @@ class SlackApi:
                 link_names=False,
             )
         )
-        return Place(team, _text(answer, "channel"), _text(answer, "ts"))
+        place = Place(team, _text(answer, "channel"), _text(answer, "ts"))
+        said: Any = answer.get("message")
+        if thread is not None and (
+            not isinstance(said, dict) or cast("dict[str, Any]", said).get("thread_ts") != thread
+        ):
+            raise refused("thread_gone")
+        return place
 
     async def update(self, place: Place, text: str, blocks: Sequence[Block]) -> None:
         """Change a message of ours.
@@ -136,13 +143,35 @@ class SlackApi:
         """
         return cast("dict[str, Any]", (await _asked(self._web.users_info(user=user)))["user"])
 
+    async def group_ids(self) -> frozenset[str]:
+        """Every user group that can be called.
+
+        Raises:
+            SlackRefused: Slack does not say.
+        """
+        groups = cast("list[dict[str, Any]]", (await _asked(self._web.usergroups_list()))["usergroups"])
+        return frozenset(str(each["id"]) for each in groups)
+
+    async def open_socket(self, app_token: str) -> str:
+        """The URL of a Socket Mode connection, good once and soon; it is a secret.
+
+        Raises:
+            SlackRefused: The app-level token does not hold, or Socket Mode is off.
+        """
+        return _text(await _asked(self._web.apps_connections_open(app_token=app_token)), "url")
+
     async def try_socket(self, app_token: str) -> None:
         """Ask for a Socket Mode connection, without making one.
 
         Raises:
             SlackRefused: The app-level token does not hold, or Socket Mode is off.
         """
-        await _asked(self._web.apps_connections_open(app_token=app_token))
+        await self.open_socket(app_token)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy on the way to Slack."""
+        return self._web.proxy
 
 
 @asynccontextmanager

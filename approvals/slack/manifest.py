@@ -10,6 +10,7 @@ SCOPES: dict[str, frozenset[str]] = {
     "post and change messages": frozenset({"chat:write"}),
     "see the channel and who is in it": frozenset({"channels:read", "groups:read"}),
     "see that approvers' ids are people": frozenset({"users:read"}),
+    "see that groups to be called exist": frozenset({"usergroups:read"}),
 }
 """What the app does and the scopes for it; of each set one is enough."""
 _INTERACTIVITY = "  interactivity:\n    is_enabled: true\n"

@@ -45,6 +45,7 @@ async def open_slack(
     failed: Callable[[], None],
     listen: bool,
     post_every_s: float = POST_EVERY_S,
+    database_url: str | None = None,
 ) -> AsyncGenerator[Slack | None]:
     """Slack, where a bot token is set; None where it is not. Nothing waits for Slack here: it may be down when a hub starts.
 
@@ -57,6 +58,7 @@ async def open_slack(
         failed: Counts notices that could not be shown.
         listen: Whether clicks are taken over Socket Mode: in every process that serves or works, in no command.
         post_every_s: The pace of new messages in one channel.
+        database_url: With it one process of this database listens for all.
     """
     if settings.slack_bot_token is None:
         yield None
@@ -67,7 +69,9 @@ async def open_slack(
         clicks = Clicks(pool=pool, desk=desk, people=people, slack=api, now=_now)
         stack.push_async_callback(clicks.drain)
         if listen and settings.slack_app_token is not None:
-            await stack.enter_async_context(listening(settings.slack_app_token.get_secret_value(), base_url, clicks))
+            app_token = settings.slack_app_token.get_secret_value()
+            hearing = listening(app_token, base_url, clicks, pool=pool, database_url=database_url)
+            await stack.enter_async_context(hearing)
         notices = Notices(
             pool=pool,
             find=desk.get,

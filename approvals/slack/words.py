@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from body_broker.errors import Unavailable
 
-GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
-"""Slack's words for a message that can no longer be changed."""
+CONNECTED, CONNECTING = "body-broker slack connected", "body-broker slack connecting"
+"""What the database connection of the process that listens is called, as pg_stat_activity shows it."""
+GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found", "thread_gone"})
+"""Words for a message that can no longer be changed or answered to; the last one is ours."""
+TOO_LONG = frozenset({"msg_blocks_too_long", "msg_too_long"})
+"""Slack's words for a message that is larger than it takes."""
+_OPEN = frozenset(
+    {"unreachable", "no_ts", "no_channel", "fatal_error", "internal_error", "service_unavailable", "request_timeout"}
+)
 
 
 class SlackRefused(Unavailable):
@@ -19,6 +26,11 @@ class SlackRefused(Unavailable):
     def word(self) -> str:
         """Slack's word: `not_in_channel`, `ratelimited`; or ours: `unreachable`, `no_ts`."""
         return str(self.details["slack"])
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether Slack surely did nothing: it said no, and did not break or fall silent."""
+        return self.word not in _OPEN and not self.word.startswith("http_")
 
 
 def refused(word: str, retry_after_s: float | None = None) -> SlackRefused:

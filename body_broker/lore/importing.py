@@ -87,6 +87,11 @@ class Importing:
         """What readers see of these origins in an index, by origin."""
         return await standing.of_origins(self._pool, index, origins, canon=canon)
 
+    async def awaits(self, document_id: str) -> bool:
+        """Whether a newer text of a document than readers see is being brought in."""
+        found = await standing.of_document(self._pool, document_id)
+        return found is not None and found.newer
+
     async def take_within(
         self, connection: Connection, hashed: Sequence[tuple[str, Draft]], *, index: str, canon: bool, origin: Origin
     ) -> Intake:

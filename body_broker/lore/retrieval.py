@@ -19,6 +19,7 @@ from body_broker.lore.model import (
     IndexSummary,
     Page,
     Passage,
+    Source,
     document_uri,
     persona_index,
     shown,
@@ -172,7 +173,13 @@ class Lore:
         return [summary for _, summary in found[:limit]], found[limit - 1][0] if len(found) > limit else None
 
     async def delete_document(
-        self, document_id: str, effect: Effect, *, key: str | None = None, rev: int | None = None
+        self,
+        document_id: str,
+        effect: Effect,
+        *,
+        key: str | None = None,
+        rev: int | None = None,
+        source: Source | None = None,
     ) -> bool:
         """Whether it was there; False where it had been deleted before. Under a key it is always what it was the first time.
 
@@ -181,26 +188,33 @@ class Lore:
             effect: Who does it.
             key: Under which it is done once.
             rev: The text that is to go; None is whatever is there.
+            source: Whether it was canon when that text was read; None where that does not matter.
 
         Raises:
             NotFound: There never was such a document.
-            Conflict: It has another text than that.
+            Conflict: It has another text than that or is being given one, or it became canon since.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             deleted: bool = await keyed.once(
-                connection, key, lambda: self.delete_within(connection, document_id, effect, rev=rev)
+                connection, key, lambda: self.delete_within(connection, document_id, effect, rev=rev, source=source)
             )
         if deleted:
             await self.announce(document_id)
         return deleted
 
     async def delete_within(
-        self, connection: Connection, document_id: str, effect: Effect, *, rev: int | None = None
+        self,
+        connection: Connection,
+        document_id: str,
+        effect: Effect,
+        *,
+        rev: int | None = None,
+        source: Source | None = None,
     ) -> bool:
         """The same in the caller's transaction, after which readers are told by `announce`."""
         index_id = await documents.index_of(connection, document_id)
         if rev is not None:
-            await standing.require_rev(connection, document_id, rev)
+            await standing.require_rev(connection, document_id, rev, source)
         revs = await documents.delete(connection, document_id, effect)
         await self._index.drop(connection, revs)
         if index_id is not None:

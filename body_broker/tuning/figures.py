@@ -197,7 +197,9 @@ class Tuning:
         version = present.version if present else 0
         if expect_version not in (None, version):
             raise Conflict(f"{key} has version {version}, not {expect_version}.", details={"version": version})
-        if wanted.keeps_schema and (present.schema if present else None) != wanted.schema:
+        # As JSON: in Python true is 1, and false is 0.
+        kept = canonical_json(present.schema if present else None)
+        if wanted.keeps_schema and kept != canonical_json(wanted.schema):
             raise Conflict(f"Somebody changed the schema of {key} just now.")
         if present and canonical_json([present.value, present.schema]) == canonical_json([wanted.value, wanted.schema]):
             return present

@@ -18,12 +18,21 @@ _SUCCEED = """
 UPDATE work SET state = 'succeeded', result = $3::text::jsonb, finished_at = clock_timestamp(), lease_until = NULL
 WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
+# An effect that has begun and left no recorded outcome may have happened, whatever its last attempt says.
 _FAIL = """
-UPDATE work SET state = 'failed', error = $3::text::jsonb, finished_at = clock_timestamp(), lease_until = NULL
-WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
+WITH found AS (
+    SELECT begun IS NOT NULL AND NOT EXISTS (SELECT FROM work_step s WHERE s.work = $1 AND s.name = begun) AS in_doubt
+    FROM work WHERE id = $1)
+UPDATE work SET error = $3::text::jsonb, lease_until = NULL,
+    state = CASE WHEN in_doubt THEN 'unknown' ELSE 'failed' END,
+    open_effect = CASE WHEN in_doubt THEN begun END,
+    finished_at = CASE WHEN NOT in_doubt THEN clock_timestamp() END
+FROM found WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
 _CANCEL = """
-UPDATE work SET state = 'cancelled', finished_at = clock_timestamp(), lease_until = NULL
+UPDATE work SET lease_until = NULL, run_at = clock_timestamp(),
+    state = CASE WHEN begun IS NULL THEN 'cancelled' ELSE 'queued' END,
+    finished_at = CASE WHEN begun IS NULL THEN clock_timestamp() END
 WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
 _LEAVE_UNKNOWN = """
@@ -32,16 +41,16 @@ WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
 _TRY_AGAIN = """
 UPDATE work SET error = $3::text::jsonb, lease_until = NULL,
-    state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
-    finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END,
+    state = CASE WHEN cancel_requested AND begun IS NULL THEN 'cancelled' ELSE 'queued' END,
+    finished_at = CASE WHEN cancel_requested AND begun IS NULL THEN clock_timestamp() END,
     run_at = clock_timestamp() + make_interval(secs => $4::float8)
 WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
 _HAND_BACK = """
 WITH back AS (
     UPDATE work SET attempts = attempts - 1, run_at = clock_timestamp(), lease_until = NULL,
-        state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
-        finished_at = CASE WHEN cancel_requested THEN clock_timestamp() END
+        state = CASE WHEN cancel_requested AND begun IS NULL THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested AND begun IS NULL THEN clock_timestamp() END
     WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING kind)
 SELECT kind, pg_notify($3, 'ready ' || kind) FROM back
 """

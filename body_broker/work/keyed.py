@@ -16,7 +16,10 @@ from body_broker.work.model import decode, encode
 _BEGIN = "INSERT INTO keyed_effect (key) VALUES ($1) ON CONFLICT (key) DO NOTHING RETURNING true"
 _KEEP = "UPDATE keyed_effect SET result = $2::text::jsonb WHERE key = $1"
 _RECALL = "SELECT result::text FROM keyed_effect WHERE key = $1"
-_PURGE = "DELETE FROM keyed_effect WHERE at < clock_timestamp() - make_interval(secs => $1::float8)"
+_PURGE = """
+DELETE FROM keyed_effect k WHERE at < clock_timestamp() - make_interval(secs => $1::float8) AND NOT EXISTS (
+    SELECT FROM work w WHERE w.id = k.key AND w.state IN ('waiting', 'queued', 'running', 'unknown'))
+"""
 
 
 async def once(connection: Connection, key: str | None, effect: Callable[[], Awaitable[Json]]) -> Json:
@@ -42,6 +45,9 @@ async def recall(connection: Executor, key: str | None) -> Json:
 
 
 async def purge(connection: Executor, *, older_than_s: float) -> int:
-    """Forget effects of longer ago than any call can be repeated under its key; how many."""
+    """Forget effects of longer ago than any call can be repeated under its key; how many.
+
+    Those whose work has not ended are kept, however old: it may still be done again.
+    """
     status = await connection.execute(_PURGE, older_than_s)
     return int(status.rpartition(" ")[2])

@@ -14,7 +14,7 @@ from body_broker.work.run import Claimed, Run, unknown
 logger = get_logger(__name__)
 
 _CLAIM = """
-SELECT id, kind, origin::text, input::text, token, attempts, attempts_max
+SELECT id, kind, origin::text, input::text, token, attempts, attempts_max, begun
 FROM work_claim($1::text[], $2, make_interval(secs => $3::float8))
 """
 # A row locked by its own fenced transaction is owned, and skipped this time: waiting for it would let the others lapse.
@@ -30,11 +30,15 @@ SELECT id, cancel_requested FROM owned
 # SKIP LOCKED leaves alone a run that is committing a fenced transaction right now.
 _SWEEP = """
 UPDATE work SET
-    state = CASE WHEN open_effect IS NOT NULL THEN 'unknown' WHEN cancel_requested THEN 'cancelled'
-                 WHEN attempts >= attempts_max THEN 'failed' ELSE 'queued' END,
+    state = CASE WHEN open_effect IS NOT NULL THEN 'unknown'
+                 WHEN begun IS NOT NULL THEN CASE WHEN attempts >= attempts_max THEN 'unknown' ELSE 'queued' END
+                 WHEN cancel_requested THEN 'cancelled' WHEN attempts >= attempts_max THEN 'failed' ELSE 'queued' END,
+    open_effect = CASE WHEN open_effect IS NULL AND attempts >= attempts_max THEN begun ELSE open_effect END,
     error = CASE WHEN open_effect IS NOT NULL THEN $1::text::jsonb || jsonb_build_object('effect', open_effect)
-                 WHEN NOT cancel_requested THEN $2::text::jsonb END,
-    finished_at = CASE WHEN open_effect IS NULL AND (cancel_requested OR attempts >= attempts_max) THEN clock_timestamp() END,
+                 WHEN begun IS NOT NULL AND attempts >= attempts_max THEN $1::text::jsonb || jsonb_build_object('effect', begun)
+                 WHEN begun IS NOT NULL OR NOT cancel_requested THEN $2::text::jsonb END,
+    finished_at = CASE WHEN open_effect IS NULL AND begun IS NULL AND (cancel_requested OR attempts >= attempts_max)
+                       THEN clock_timestamp() END,
     run_at = clock_timestamp(), lease_until = NULL
 WHERE id IN (SELECT id FROM work WHERE state = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 RETURNING id, state, worker
@@ -69,6 +73,7 @@ async def claim(connection: Connection, pool: Pool, kinds: Collection[str], work
         input=decode(row["input"]),
         attempt=row["attempts"],
         attempts_max=row["attempts_max"],
+        begun=row["begun"],
         steps={step["name"]: decode(step["outcome"]) for step in steps},
     )
     return Run(Fence(pool, row["id"], row["token"], lease_s), work)
@@ -88,7 +93,8 @@ async def renew(connection: Connection, runs: Collection[Run], lease_s: float) -
 async def sweep(connection: Connection) -> None:
     """Take back what its worker no longer holds, and end what has expired.
 
-    A lapsed run goes back to the queue, unless it died inside a `once` effect or has used up its attempts.
+    A lapsed run goes back to the queue, unless it died inside a `once` effect or has used up its attempts; what has begun and may
+    be repeated is then unknown.
     """
     effect_unknown = unknown("")
     rows = await connection.fetch(_SWEEP, _body(effect_unknown), _body(_LOST))

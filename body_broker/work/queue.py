@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, Conflict, NotFound
+from body_broker.errors import BadInput, Conflict, NotFound, on_the_wire
 from body_broker.storage.postgres import Executor
 from body_broker.text import clean, new_id
 from body_broker.work.model import CHANNEL, Origin, Page, State, Verdict, WorkItem, WorkSummary, decode, encode
@@ -48,7 +48,7 @@ WITH moved AS (
     UPDATE work SET cancel_requested = true,
         state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
         finished_at = CASE WHEN state = 'running' THEN NULL ELSE clock_timestamp() END
-    WHERE id = $1 AND owner = $2 AND state IN ('waiting', 'queued', 'running') RETURNING id, state)
+    WHERE id = $1 AND owner = $2 AND state IN ('waiting', 'queued', 'running') AND begun IS NULL RETURNING id, state)
 SELECT state, CASE WHEN state = 'running' THEN pg_notify($3, 'cancel ' || id) END FROM moved
 """
 _GET = """
@@ -73,7 +73,7 @@ WITH moved AS (
             'by', $2::text, 'verdict', $3::text, 'note', $4::text, 'effect', open_effect, 'at', clock_timestamp()),
         state = CASE WHEN $3 = 'again' THEN 'queued' ELSE $3 END,
         result = CASE WHEN $3 = 'succeeded' THEN $5::text::jsonb END,
-        error = CASE WHEN $3 = 'failed' THEN error END,
+        error = CASE WHEN $3 = 'failed' THEN $7::text::jsonb END,
         attempts_max = CASE WHEN $3 = 'again' THEN greatest(attempts_max, attempts + 1) ELSE attempts_max END,
         finished_at = CASE WHEN $3 = 'again' THEN NULL ELSE clock_timestamp() END,
         cancel_requested = false, expires_at = NULL, run_at = clock_timestamp(), open_effect = NULL
@@ -171,7 +171,7 @@ async def release(connection: Executor, work_id: str) -> bool:
 async def cancel(connection: Executor, work_id: str, *, owner: str) -> State:
     """The state after asking for a stop: work not begun is cancelled at once, a running one as soon as its worker hears.
 
-    Work that has ended stays as it ended. An effect marked `once` that has begun is first brought to its end.
+    Work that has ended stays as it ended. An effect that has begun is brought to its end.
 
     Raises:
         NotFound: This owner has no such work.
@@ -245,7 +245,9 @@ async def settle(
     if not by.startswith(_MAY_SETTLE) or not note:
         raise BadInput("An unknown effect is settled by a named person, with a note of what they found.")
     answer = encode(result, "result")
-    state: State | None = await connection.fetchval(_SETTLE, work_id, by, verdict, note, answer, CHANNEL)
+    state: State | None = await connection.fetchval(
+        _SETTLE, work_id, by, verdict, note, answer, CHANNEL, encode(on_the_wire(_undone(by, note)).body(), "error")
+    )
     if state is not None:
         return state
     if await connection.fetchval("SELECT true FROM work WHERE id = $1", work_id):
@@ -262,6 +264,14 @@ async def purge(connection: Executor, *, older_than_s: float) -> int:
         total += gone
         if gone < _PURGE_AT_ONCE:
             return total
+
+
+def _undone(by: str, note: str) -> Conflict:
+    return Conflict(
+        f"It was not done: {by} looked and found so. They say: {note}",
+        next_step="Make the call again if it is still wanted.",
+        details={"settled_by": by},
+    )
 
 
 def _not_found() -> NotFound:

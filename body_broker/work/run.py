@@ -39,7 +39,7 @@ _RECORD_COMMITTED = "INSERT INTO work_step (work, name, outcome) VALUES ($1, $2,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim found: the work and which attempt this is."""
+    """What a claim found: the work, which attempt this is, and the repeatable effect that an earlier one began."""
 
     kind: str
     origin: Origin
@@ -47,6 +47,7 @@ class Claimed:
     attempt: int
     attempts_max: int
     steps: Mapping[str, Json]
+    begun: str | None = None
 
 
 class Run:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pydantic import ValidationError
 
 from body_broker.errors import BadInput, Conflict, NotFound
@@ -20,11 +21,15 @@ from body_broker.world.engine import fitting
 from body_broker.world.engine.messages import EffectPart
 from body_broker.world.engine.recording import entities_of
 from body_broker.world.files.loading import difference
-from body_broker.world.kinds import KINDS, problems_of_fields
-from body_broker.world.model import CHANGE_CHANNEL, Effect, Entity, Event
+from body_broker.world.kinds import KINDS, problems_of_fields, references
+from body_broker.world.model import CHANGE_CHANNEL, CORRECTED, Effect, Entity, Event
+from body_broker.world.patching import merged
 
-CORRECTED = "corrected"
-"""The type of the events of an edit."""
+# Whatever has the id somewhere in its text: what it is there, the kinds know.
+_NAMING = """
+SELECT id, kind, data::text FROM world_entity e WHERE NOT removed AND id <> ALL ($1::text[])
+  AND EXISTS (SELECT FROM unnest($1::text[]) AS gone WHERE strpos(e.data::text, gone) > 0) ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +61,13 @@ class Correction:
         return {each.entity_id: self.before[each.entity_id].version for each in self.effects}
 
 
-async def fit(connection: Connection, edits: Sequence[Edit]) -> Correction:
+async def fit(connection: Connection, edits: Sequence[Edit], *, outside: bool = False) -> Correction:
     """The edits as effects over the world of this moment; edits that change nothing are left out.
 
     Args:
         connection: In a transaction: what is looked at stays as it is until its end.
         edits: Each of another entity.
+        outside: Free text in them may come from outside.
 
     Raises:
         NotFound: There is no such entity, or it was removed.
@@ -75,20 +81,37 @@ async def fit(connection: Connection, edits: Sequence[Edit]) -> Correction:
     before = await entities_of(connection, parts)
     tick = max(each.tick for each in before.values())
     try:
-        return Correction(before, fitting.World(before, tick).effects(parts))
+        found = Correction(before, fitting.World(before, tick).effects(parts, outside=outside))
     except fitting.Unfit as unfit:
-        raise BadInput(
-            f"That does not fit the world: {unfit}.", next_step="Correct the patch and ask again."
-        ) from unfit
+        raise _unfit(str(unfit)) from unfit
+    await _check_named(connection, found)
+    return found
 
 
-async def correct(connection: Connection, edits: Sequence[Edit], *, versions: Mapping[str, int]) -> list[Event]:
+async def _check_named(connection: Connection, found: Correction) -> None:
+    """Nothing that stays may name what goes: an inventory, a quest, a faction."""
+    gone = {each.entity_id for each in found.effects if each.removed}
+    patches = {each.entity_id: each.patch for each in found.effects}
+    for row in await connection.fetch(_NAMING, sorted(gone)) if gone else ():
+        left = merged(orjson.loads(row["data"]), patches.get(row["id"], {}))
+        if named := gone & references(row["kind"], left):
+            raise _unfit(f"{min(named)} is removed, and {row['id']} still names it")
+
+
+def _unfit(why: str) -> BadInput:
+    return BadInput(f"That does not fit the world: {why}.", next_step="Correct the patch and ask again.")
+
+
+async def correct(
+    connection: Connection, edits: Sequence[Edit], *, versions: Mapping[str, int], outside: bool = False
+) -> list[Event]:
     """The events of edits that were made, in the caller's transaction.
 
     Args:
         connection: In a transaction.
         edits: As in `fit`.
         versions: Of the entities as they were when this was decided on.
+        outside: Free text in the edits may come from outside.
 
     Raises:
         Conflict: One has another version by now, or as in `fit`.
@@ -96,7 +119,7 @@ async def correct(connection: Connection, edits: Sequence[Edit], *, versions: Ma
         BadInput: As in `fit`.
     """
     held = await epochs.begin_anew(connection)  # locks the world: nobody decides beside this
-    found = await fit(connection, edits)
+    found = await fit(connection, edits, outside=outside)
     if found.versions != versions:
         raise Conflict("Somebody changed one of these entities meanwhile.")
     events = await recorder.append(connection, found.effects, found.before, held)

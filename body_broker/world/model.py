@@ -29,6 +29,8 @@ PLAYER_RANK = 2
 EXPIRES_IN_MS = 60_000
 EXPIRES_IN_MS_MAX = 24 * 3_600_000
 
+CORRECTED = "corrected"
+"""The type of the events of an operator's edit, which may repeat words from outside though no change asked for it."""
 CHANGE_CHANNEL = "world_change"
 """The NOTIFY channel that says a change is queued; no payload."""
 DECIDED_CHANNEL = "world_decided"

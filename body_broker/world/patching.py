@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from body_broker.world.kinds import marked_outside
-from body_broker.world.model import Effect, Entity, Event
+from body_broker.world.model import CORRECTED, Effect, Entity, Event
 
 
 def merged(target: Any, patch: Any) -> Any:  # any JSON values
@@ -67,7 +67,7 @@ def after(entity: Entity | None, event: Event) -> Entity:
             frozenset() if entity is None else entity.outside,
             event.kind,
             event.patch,
-            # What nobody asked for is an operator's: only what was said may be others' words there.
-            outside=event.outside and event.change_id is not None,
+            # What an operator loads is theirs: only what was said may be others' words there.
+            outside=event.outside and (event.change_id is not None or event.type == CORRECTED),
         ),
     )

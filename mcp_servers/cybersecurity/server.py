@@ -6,6 +6,7 @@ import asyncio
 
 from body_broker.calls import Call, Caller, Room, Tool
 from body_broker.errors import NotConfigured, NotFound
+from body_broker.work import keyed
 from body_broker.work.model import Origin
 from mcp_servers.cybersecurity import jobs, semgrep, store
 from mcp_servers.cybersecurity.findings import CORE, SCANNERS, SecurityReport
@@ -39,8 +40,10 @@ _BRONZE = "BODY_BROKER_BRONZE"
 
 async def scan_codebase(arguments: ScanCodebase, call: Call, services: Services) -> SecurityReport:
     """The report of a scan, or the job that will have it (seed: CybersecurityMCP)."""
-    target = target_of(arguments.repo_path, await store.repositories(services.pool))
-    job_id = await jobs.submit(services.pool, target, arguments.scanners, Origin.of(call), key=call.key)
+    job_id: str | None = await keyed.recall(services.pool, call.key)  # begun before, whatever is registered since
+    if job_id is None:
+        target = target_of(arguments.repo_path, await store.repositories(services.pool))
+        job_id = await jobs.submit(services.pool, target, arguments.scanners, Origin.of(call), key=call.key)
     wait_s = services.wait_s if arguments.wait_s is None else min(arguments.wait_s, services.wait_s)
     return await jobs.follow(services.pool, job_id, call.caller.asker, wait_s)
 

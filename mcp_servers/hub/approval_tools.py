@@ -14,7 +14,7 @@ from approvals.waiting import waits_for
 from body_broker.calls import Arguments, Call, Json, Result, Tool
 from body_broker.errors import on_the_wire
 from body_broker.work.model import State
-from mcp_servers.hub.endings import ended
+from mcp_servers.hub.endings import ended, found_by
 
 ApprovalId = Annotated[str, Field(min_length=5, max_length=90)]
 
@@ -151,7 +151,7 @@ def _view(approval: Approval, desk: Desk) -> ApprovalView:
 def _said(approval: Approval) -> str:
     if approval.standing == "done":
         kept = "" if approval.result is not None else " No result of it is there: one is kept for a day."
-        return f"It was approved and carried out.{kept}"
+        return f"It was approved and carried out{found_by(approval)}.{kept}"
     return f"{waits_for(approval).capitalize()}."
 
 

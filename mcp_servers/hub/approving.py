@@ -109,11 +109,13 @@ class Approvals:
 
     def served_at(self, url: str | None) -> None:
         """Note where a listener of this installation serves the pages; browsers make passkeys on `localhost`, not on 127.0.0.1."""
+        self._kept_url = None  # whoever tells us knows better than what was found at the start
         if url is None:
             self._served_at = None
             return
         parts = urlsplit(url)
         host = "localhost" if (parts.hostname or "") in _LOOPBACK else f"{parts.hostname}"
+        host = f"[{host}]" if ":" in host else host
         port = f":{parts.port}" if parts.port else ""
         self._served_at = f"{parts.scheme}://{host}{port}"
 
@@ -201,12 +203,13 @@ async def _open_slack(
         pages=approvals.pages_url,
         failed=lambda: None,
         listen=listen,
+        database_url=stores.database_url,
     ) as slack:
         yield slack
 
 
 def _kept_url(settings: Settings) -> str | None:
-    """Where the pages of this data dir were served last over loopback, and will be again."""
+    """Where a hub of this data dir serves the pages over loopback now."""
     if settings.public_url is not None:
         return None
     from mcp_servers.hub.loopback import Berth  # noqa: PLC0415 - imports us

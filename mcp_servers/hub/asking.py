@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from pydantic import ValidationError
 
-from approvals import store
 from approvals.model import Approval, Subject
 from approvals.waiting import WAIT_MAX_S, is_settled, waits_for
 from body_broker.calls import Caller, Json, Operation, Preview
@@ -19,7 +19,7 @@ from body_broker.errors import (
 )
 from body_broker.inputs import AskClient, Link
 from mcp_servers.hub.approving import Approvals
-from mcp_servers.hub.endings import ended
+from mcp_servers.hub.endings import ended, found_by
 from mcp_servers.hub.passage import Passage
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer
@@ -27,6 +27,8 @@ from mcp_servers.hub.sessions import Sessions
 from policies.catalogue import Catalogue
 from policies.decision import Ask
 
+WAITING_MAX = 64
+"""Calls of one asker that wait for people in one hub at a time."""
 _VALUE_MAX = 120
 _PAGE = "approve"
 """The name of the question that shows a client where its person decides."""
@@ -40,6 +42,7 @@ class Asking:
         sessions: Receive the taint of results.
         catalogue: Says what is destructive.
         wait_s: How long a call waits where its client does not say.
+        still: Raises where what a caller came with was revoked: who waited is told nothing on old knowledge.
         clock: Unix seconds: nobody waits past the end of their token.
     """
 
@@ -50,10 +53,12 @@ class Asking:
         catalogue: Catalogue,
         *,
         wait_s: float,
+        still: Callable[[Caller], Awaitable[None]],
         clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
     ) -> None:
         self.approvals = approvals
         self._sessions, self._catalogue, self._wait_s, self._clock = sessions, catalogue, wait_s, clock
+        self._still, self._waiting = still, Counter[str]()
 
     async def open(self, passage: Passage, ask: Ask, facts: frozenset[str], services: object) -> Approval:
         """The approval for this call, which people are asked for now, or were by the same call before.
@@ -73,9 +78,10 @@ class Asking:
             )
         desk = self.approvals.desk
         subject = self._subject(passage, ask, facts, Preview(headline=headline(operation, passage.values)))
-        kept = await store.undelivered(desk.pool, subject.digest)
-        # What has been done already cannot be foreseen any more.
-        if operation.foresees is not None and (kept is None or kept.stale):
+        if operation.foresees is not None:
+            # What has been done already cannot be foreseen any more; what has not been foreseen opens nothing.
+            if (joined := await desk.join(subject)) is not None:
+                return joined.approval
             preview = await operation.foresees(passage.arguments, passage.caller, services)
             subject = self._subject(passage, ask, facts, preview)
         return (await desk.ask(subject, call=passage.id)).approval
@@ -85,17 +91,30 @@ class Asking:
 
         Raises:
             ApprovalPending: It is still open: the client gets a task, or comes again.
+            Unauthenticated: What the call came with was revoked while it waited.
             BodyBrokerError: It was denied, expired, was taken back, or failed.
         """
         patience = passage.request.patience
         if not is_settled(approval) and not patience.task:
             self._offer_page(passage, approval)
-            approval = await self.approvals.waiters.wait(
-                approval.id, timeout_s=self._patience_s(passage), progress=passage.request.progress
-            )
+            approval = await self._wait(passage, approval)
         if not is_settled(approval):
             raise await self.pending(approval)
         return await self.collect(approval, passage.caller, passage.id, passage.operation)
+
+    async def _wait(self, passage: Passage, approval: Approval) -> Approval:
+        """The approval after waiting; of one asker only so many wait here at a time, the others come again."""
+        asker, waiters = passage.caller.asker, self.approvals.waiters
+        timeout_s = self._patience_s(passage) if self._waiting[asker] < WAITING_MAX else 0.0
+        self._waiting[asker] += 1
+        try:
+            found = await waiters.wait(approval.id, timeout_s=timeout_s, progress=passage.request.progress)
+        finally:
+            self._waiting[asker] -= 1
+            if not self._waiting[asker]:
+                del self._waiting[asker]
+        await self._still(passage.caller)
+        return found
 
     async def collect(self, approval: Approval, caller: Caller, call_id: str, operation: Operation) -> Answer:
         """How a settled approval ended, told to its requester: noted as told, and its text from outside as read.
@@ -114,7 +133,7 @@ class Asking:
             await self._told(approval, caller)
             why = f" {result['lost']}" if "lost" in result else ""
             raise NotFound(
-                f"{operation.name} was approved and done, but no result of it is kept.{why}",
+                f"{operation.name} was approved and done{found_by(approval)}, but no result of it is kept.{why}",
                 next_step="Do not repeat it: look at what it changed.",
                 details={"approval": approval.id},
             ) from error
@@ -191,6 +210,7 @@ class Asking:
             arguments=passage.values,
             chain=caller.chain,
             sessions=(caller.session, *above),
+            tokens=tuple(each for each in (caller.token_id, caller.asker_token_id) if each is not None),
             tainted=session.tainted,
             depth=passage.request.depth,
             history=session.history,

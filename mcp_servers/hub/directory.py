@@ -44,6 +44,8 @@ SELECT sid FROM login WHERE ended_at IS NOT NULL
     AND (sid = ANY ($1::text[]) OR (principal = ANY ($2::text[]) AND ended_at > $3::timestamptz))
 UNION ALL
 SELECT session FROM oidc_login WHERE ended_at IS NOT NULL AND session = ANY ($1::text[])
+UNION ALL
+SELECT jti FROM login_token WHERE revoked_at IS NOT NULL AND jti = ANY ($4::text[])
 LIMIT 1
 """
 
@@ -93,15 +95,17 @@ class Directory:
                     raise _unreachable()
                 await self._ask()
 
-    async def ended(self, sessions: Sequence[str], principals: Sequence[str], since: datetime) -> bool:
-        """Whether one of these logins was ended, however long ago, or one of these principals' logins since then.
+    async def ended(
+        self, sessions: Sequence[str], principals: Sequence[str], since: datetime, tokens: Sequence[str] = ()
+    ) -> bool:
+        """Whether one of these logins or tokens was ended, however long ago, or one of these principals' logins since then.
 
         Raises:
             Unavailable: The database did not answer.
         """
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                found = await self._pool.fetchval(_ENDED, list(sessions), list(principals), since)
+                found = await self._pool.fetchval(_ENDED, list(sessions), list(principals), since, list(tokens))
         except _FAILURES as error:
             raise _unreachable() from error
         return found is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from approvals.model import Approval
+from approvals.store import SERVICE
 from body_broker.calls import Json
 from body_broker.errors import (
     ApprovalCancelled,
@@ -27,11 +28,20 @@ def ended(approval: Approval) -> BodyBrokerError:
                 details=told | {"reason": approval.why, "decided_by": approval.decided_by},
             )
         case "expired":
-            late = approval.decided_by is not None and any(vote.verdict == "approve" for vote in approval.votes)
-            said = "was approved, but nothing ran it in time" if late else "was not decided in time: nobody answered"
+            said = "was not decided in time: nobody answered"
+            if approval.state == "approved":
+                said = "was approved, but nothing ran it in time"
+            elif any(vote.verdict == "approve" for vote in approval.votes):
+                said = "did not get every yes that it needs in time"
             return ApprovalExpired(f"{approval.tool} {said}. That is not a refusal.", details=told)
         case "cancelled":
             why = f": {approval.why}" if approval.why else "."
+            if approval.state == "cancelled" and approval.decided_by == SERVICE:
+                return ApprovalCancelled(
+                    f"The request for {approval.tool} was ended before people decided{why}",
+                    next_step="Make the call again if it is still wanted: it is then asked for as it is now.",
+                    details=told | {"reason": approval.why},
+                )
             return ApprovalCancelled(
                 f"The request for {approval.tool} was taken back{why}", details=told | {"reason": approval.why}
             )
@@ -43,3 +53,11 @@ def ended(approval: Approval) -> BodyBrokerError:
                 f"{approval.tool} was approved and begun, and whether it was done is not known: a person must settle it.",
                 details=told | {"effect": approval.tool},
             )
+
+
+def found_by(approval: Approval) -> str:
+    """`, as person:anna found`, where it was a person who said that it was done; else nothing."""
+    finding: Json = approval.finding
+    if not finding or finding.get("verdict") != "succeeded":
+        return ""
+    return f", as {finding.get('by')} found"

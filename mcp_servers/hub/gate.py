@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from approvals.executor import Perform
-from approvals.model import Approval, arguments_text
+from approvals.model import Approval
+from approvals.voting import check_given
 from body_broker.audit.auditor import Auditor
 from body_broker.calls import (
     Call,
@@ -24,7 +25,6 @@ from body_broker.calls import (
 )
 from body_broker.errors import (
     BodyBrokerError,
-    Conflict,
     Denied,
     Unauthenticated,
     UnknownTool,
@@ -37,11 +37,11 @@ from mcp_servers.hub.faults import mapped, not_configured
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import takes_reason
 from mcp_servers.hub.metrics import Metrics
-from mcp_servers.hub.passage import Passage, Row
+from mcp_servers.hub.passage import Passage, Row, caller_of
 from mcp_servers.hub.recording import Recorder
 from mcp_servers.hub.requests import Answer, Request, kind_of
 from mcp_servers.hub.rounds import Rounds
-from mcp_servers.hub.sessions import Sessions, SessionState
+from mcp_servers.hub.sessions import Sessions
 from policies.decision import FACTS, Allow, Ask, Deny, Question, chain_of
 from policies.decision import Approval as Given
 from policies.engine import Policy
@@ -145,7 +145,7 @@ class Gate:
             raise told from error
         finally:
             self.metrics.open_calls.dec()
-            self._limits.leave(passage.caller)
+            self._leave(passage)
             self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
 
     async def _enter(self, passage: Passage) -> None:
@@ -158,6 +158,11 @@ class Gate:
                 passage.operation.name, kind_of(passage.caller), error.code, time.perf_counter() - passage.began
             )
             raise
+
+    def _leave(self, passage: Passage) -> None:
+        if passage.counted:
+            passage.counted = False
+            self._limits.leave(passage.caller)
 
     async def drain(self) -> None:
         """Wait for every effect that has begun; called once no new call can enter."""
@@ -189,6 +194,7 @@ class Gate:
     async def _await_people(self, passage: Passage, approval: Approval) -> Answer:
         """Step 5: what people decide, and what came of it. A disconnect ends the waiting and nothing else."""
         passage.receipt, outcome = approval.receipt, "ok"
+        self._leave(passage)  # who waits for people keeps none of the asker's other calls out
         try:
             return await self.asking.answer(passage, approval)
         except asyncio.CancelledError:
@@ -215,25 +221,41 @@ class Gate:
         Raises:
             BodyBrokerError: What refuses it now.
         """
-        found = self._approved.get(approval.tool)
-        if found is None:
-            raise UnknownTool(f"There is no tool {approval.tool} where the approved call was to run.")
-        request = Request(
-            name=approval.tool, kind="tool", arguments=approval.values(), caller=caller, depth=approval.depth
-        )
-        passage = Passage(request, new_id("call"), time.perf_counter(), caller, self._row(*found), approval=approval)
-        passage.session = SessionState(approval.tainted, approval.history)
+        passage = self._replayed(approval, caller)
         try:
             passage.check(self._rounds)
-            _check_replayed(passage, approval)
-            await self._decide_approved(passage, given)
+            passage.check_replayed(approval)
+            await self._decide_approved(passage, approval, given)
             self._require_configured(passage.operation.needs)
             await self._records.decided(passage, durable=True)
         except Exception as error:
             told = self._mapped(error, passage)
             self._records.refused(passage, told)
             raise told from error
+        return self._performing(passage)
 
+    async def resume(self, approval: Approval) -> Perform:
+        """What runs an approved call that an earlier attempt began, under the same key.
+
+        Nothing is decided again: the decision of the attempt that began it is on the audit, and the effect may have happened under
+        it. It is recorded once more, for what the effect writes to refer to.
+
+        Raises:
+            BodyBrokerError: It cannot be run here any more; whether it was done nobody knows.
+        """
+        passage = self._replayed(approval, caller_of(approval))
+        passage.check(self._rounds)
+        passage.check_replayed(approval)
+        await self._records.decided(passage, durable=True, again=True)
+        return self._performing(passage)
+
+    def _replayed(self, approval: Approval, caller: Caller) -> Passage:
+        found = self._approved.get(approval.tool)
+        if found is None:
+            raise UnknownTool(f"There is no tool {approval.tool} where the approved call was to run.")
+        return Passage.replayed(approval, caller, self._row(*found))
+
+    def _performing(self, passage: Passage) -> Perform:
         async def perform(progress: Progress) -> Json:
             passage.request = replace(passage.request, progress=progress)
             return await self._perform(passage)
@@ -253,18 +275,15 @@ class Gate:
             self.metrics.called(name, kind_of(passage.caller), outcome, seconds)
         return {"result": result.model_dump(mode="json"), "outside": _has_outside(passage.operation, result)}
 
-    async def _decide_approved(self, passage: Passage, given: Given) -> None:
-        """Step 4 at execution: the whole policy decides again, with the approval that was really given."""
-        question = self._question(passage)._replace(approval=given)
-        decision = self.policy.decide(question._replace(facts=await self._facts(passage, question)))
-        if isinstance(decision, Allow):
-            self._sessions.record(passage.caller, passage.row.group)
-            return
-        rules = list(decision.rules)
-        raise Denied(
-            f"{passage.operation.name} was approved, but is not allowed now by rule {', '.join(rules)}.",
-            details={"rules": rules},
-        )
+    async def _decide_approved(self, passage: Passage, approval: Approval, given: Given) -> None:
+        """Step 4 at execution: the whole policy decides again, with the approval that was really given.
+
+        Each rule that asks now is also counted for itself, among those that people were asked by.
+        """
+        question = self._question(passage)
+        facts = await self._facts(passage, question._replace(approval=given))
+        check_given(approval, self.policy, question._replace(facts=facts), given)
+        self._sessions.record(passage.caller, passage.row.group)
 
     async def _decide(self, passage: Passage) -> _Asked | None:
         """Step 4: what the session has read, what the rules say, and who would have to be asked."""
@@ -374,14 +393,6 @@ class Gate:
             raise UnknownTool(f"There is no {request.kind} of that name here.")
         finally:
             self._limits.leave(caller)
-
-
-def _check_replayed(passage: Passage, approval: Approval) -> None:
-    if arguments_text(passage.values) != approval.arguments:
-        raise Conflict(
-            "The approved arguments would be read otherwise now than when people saw them.",
-            next_step="Make the call again: people see it as it is now.",
-        )
 
 
 def _has_outside(operation: Operation, result: Result) -> bool:

@@ -135,20 +135,23 @@ class Identities:
             raise _revoked()
         return self._known.roles.get(person, frozenset()) if found is None else found
 
-    async def standing(self, chain: Sequence[str], sessions: Sequence[str], since: datetime) -> Caller:
+    async def standing(
+        self, chain: Sequence[str], sessions: Sequence[str], since: datetime, tokens: Sequence[str] = ()
+    ) -> Caller:
         """Who a request that was made earlier stands for now, with the roles of now.
 
         Args:
             chain: Its principals, the asker first.
             sessions: The call's session, then those above it.
             since: When it was made: an actor whose login was ended after that acts no more.
+            tokens: Ids of the tokens that it came with.
 
         Raises:
-            Unauthenticated: A login that it came from was ended.
+            Unauthenticated: A login that it came from was ended, or a token revoked.
             Unavailable: The database does not answer.
         """
         roles = await self.roles_of(chain[0], sessions)
-        if await self._directory.ended(sessions, chain, since):
+        if await self._directory.ended(sessions, chain, since, tokens):
             raise _revoked()
         above = (*sessions[1:], None)
         return Caller(
@@ -158,6 +161,19 @@ class Identities:
             conversation_of=above[0],
             ancestors=tuple(sessions[2:]),
         )
+
+    async def still(self, caller: Caller) -> None:
+        """Return where nothing that this caller came with has been revoked since it was checked.
+
+        Raises:
+            Unauthenticated: Something was.
+            Unavailable: The database does not answer.
+        """
+        await self._directory.refresh()
+        await self._be_current()
+        ids = (caller.session, caller.conversation_of, *caller.ancestors, caller.token_id, caller.asker_token_id)
+        if not self._known.revoked.isdisjoint(each for each in ids if each is not None):
+            raise _revoked()
 
     async def _be_current(self) -> None:
         if self._monotonic() - self._directory.asked_at > OLD_AFTER_S:
@@ -214,6 +230,7 @@ class Identities:
             ancestors=tuple(claims.asker.above) if claims.asker else (),
             expires_at=claims.exp,
             token_id=claims.jti,
+            asker_token_id=claims.asker.jti if claims.asker else None,
         )
 
     async def _key(self, token: str) -> Ed25519PublicKey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,7 +26,8 @@ from mcp_servers.hub.runtime import Runtime
 
 log = get_logger(__name__)
 
-_HOST = "127.0.0.1"
+_HOST, _TWIN = "127.0.0.1", "::1"
+_FREE_TRIES = 20
 _LOOK_EVERY_S = 0.5
 _PORTS_MAX = 65535
 
@@ -88,8 +90,8 @@ class Berth:
         self._lock = settings.data_dir / f"pages{which}.lock"
         self._held: int | None = None
 
-    def take(self) -> socket.socket | None:
-        """The bound listener, where no other process has the place; blocking.
+    def take(self) -> list[socket.socket] | None:
+        """The bound listeners, where no other process has the place; blocking.
 
         Raises:
             OSError: The data dir cannot be written, or nothing can be bound.
@@ -99,7 +101,7 @@ class Berth:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             bound = _bind(self._kept())
-            self._keep(bound.getsockname()[1])
+            self._keep(bound[0].getsockname()[1])
         except BlockingIOError:
             os.close(held)
             return None
@@ -116,9 +118,22 @@ class Berth:
             self._held = None
 
     def url(self) -> str | None:
-        """Where the listener is, or will be again; blocking."""
-        port = self._kept()
+        """Where the listener is; None where no living hub has the place: its port may be a stranger's by now. Blocking."""
+        port = self._kept() if self._is_taken() else 0
         return f"http://localhost:{port}" if port else None
+
+    def _is_taken(self) -> bool:
+        try:
+            probe = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(probe)
+        return False
 
     def _kept(self) -> int:
         try:
@@ -174,7 +189,7 @@ async def _keep_open(runtime: Runtime, berth: Berth, app: PagesOnly, first: asyn
         await _serve(berth, app, bound, first)
 
 
-async def _serve(berth: Berth, app: PagesOnly, bound: socket.socket, first: asyncio.Event) -> None:
+async def _serve(berth: Berth, app: PagesOnly, bound: list[socket.socket], first: asyncio.Event) -> None:
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -187,7 +202,7 @@ async def _serve(berth: Berth, app: PagesOnly, bound: socket.socket, first: asyn
         timeout_graceful_shutdown=1,
     )
     server = _Quiet(config)
-    serving = asyncio.create_task(server.serve(sockets=[bound]), name="pages-http")
+    serving = asyncio.create_task(server.serve(sockets=bound), name="pages-http")
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.002)
@@ -200,22 +215,67 @@ async def _serve(berth: Berth, app: PagesOnly, bound: socket.socket, first: asyn
         berth.leave()
 
 
-def _bind(port: int) -> socket.socket:
-    """A listener at this port; at another one where a stranger has it, or none was kept."""
+def _bind(port: int) -> list[socket.socket]:
+    """The listeners at this port; at another one where a stranger has it, or none was kept."""
     try:
-        return _bound(port)
+        return bind_localhost(_HOST, port)
     except OSError:
         if port == 0:
             raise
         log.warning("pages_moved_to_another_port", port=port)
-        return _bound(0)
+        return bind_localhost(_HOST, 0)
 
 
-def _bound(port: int) -> socket.socket:
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def bind_localhost(host: str, port: int) -> list[socket.socket]:
+    """Listeners at this address and, with the same port, at the other one that `localhost` means.
+
+    Browsers try [::1] before 127.0.0.1: whoever else had the port there would get the people who follow our links, and their cookies.
+
+    Args:
+        host: 127.0.0.1, ::1, or every address of IPv4.
+        port: 0 takes one that is free at both.
+
+    Raises:
+        OSError: One of them cannot be listened on, though this machine has it.
+    """
+    twin = _HOST if ":" in host else _TWIN
+    for left in range(_FREE_TRIES if port == 0 else 1, 0, -1):
+        bound = listen_at(host, port)
+        try:
+            other = listen_at(twin, bound.getsockname()[1]) if _has(twin) else None
+        except OSError:
+            bound.close()
+            if left == 1:
+                raise
+            continue
+        return [bound] if other is None else [bound, other]
+    raise AssertionError("the last try returns or raises")
+
+
+def _has(host: str) -> bool:
+    """Whether this machine has the address at all."""
+    try:
+        listen_at(host, 0).close()
+    except OSError as error:
+        if error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+            return False
+        raise
+    return True
+
+
+def listen_at(host: str, port: int) -> socket.socket:
+    """A listener at this address alone.
+
+    Raises:
+        OSError: It cannot be.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((_HOST, port))
+        if host == _TWIN:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind((host, port))
     except OSError:
         found.close()
         raise

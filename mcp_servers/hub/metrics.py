@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from approvals.model import Standing
+from approvals.slack.words import CONNECTED
 from body_broker.storage.postgres import LOST, Pool
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -23,7 +24,11 @@ SELECT state, outcome, count(*) AS n FROM approval WHERE state <> 'pending' GROU
 """
 _NOW = """
 SELECT (SELECT count(*) FROM approval WHERE state = 'pending' AND expires_at > clock_timestamp()) AS pending,
-       (SELECT count(*) FROM approval_notice WHERE failures > 0) AS failed_notices
+       (SELECT count(*) FROM approval_notice WHERE failures > 0) AS failed_notices,
+       (SELECT count(*) FROM approval a LEFT JOIN approval_notice n ON n.approval_id = a.id
+        WHERE a.notify AND a.state = 'pending' AND a.expires_at > clock_timestamp() AND n.shown IS NULL
+            AND a.created_at < clock_timestamp() - interval '60 seconds') AS unseen,
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) AS listeners
 """
 
 
@@ -39,7 +44,7 @@ class _Approvals(Collector):
 
     async def read(self, pool: Pool) -> None:
         try:
-            now, totals = await pool.fetchrow(_NOW), await pool.fetch(_TOTALS)
+            now, totals = await pool.fetchrow(_NOW, CONNECTED), await pool.fetch(_TOTALS)
         except (*LOST, asyncpg.PostgresError):
             self._now = None
             return
@@ -62,6 +67,16 @@ class _Approvals(Collector):
             "body_broker_approval_notices_failed",
             "Requests whose notice failed and is tried again.",
             value=self._now["failed_notices"],
+        )
+        yield GaugeMetricFamily(
+            "body_broker_approval_notices_unseen",
+            "Requests that wait for people and were not shown in Slack for a minute.",
+            value=self._now["unseen"],
+        )
+        yield GaugeMetricFamily(
+            "body_broker_slack_connected",
+            "Processes that are connected to Slack to hear clicks, over all hubs: one, or none.",
+            value=self._now["listeners"],
         )
         total = CounterMetricFamily(
             "body_broker_approvals",

@@ -61,7 +61,7 @@ def make_site(runtime: Runtime) -> Site:
         desk=approvals.desk,
         factors=approvals.factors,
         people=approvals.people,
-        logins=Logins(pool),
+        logins=Logins(pool, runtime.secrets.derive("page-logins")),
         auditor=runtime.auditor,
         pool=pool,
         code_login=runtime.settings.embedded,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import orjson
 from pydantic import ValidationError
 
-from approvals.model import REASON_MAX, Approval
+from approvals.model import REASON_MAX, Approval, arguments_text
 from body_broker.calls import Arguments, Caller, Json, Operation, Receipt
-from body_broker.errors import BadInput
+from body_broker.errors import BadInput, Conflict
 from body_broker.inputs import NO_INPUTS, Inputs
-from body_broker.text import clean, digest
+from body_broker.text import clean, digest, new_id
 from mcp_servers.hub.completing import completion_of
 from mcp_servers.hub.guard import clean_arguments
 from mcp_servers.hub.requests import Request
@@ -50,6 +51,30 @@ class Passage:
     reason: str | None = None
     approval: Approval | None = None
     """The approval under which it runs, not one that it waits for."""
+    counted: bool = True
+    """Whether it counts among its asker's open calls; one that waits for people does not."""
+
+    @classmethod
+    def replayed(cls, approval: Approval, caller: Caller, row: Row) -> Passage:
+        """An approved call, its session as it was when it was asked for."""
+        request = Request(
+            name=approval.tool, kind="tool", arguments=approval.values(), caller=caller, depth=approval.depth
+        )
+        passage = cls(request, new_id("call"), time.perf_counter(), caller, row, approval=approval)
+        passage.session = SessionState(approval.tainted, approval.history)
+        return passage
+
+    def check_replayed(self, approval: Approval) -> None:
+        """Return where the arguments are read as they were when people saw them.
+
+        Raises:
+            Conflict: They are not.
+        """
+        if arguments_text(self.values) != approval.arguments:
+            raise Conflict(
+                "The approved arguments would be read otherwise now than when people saw them.",
+                next_step="Make the call again: people see it as it is now.",
+            )
 
     @property
     def operation(self) -> Operation:
@@ -95,6 +120,18 @@ class Passage:
         self.values = self.arguments.model_dump(mode="json")
         if (self.operation.asks or self.row.asked) and self.request.sent is not None:
             self.inputs = rounds.read(self.bound_to, self.request.sent)
+
+
+def caller_of(approval: Approval) -> Caller:
+    """Who asked for it, as they stood then: for a call that has begun, which nobody decides again."""
+    above = (*approval.sessions[1:], None)
+    return Caller(
+        chain=approval.chain,
+        roles=approval.roles,
+        session=approval.sessions[0],
+        conversation_of=above[0],
+        ancestors=approval.sessions[2:],
+    )
 
 
 def _apart(raw: dict[str, Json]) -> tuple[dict[str, Json], str | None]:

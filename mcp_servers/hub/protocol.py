@@ -112,7 +112,7 @@ class Protocol:
         )
         # By this name: the constructor's own parameter warns that MCP will drop log levels; clients of 2025-11-25 have them.
         self.server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self._set_log_level)
-        self.tasks = Tasks(gate, limits)
+        self.tasks = Tasks(gate)
         self.tasks.serve(self.server, self.caller_of)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
         self.server.middleware[:] = [self._admit]

@@ -23,9 +23,9 @@ class Recorder:
     def __init__(self, auditor: Auditor) -> None:
         self._auditor = auditor
 
-    async def decided(self, passage: Passage, *, durable: bool) -> None:
-        """The decision to run a call; with `durable` it is committed when this returns."""
-        passage.receipt = self._add(passage, "decision", "allow", body=passage.body())
+    async def decided(self, passage: Passage, *, durable: bool, again: bool = False) -> None:
+        """The decision to run a call; with `durable` it is committed when this returns, `again` is one taken before its first attempt."""
+        passage.receipt = self._add(passage, "decision", "allow", body=passage.body(), again=again)
         if durable:
             await self._auditor.durable(passage.receipt)
 
@@ -66,6 +66,7 @@ class Recorder:
         *,
         rules: tuple[str, ...] = (),
         body: bytes | None = None,
+        again: bool = False,
     ) -> Receipt:
         session = passage.session
         return self._auditor.add(
@@ -81,7 +82,9 @@ class Recorder:
                 tainted=bool(session and session.tainted),
                 call=passage.id,
                 refers_to=passage.receipt if kind == "outcome" else None,
-                details={"approval": passage.approval.id} if passage.approval else {},
+                details=({"approval": passage.approval.id} | ({"again": True} if again else {}))
+                if passage.approval
+                else {},
             ),
             body,
         )

@@ -114,7 +114,7 @@ async def open_runtime(
             open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
         )
         bus, metrics = EventBus(stores.redis), Metrics()
-        services = await stack.enter_async_context(open_services(settings, stores, bus, lasting=name != "cli"))
+        services = await stack.enter_async_context(open_services(settings, stores, bus, policy, lasting=name != "cli"))
         approvals = await stack.enter_async_context(
             open_approvals(
                 settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=name != "cli", counts=metrics
@@ -131,7 +131,9 @@ async def open_runtime(
             limits=limits,
             cursors=CursorSeals(secrets.derive("cursors")),
             rounds=Rounds(secrets.derive("request-states")),
-            asking=Asking(approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s),
+            asking=Asking(
+                approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s, still=identities.still
+            ),
             metrics=metrics,
             configured=configured(settings),
             call_timeout_s=settings.call_timeout_s,
@@ -152,7 +154,7 @@ async def open_runtime(
             listings=Listings(rooms, policy, configured(settings)),
             services=services,
             approvals=approvals,
-            executor=Executor(approvals.desk, identities.standing, gate.authorise),
+            executor=Executor(approvals.desk, identities.standing, gate.authorise, gate.resume),
         )
 
 

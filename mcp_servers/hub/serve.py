@@ -24,7 +24,7 @@ from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
-from mcp_servers.hub.loopback import pages_open
+from mcp_servers.hub.loopback import bind_localhost, listen_at, pages_open
 from mcp_servers.hub.oidc.metadata import challenge_of, metadata_routes
 from mcp_servers.hub.pages import make_site, routes
 from mcp_servers.hub.protocol import Protocol
@@ -193,12 +193,12 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
     bound = _bind(address)
     scheme = "https" if runtime.settings.tls_certificate else "http"
     shown = f"[{address.host}]" if ":" in address.host else address.host
-    url = runtime.settings.public_url or f"{scheme}://{shown}:{bound.getsockname()[1]}"
+    url = runtime.settings.public_url or f"{scheme}://{shown}:{bound[0].getsockname()[1]}"
     front = make_front(runtime, address.host)
     runtime.approvals.served_at(url)
     server = HttpServer(front, runtime.settings)
     async with beside(runtime):
-        serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
+        serving = asyncio.create_task(server.serve(sockets=bound), name="http")
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.002)
         if not server.started:
@@ -225,20 +225,19 @@ async def serve_http(runtime: Runtime, address: Address, on_ready: Callable[[str
         await hub.serving
 
 
-def _bind(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+def _bind(address: Address) -> list[socket.socket]:
+    """Where we listen: on loopback, or everywhere, at both addresses that `localhost` may mean."""
+    host = "127.0.0.1" if address.host == "localhost" else address.host
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((address.host, address.port))
+        if host in {"127.0.0.1", "::1", "0.0.0.0"}:  # noqa: S104 - a comparison, not a bind
+            return bind_localhost(host, address.port)
+        return [listen_at(host, address.port)]
     except OSError as error:
-        found.close()
+        twin = " (`localhost` means 127.0.0.1 and [::1]: the port must be free at both)" if address.is_loopback else ""
         raise SettingsError(
-            f"{address.host}:{address.port} cannot be listened on.",
+            f"{address.host}:{address.port} cannot be listened on{twin}.",
             next_step="Is another hub there? Choose another port, or :0.",
         ) from error
-    found.set_inheritable(False)
-    return found
 
 
 def freeze_start_up() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from body_broker.calls import Caller
+from body_broker.errors import Denied
 from body_broker.lore.embedding import Embedding, open_embedding
 from body_broker.lore.opensearch import Copy, Ledger, open_copy
 from body_broker.settings import Settings
@@ -28,6 +30,8 @@ from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.scanners import find_semgrep, link_semgrep
 from mcp_servers.rag.services import Services as Rag
 from mcp_servers.storyteller.services import Services as Storyteller
+from policies.decision import Allow, Question, chain_of
+from policies.engine import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class RoomServices:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, stores: Stores, bus: EventBus, *, lasting: bool
+    settings: Settings, stores: Stores, bus: EventBus, policy: Policy, *, lasting: bool
 ) -> AsyncGenerator[RoomServices]:
     """The services of every server over these stores.
 
@@ -72,6 +76,7 @@ async def open_services(
         settings: Loaded once by the entry point.
         stores: Open.
         bus: Tells listeners what changed.
+        policy: Says who may read what a draft of a change shows.
         lasting: Whether the process stays: a command that comes and goes neither follows the world nor decides which model the
             studio uses.
     """
@@ -95,7 +100,9 @@ async def open_services(
             region=settings.aws_region,
             endpoint_url=settings.aws_endpoint_url,
             redis=stores.redis,
-            changes=Changes(Reach(pool=stores.pool, lore=rag.lore, tuning=rag.tuning, world=world)),
+            changes=Changes(
+                Reach(pool=stores.pool, lore=rag.lore, tuning=rag.tuning, world=world), partial(_require_read, policy)
+            ),
         )
         stack.callback(admin.close)
         cybersecurity = Cybersecurity(
@@ -121,6 +128,26 @@ async def open_services(
             embedding=embedding,
             copy=copy,
         )
+
+
+def _require_read(policy: Policy, caller: Caller, operation: str) -> None:
+    question = Question(
+        action=operation,
+        identities=chain_of(caller),
+        arguments={"fresh": False},  # of those that have it: the question is what may be seen, not what it costs
+        tainted=True,
+        depth=0,
+        history=frozenset(),
+    )
+    decision = policy.decide(question)
+    if isinstance(decision, Allow):
+        return
+    rules = list(decision.rules)
+    raise Denied(
+        f"This would show what {operation} shows, which is not allowed here by rule {', '.join(rules)}.",
+        next_step="Ask people for the change by approve_change: they are shown it.",
+        details={"rules": rules},
+    )
 
 
 def _semgrep(data_dir: Path) -> Path | None:

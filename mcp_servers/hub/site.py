@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +18,8 @@ SLACK_PATH = "/slack/interactions"
 SLACK_BYTES_MAX = 1024 * 1024
 SlackDoor = Callable[[bytes, Mapping[str, str]], Awaitable[tuple[int, bytes]]]
 """`async (raw body, headers) -> (status, body)`: checks the signature itself."""
+_BODY_S = 15.0
+"""How long a form may take to arrive."""
 _NUMERIC_LOOPBACK = ("127.0.0.1", "[::1]")
 
 
@@ -51,15 +54,21 @@ class Site:
         """
         head = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         if self._slack is not None and scope["path"] == SLACK_PATH:
-            body = await _read(receive, SLACK_BYTES_MAX)
+            body = await _body(receive, send, SLACK_BYTES_MAX)
+            if body is None:
+                return
             await _send(send, await self._clicked(self._slack, scope["method"], body, head))
             return
         host, query = head.get("host", ""), scope["query_string"].decode("latin-1")
         base = self._base(host)
         if scope["method"] in {"GET", "HEAD"} and not self._public and _name_of(host) in _NUMERIC_LOOPBACK:
             # Browsers make no passkeys on an address in numbers.
-            where = f"{base}{_raw_path(scope)}{'?' if query else ''}{query}"
+            asked = f"{_raw_path(scope)}{'?' if query else ''}{query}"
+            where = base + quote(asked, safe="/?&=%+:;,@!$'()*~", encoding="latin-1")
             await _send(send, PageAnswer(status=307, headers=(("location", where),)))
+            return
+        body = await _body(receive, send, BODY_BYTES_MAX) if scope["method"] == "POST" else b""
+        if body is None:
             return
         request = PageRequest(
             method="GET" if scope["method"] == "HEAD" else scope["method"],
@@ -68,7 +77,7 @@ class Site:
             query=_pairs(query),
             cookies=_cookies(head.get("cookie", "")),
             headers=head,
-            body=await _read(receive, BODY_BYTES_MAX) if scope["method"] == "POST" else b"",
+            body=body,
         )
         await _send(send, await self._pages.answer(request))
 
@@ -90,13 +99,26 @@ class Site:
         return PageAnswer(status=status, body=told, content_type=kind)
 
 
-async def _read(receive: Receive, bytes_max: int) -> bytes:
+async def _body(receive: Receive, send: Send, bytes_max: int) -> bytes | None:
+    """The whole body; None where it broke off or did not come in time: half a form is nobody's word."""
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _read(receive, bytes_max)
+    except TimeoutError:
+        late = PageAnswer.of_json(
+            {"message": "The rest of the request did not come in time."}, 408, ("connection", "close")
+        )
+        await _send(send, late)
+        return None
+
+
+async def _read(receive: Receive, bytes_max: int) -> bytes | None:
     parts: list[bytes] = []
     length = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b"".join(parts)
+            return None
         part: bytes = message.get("body", b"")
         length += len(part)
         if length > bytes_max:

@@ -28,7 +28,6 @@ from body_broker.telemetry import get_logger
 from body_broker.work.worker import RETENTION_S
 from mcp_servers.hub.endings import ended
 from mcp_servers.hub.gate import Gate
-from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.own import Job
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer, Request
@@ -127,12 +126,11 @@ class Tasks:
     """The tasks of one hub process. They live in PostgreSQL: any hub answers for any of them.
 
     Args:
-        gate: Every look at a job passes it, and every cancel; approvals show themselves to their requester only.
-        limits: Counts what does not pass the gate.
+        gate: Every look at a task passes it, and every cancel, as the tool of ours that does the same.
     """
 
-    def __init__(self, gate: Gate, limits: Limits) -> None:
-        self._gate, self._limits = gate, limits
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         rooms = (*ROOMS, *gate.rooms)  # whatever is served here: a task may have begun on another hub
         self._tools = {tool.name: tool for room in rooms for tool in room.tools}
         # Text from outside is read through the gate as the job that it is: get_job marks it.
@@ -179,13 +177,7 @@ class Tasks:
         Raises:
             NotFound: This caller has no such task.
         """
-        if task_id.startswith(_APPROVAL):
-            await self._limits.enter(caller)
-            self._limits.leave(caller)
-            with _stores():
-                await self._gate.asking.approvals.desk.find(task_id, caller=caller)
-        else:
-            await self._run("get_job", task_id, caller)
+        await self._run("get_approval" if task_id.startswith(_APPROVAL) else "get_job", task_id, caller)
         return {"resultType": "complete"}
 
     async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
@@ -205,15 +197,13 @@ class Tasks:
     async def _find(self, task_id: str, caller: Caller) -> Task:
         if not task_id.startswith(_APPROVAL):
             return await self._job(task_id, caller)
-        await self._limits.enter(caller)
-        try:
-            approvals = self._gate.asking.approvals
-            approval = await approvals.desk.find(task_id, caller=caller)
-            if not is_settled(approval):
-                return _waiting(approval, None, approvals.desk.approve_at(task_id))
-            return await self._settled(approval, caller)
-        finally:
-            self._limits.leave(caller)
+        # As the tool: decided, on the audit, and text from outside behind it taints whoever looks.
+        await self._run("get_approval", task_id, caller)
+        approvals = self._gate.asking.approvals
+        approval = await approvals.desk.find(task_id, caller=caller)
+        if not is_settled(approval):
+            return _waiting(approval, None, approvals.desk.approve_at(task_id))
+        return await self._settled(approval, caller)
 
     async def _settled(self, approval: Approval, caller: Caller) -> Task:
         """What came of it, in the form that the call itself would have had; its text from outside counts as read."""

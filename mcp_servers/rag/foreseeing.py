@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from body_broker.calls import Caller, Preview
 from body_broker.lore.importing import nothing_there
 from body_broker.lore.intake import make_draft
-from body_broker.lore.model import SHARED, Draft, index_named, persona_index, shown
+from body_broker.lore.model import SHARED, Draft, Source, index_named, persona_index, shown
+from body_broker.lore.standing import newer_coming
 from body_broker.text import quoted
 from mcp_servers.rag.models import DeleteDocument, IngestDocuments, NewDocument, Reindex
 from mcp_servers.rag.services import Services
@@ -50,13 +51,24 @@ async def foresee_delete(arguments: DeleteDocument, _caller: Caller, services: S
 
     Raises:
         NotFound: There is none by that id.
+        Conflict: A newer text of it is being brought in.
     """
     part = await services.lore.get_document(arguments.id, characters_max=_EXCERPT)
+    if await services.lore.importing.awaits(part.doc_id):
+        raise newer_coming()
     more = "" if part.end >= part.characters else f"\n[{part.characters - part.end} more characters]"
-    text = f"{part.source} in {part.index}, {part.characters} characters, revision {part.rev}. It begins:\n{part.content}{more}"
+    about = f"{quoted(part.title)}, {part.source} in {part.index}, {part.characters} characters, revision {part.rev}"
     return Preview(
-        headline=f"Delete the document {quoted(part.title)} ({arguments.id}) for good", text=text, basis=str(part.rev)
+        headline=f"Delete the document {part.doc_id} for good",  # its title may be anybody's words
+        text=f"{about}. It begins:\n{part.content}{more}",
+        basis=f"{part.rev} {part.source}",
     )
+
+
+def text_of(basis: str) -> tuple[int, Source]:
+    """The text that people saw of a document: its rev, and whether it was canon."""
+    rev, _, source = basis.partition(" ")
+    return int(rev), "canon" if source == "canon" else "outside"
 
 
 async def foresee_reindex(arguments: Reindex, _caller: Caller, services: Services) -> Preview:

@@ -7,11 +7,12 @@ import asyncio
 import orjson
 
 from body_broker.calls import Call, Resource, ResourceText, Room, Tool
+from body_broker.errors import Conflict
 from body_broker.lore.documents import Effect
 from body_broker.lore.model import SHARED, Citation, index_named, persona_index
 from body_broker.lore.ranking import By
 from body_broker.work.model import Origin
-from mcp_servers.rag.foreseeing import drafts_of, foresee_delete, foresee_ingest, foresee_reindex
+from mcp_servers.rag.foreseeing import drafts_of, foresee_delete, foresee_ingest, foresee_reindex, text_of
 from mcp_servers.rag.models import (
     ConfigEntry,
     ConfigItem,
@@ -141,9 +142,11 @@ async def ingest_documents(arguments: IngestDocuments, call: Call, services: Ser
 
 async def delete_document(arguments: DeleteDocument, call: Call, services: Services) -> Deleted:
     """Delete a document with everything it is found by."""
+    if call.key is not None and call.basis is None:
+        raise Conflict("Nobody saw which text would be deleted.", next_step="Make the call again: people see it then.")
     effect = Effect(call.caller.requester, call.receipt)
-    rev = None if call.basis is None else int(call.basis)
-    gone = await services.lore.delete_document(arguments.id, effect, key=call.key, rev=rev)
+    rev, source = (None, None) if call.basis is None else text_of(call.basis)
+    gone = await services.lore.delete_document(arguments.id, effect, key=call.key, rev=rev, source=source)
     return Deleted(doc_id=arguments.id, deleted=gone)
 
 

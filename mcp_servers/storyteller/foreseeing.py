@@ -39,7 +39,8 @@ async def foresee_add(arguments: AddFact, _caller: Caller, services: Services) -
             details={"fact": other.key},
         )
     said = f"{quoted(subject)} {predicate.name} {_value(arguments.object)}{_time(arguments)}"
-    return Preview(headline=f"Let canon say: {said}", text=text)
+    # A name may mean another one by then.
+    return Preview(headline=f"Let canon say: {said}", text=text, basis=subject)
 
 
 async def foresee_retire(arguments: RetireFact, _caller: Caller, services: Services) -> Preview:

@@ -7,7 +7,7 @@ from typing import cast
 from pydantic import ValidationError
 
 from body_broker.calls import Call, Room, Tool
-from body_broker.errors import BadInput, NotConfigured
+from body_broker.errors import BadInput, Conflict, NotConfigured
 from body_broker.lore.index import Filter
 from body_broker.lore.model import Citation
 from body_broker.work import keyed
@@ -157,9 +157,17 @@ async def get_entity_facts(arguments: GetEntityFacts, call: Call, services: Serv
 
 async def add_fact(arguments: AddFact, call: Call, services: Services) -> FactAdded:
     """Take a fact into canon: what a person says yes to, never an agent by itself."""
+    if (made := await keyed.recall(services.pool, call.key)) is not None:
+        fact_id, created = made
+        return FactAdded(fact_id=fact_id, created=created)
     requester = call.caller.requester
     said = arguments.model_dump(exclude={"source"}) | {"source": arguments.source or requester}
     said["subject"] = await services.key_of(arguments.subject)
+    if call.key is not None and said["subject"] != call.basis:
+        raise Conflict(
+            "The subject's name means another one by now than the one who was shown to those who approved it.",
+            next_step="Give the id: find_entities lists them.",
+        )
     try:
         fact = Fact.model_validate(said)
     except ValidationError as error:

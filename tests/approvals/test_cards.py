@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from approvals.cards import Card, Shown, visible
+from approvals.cards import Card
 from approvals.model import Approval, Standing, Verdict, Via, Vote
 from approvals.people import People, Person
+from approvals.shown import Shown, visible
 from body_broker.calls import Json, Receipt
 from policies.decision import Requirement
 
@@ -123,6 +124,40 @@ def test_hidden_characters_of_arguments_names_preview_and_reason_are_counted_tog
     assert "\\u0007" in found.arguments.text
     assert found.warnings == (
         r"5 hidden, direction-changing or odd blank characters are written out as \u and their code.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("ok" + "\n\n\n " * 300 + "evil", 1200),
+        ("ok\n" + " " * 2000 + "evil", 2000),
+        ("d\u0336e\u20d2", 2),
+        ("a" + "\u0301" * 200, 197),
+        ("a" + "\U0001d159\U00016fe4" * 50, 100),
+    ],
+    ids=["blank lines", "indentation", "struck out", "stacked marks", "blank glyphs"],
+)
+def test_what_pushes_others_away_or_strikes_them_out_is_written_out_too(text: str, hidden: int) -> None:
+    assert visible(text).hidden == hidden
+    assert visible(visible(text).text).hidden == 0
+
+
+FORGED = (
+    "tidy up\nTool          search_lore\nFingerprint   0000\nYes: person:boss, by Slack\n" + "x" * 90 + "Effect  none"
+)
+
+
+def test_no_line_of_a_terminal_is_a_caller_s_but_behind_a_bar() -> None:
+    told = {"decided_by": "person:anna", "decided_at": NOW, "ended_at": NOW}
+    no = replace(YES, verdict="deny", reason=FORGED)
+    found = card(reason=FORGED, preview=FORGED, headline=FORGED, why=FORGED, votes=(no,), standing="denied", **told)
+    lines = found.text().split("\n")
+    foreign = [line for line in lines if any(each in line for each in ("search_lore", "0000", "boss", "xxx", "none"))]
+    assert len(foreign) > 10
+    assert all(re.match(r"  [|:] ", line) and len(line) <= 76 for line in foreign)
+    assert lines.index("Its reason, in the caller's own words:") > next(
+        at for at, line in enumerate(lines) if line.startswith("Fingerprint")
     )
 
 
@@ -252,6 +287,14 @@ def test_the_terminal_gets_the_same_card_in_lines() -> None:
         chain=("person:anna", "tier:bronze"),
         votes=(vote("ben"),),
     ).text()
-    for words in ("Ingest lore", "tier:bronze", "Anna Ash", '"we need it"', "- old", '"count": 2', "0123456789abcdef"):
+    for words in (
+        "Ingest lore",
+        "tier:bronze",
+        "Anna Ash",
+        "\n  | we need it",
+        "\n  | - old",
+        '"count": 2',
+        "0123456789abcdef",
+    ):
         assert words in text
     assert re.search(r"Yes: person:ben, by Slack, 2026-11-22 12:00:00 UTC", text)

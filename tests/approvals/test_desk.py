@@ -135,7 +135,7 @@ async def test_an_effect_that_has_begun_no_longer_expires(desk: Desk, policy: Po
     approval = await yes(desk, (await desk.ask(subject(policy))).approval)
     await pool.fetchrow("SELECT * FROM work_claim(ARRAY['approved_call'], 'w', interval '1 minute')")
     async with pool.acquire() as connection:
-        await desk.begin(connection, approval.id)
+        assert await desk.begin(connection, approval.id, "call")
     assert (await desk.get(approval.id)).standing == "executing"
     assert (await queue.get(pool, approval.id, owner=None)).expires_at is None
 
@@ -283,7 +283,7 @@ async def test_of_two_who_settle_at_once_one_does_and_the_audit_has_one(
     approval_id = await left_unknown(desk, policy, pool)
     both = await asyncio.gather(
         desk.settle(approval_id, by="person:ben", verdict="failed", note="it never arrived"),
-        make_desk().settle(approval_id, by="operator:root", verdict="again", note="nothing was there"),
+        make_desk().settle(approval_id, by="person:anna", verdict="again", note="nothing was there"),
         return_exceptions=True,
     )
     assert sorted(type(each).__name__ for each in both) == ["Approval", "Conflict"]
@@ -292,7 +292,7 @@ async def test_of_two_who_settle_at_once_one_does_and_the_audit_has_one(
 
 async def test_again_runs_an_unknown_effect_once_more(desk: Desk, policy: Policy, pool: Pool) -> None:
     approval_id = await left_unknown(desk, policy, pool)
-    settled = await desk.settle(approval_id, by="operator:root", verdict="again", note="nothing was there")
+    settled = await desk.settle(approval_id, by="person:anna", verdict="again", note="nothing was there")
     assert settled.standing == "approved"
     assert (await queue.get(pool, approval_id, owner=None)).state == "queued"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import pytest
 
 from approvals.desk import Desk
 from approvals.executor import Executor, Perform
-from approvals.model import Approval
+from approvals.model import WORK_KIND, Approval
 from body_broker.calls import Caller, Effect, Json, Progress
 from body_broker.errors import (
     BadInput,
@@ -26,8 +26,11 @@ from body_broker.errors import (
     RateLimited,
     Unauthenticated,
     Unavailable,
+    UnknownTool,
 )
 from body_broker.storage.postgres import Pool
+from body_broker.work import lease
+from body_broker.work.ending import Backoff, perform
 from body_broker.work.worker import Worker
 from policies.decision import Approval as Given
 from policies.engine import Policy
@@ -46,13 +49,17 @@ class Gate:
     raises: list[Exception] = field(default_factory=list[Exception])
     done: int = 0
     asked: int = 0
+    resumed: int = 0
+    gone: BodyBrokerError | None = None
     given: Given | None = None
     holds: asyncio.Event | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     result: Json = "done"
 
-    async def standing(self, chain: Sequence[str], sessions: Sequence[str], since: datetime) -> Caller:
-        assert since.tzinfo is not None
+    async def standing(
+        self, chain: Sequence[str], sessions: Sequence[str], since: datetime, tokens: Sequence[str]
+    ) -> Caller:
+        assert (since.tzinfo, tokens) == (UTC, ("tok_of-bronze",))
         return Caller(tuple(chain), {}, sessions[0])
 
     async def authorise(self, approval: Approval, caller: Caller, given: Given, /) -> Perform:
@@ -60,7 +67,16 @@ class Gate:
         self.asked, self.given = self.asked + 1, given
         if self.refuses is not None:
             raise self.refuses
+        return self.performing()
 
+    async def resume(self, approval: Approval, /) -> Perform:
+        assert approval.standing == "executing"
+        self.resumed += 1
+        if self.gone is not None:
+            raise self.gone
+        return self.performing()
+
+    def performing(self) -> Perform:
         async def perform(progress: Progress) -> Json:
             await progress(1, 2, "half way")
             self.begun.set()
@@ -85,13 +101,15 @@ class Bench:
 
     async def approve(self, effect: Effect) -> Approval:
         tool = "publish" if effect == "once" else "ingest"
-        found = await yes(self.desk, (await self.desk.ask(subject(self.policy, tool))).approval)
+        found = await yes(
+            self.desk, (await self.desk.ask(replace(subject(self.policy, tool), tokens=("tok_of-bronze",)))).approval
+        )
         assert (found.standing, found.effect) == ("approved", effect)
         return found
 
     @asynccontextmanager
     async def laboring(self) -> AsyncGenerator[Worker]:
-        executor = Executor(self.desk, self.gate.standing, self.gate.authorise)
+        executor = Executor(self.desk, self.gate.standing, self.gate.authorise, self.gate.resume)
         worker = Worker(
             self.desk.pool, executor.handlers(), database_url=self.database_url, backoff_s=0.01, grace_s=0.05
         )
@@ -150,10 +168,10 @@ async def test_what_may_be_repeated_is_tried_again_after_what_passes(
     approval = await bench.approve("repeatable")
     async with bench.laboring():
         assert (await bench.ends(approval)).standing == "done"
-    assert (bench.gate.asked, bench.gate.done) == (3, 1)
+    assert (bench.gate.asked, bench.gate.resumed, bench.gate.done) == (1, 2, 1)
 
 
-@pytest.mark.parametrize("kind", [*REFUSALS, InternalError])
+@pytest.mark.parametrize("kind", REFUSALS)
 async def test_what_does_not_pass_ends_what_may_be_repeated_at_once(
     bench: Bench,
     kind: type[BodyBrokerError],
@@ -207,11 +225,11 @@ async def test_a_worker_that_stops_leaves_what_it_had_not_finished_to_the_next(b
     approval = await bench.approve("repeatable")
     async with bench.laboring():
         await bench.gate.begun.wait()
-    assert ((await bench.desk.get(approval.id)).standing, bench.gate.done) == ("approved", 0)
+    assert ((await bench.desk.get(approval.id)).standing, bench.gate.done) == ("executing", 0)
     bench.gate.holds.set()
     async with bench.laboring():
         assert (await bench.ends(approval)).standing == "done"
-    assert (bench.gate.asked, bench.gate.done) == (2, 1)
+    assert (bench.gate.asked, bench.gate.resumed, bench.gate.done) == (1, 1, 1)
 
 
 async def test_what_has_happened_is_told_and_not_decided_again(bench: Bench, pool: Pool) -> None:
@@ -250,3 +268,103 @@ async def test_a_result_that_cannot_be_kept_does_not_make_a_failure_of_what_was_
         found = await bench.ends(approval)
     assert (found.standing, found.result["result"], bench.gate.done) == ("done", None, 1)
     assert "result of the work" in found.result["lost"]
+
+
+async def killed_after_its_effect(bench: Bench, approval: Approval) -> None:
+    """A worker that is killed when the effect has happened and is recorded nowhere; its lease lapses."""
+    bench.gate.holds = asyncio.Event()
+    executor = Executor(bench.desk, bench.gate.standing, bench.gate.authorise, bench.gate.resume)
+    async with bench.desk.pool.acquire() as connection:
+        run = await lease.claim(connection, bench.desk.pool, [WORK_KIND], "killed", 30)
+    assert run is not None
+    attempt = asyncio.ensure_future(executor.handlers()[WORK_KIND](run))  # nobody writes what becomes of it
+    await bench.gate.begun.wait()
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    bench.gate.holds = None
+    bench.gate.begun.clear()
+    await lapse(bench, approval)
+
+
+async def lapse(bench: Bench, approval: Approval) -> None:
+    await bench.desk.pool.execute(
+        "UPDATE work SET lease_until = clock_timestamp() - interval '1 second' WHERE id = $1", approval.id
+    )
+    async with bench.desk.pool.acquire() as connection:
+        await lease.sweep(connection)
+
+
+async def test_what_has_begun_is_not_taken_back_between_two_attempts_and_ends_as_it_ends(bench: Bench) -> None:
+    approval = await bench.approve("repeatable")
+    await killed_after_its_effect(bench, approval)
+    assert (await bench.desk.get(approval.id)).standing == "executing"
+    taken_back = await bench.desk.cancel(approval.id, caller=Caller(approval.chain, {}, "s"))
+    assert taken_back.standing == "executing"
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "done"
+
+
+async def test_what_is_taken_back_while_a_worker_has_it_and_is_killed_is_brought_to_its_end(bench: Bench) -> None:
+    approval = await bench.approve("repeatable")
+    bench.gate.holds = asyncio.Event()
+    async with bench.laboring():
+        await bench.gate.begun.wait()
+        await bench.desk.cancel(approval.id, caller=Caller(approval.chain, {}, "s"))
+    assert (await bench.desk.get(approval.id)).standing == "executing"
+    bench.gate.holds.set()
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "done"
+
+
+async def test_what_is_taken_back_before_its_effect_begins_is_never_done(bench: Bench, pool: Pool) -> None:
+    approval = await bench.approve("repeatable")
+    executor = Executor(bench.desk, bench.gate.standing, bench.gate.authorise, bench.gate.resume)
+    async with pool.acquire() as connection:
+        run = await lease.claim(connection, pool, [WORK_KIND], "w", 30)
+    assert run is not None
+    await bench.desk.cancel(approval.id, caller=Caller(approval.chain, {}, "s"))
+    await run.begin(perform(run, executor.handlers()[WORK_KIND], Backoff(1, 1)))
+    assert ((await bench.desk.get(approval.id)).standing, bench.gate.done) == ("cancelled", 0)
+
+
+async def test_what_has_begun_is_repeated_under_its_key_and_not_decided_again(bench: Bench) -> None:
+    approval = await bench.approve("repeatable")
+    await killed_after_its_effect(bench, approval)
+    bench.gate.refuses = Unauthenticated("The token was revoked.")
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "done"
+    assert (bench.gate.asked, bench.gate.resumed) == (1, 1)
+
+
+async def test_what_has_begun_and_cannot_be_repeated_here_is_unknown_and_never_failed(bench: Bench) -> None:
+    approval = await bench.approve("repeatable")
+    await killed_after_its_effect(bench, approval)
+    bench.gate.gone = UnknownTool("There is no such tool.")
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "unknown"
+    bench.gate.gone = None
+    await bench.desk.settle(approval.id, by="person:ben", verdict="again", note="The tool is back.")
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "done"
+    assert (bench.gate.asked, bench.gate.resumed, bench.gate.done) == (1, 2, 1)
+
+
+async def test_a_repeatable_effect_that_breaks_off_is_unknown(bench: Bench) -> None:
+    bench.gate.raises = [InternalError("Broken off.")]
+    approval = await bench.approve("repeatable")
+    async with bench.laboring():
+        assert (await bench.ends(approval)).standing == "unknown"
+
+
+@pytest.mark.parametrize("how", ["lost", "told"])
+async def test_what_has_begun_and_used_up_its_attempts_is_unknown(bench: Bench, pool: Pool, how: str) -> None:
+    approval = await bench.approve("repeatable")
+    await pool.execute("UPDATE work SET attempts_max = 1 WHERE id = $1", approval.id)
+    if how == "lost":
+        await killed_after_its_effect(bench, approval)
+        found = await bench.desk.get(approval.id)
+    else:
+        bench.gate.raises = [Unavailable("Away.")]
+        async with bench.laboring():
+            found = await bench.ends(approval)
+    assert (found.standing, found.ended_at) == ("unknown", None)

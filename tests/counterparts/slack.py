@@ -20,11 +20,14 @@ from urllib.parse import urlencode
 import aiohttp
 from aiohttp import WSMsgType, web
 
-from tests.counterparts.slack_limits import Json, Refused, check_message, check_view
+from tests.counterparts.slack_limits import Json, Refused, check_message, check_view, escaped
 
 ACK_S = 3.0
+TICKET_S = 30.0
+SOCKETS_MAX = 10
+CHANGES_A_MINUTE = 50
 TRIGGER_S = 3.0
-_SCOPES = ("chat:write", "channels:read", "groups:read", "users:read")
+_SCOPES = ("chat:write", "channels:read", "groups:read", "users:read", "usergroups:read")
 
 
 @dataclass
@@ -93,9 +96,11 @@ class Workspace:
     )
     before_answer: Callable[[str], Awaitable[None]] | None = None
     sockets: list[web.WebSocketResponse] = field(default_factory=list[web.WebSocketResponse])
-    tickets: set[str] = field(default_factory=set[str])
+    tickets: dict[str, float] = field(default_factory=dict[str, float])
+    groups: list[str] = field(default_factory=list[str])
     _acks: dict[str, asyncio.Future[Json | None]] = field(default_factory=dict[str, "asyncio.Future[Json | None]"])
     _triggers: dict[str, float] = field(default_factory=dict[str, float])
+    _changed_at: list[float] = field(default_factory=list[float])
     _posted_at: dict[str, float] = field(default_factory=dict[str, float])
     _last_ts: int = 1_790_000_000_000_000
 
@@ -146,7 +151,7 @@ class Workspace:
             "enterprise": None,
             "is_enterprise_install": False,
             "channel": {"id": message.channel, "name": "x"},
-            "message": {"type": "message", "user": message.user, "ts": message.ts, "blocks": message.blocks},
+            "message": {"type": "message", "user": message.user, "ts": message.ts, "blocks": escaped(message.blocks)},
             "state": {"values": {}},
             "response_url": f"{self.url}response",
             "actions": [action | {"block_id": "b", "action_ts": self._next_ts()}],
@@ -313,9 +318,12 @@ class Workspace:
         flags = {name: given.get(name) for name in ("unfurl_links", "unfurl_media", "parse", "mrkdwn", "link_names")}
         blocks: list[Json] = given.get("blocks") or []
         text, thread = given.get("text", ""), given.get("thread_ts")
+        if not any((m.channel, m.ts) == (channel, thread) for m in self.messages):
+            thread = None  # what was meant for a thread that is gone lands in the channel
         message = Message(channel, self._next_ts(), self.bot, text, blocks, thread, [blocks], flags)
         self.messages.append(message)
-        return {"channel": channel, "ts": message.ts, "message": {"text": text, "ts": message.ts, "blocks": blocks}}
+        said = {"text": text, "ts": message.ts, "blocks": escaped(blocks)} | ({"thread_ts": thread} if thread else {})
+        return {"channel": channel, "ts": message.ts, "message": said}
 
     def _pace(self, channel: str) -> None:
         if self.post_every_s is None:
@@ -332,6 +340,10 @@ class Workspace:
             raise Refused("message_not_found", "no such message")
         if found.user != self.bot:
             raise Refused("cant_update_message", "somebody else's message")
+        self._changed_at = [at for at in self._changed_at if time.monotonic() - at < 60]
+        if len(self._changed_at) >= CHANGES_A_MINUTE:
+            raise _TooFast(1 + int(60 - (time.monotonic() - self._changed_at[0])))
+        self._changed_at.append(time.monotonic())
         check_message(given.get("text"), given.get("blocks") or [])
         found.text, found.blocks = given.get("text", ""), given.get("blocks") or []
         found.history.append(found.blocks)
@@ -358,7 +370,7 @@ class Workspace:
 
     def open_connection(self, _given: Json) -> Json:
         ticket = secrets.token_hex(8)
-        self.tickets.add(ticket)
+        self.tickets[ticket] = time.monotonic()
         return {"url": f"{self.url.replace('http', 'ws', 1).removesuffix('api/')}link?ticket={ticket}"}
 
     def channel_info(self, given: Json) -> Json:
@@ -378,14 +390,20 @@ class Workspace:
             raise Refused("user_not_found", "nobody")
         return {"user": self.users[given["user"]]}
 
+    def list_groups(self, _given: Json) -> Json:
+        return {"usergroups": [{"id": each} for each in self.groups]}
+
     async def link(self, request: web.Request) -> web.StreamResponse:
-        """A Socket Mode connection; its ticket is good once."""
-        ticket = request.query.get("ticket", "")
-        if ticket not in self.tickets:
+        """A Socket Mode connection; its ticket is good once, and soon."""
+        made_at = self.tickets.pop(request.query.get("ticket", ""), float("-inf"))
+        if time.monotonic() - made_at > TICKET_S:
             return web.Response(status=401)
-        self.tickets.remove(ticket)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        if len([each for each in self.sockets if not each.closed]) >= SOCKETS_MAX:
+            await socket.send_json({"type": "disconnect", "reason": "too_many_websockets"})
+            await socket.close()
+            return socket
         self.sockets.append(socket)
         await socket.send_json(
             {"type": "hello", "num_connections": len(self.sockets), "connection_info": {"app_id": self.app}}
@@ -422,6 +440,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "conversations.info": ("channels:read", "groups:read"),
     "conversations.members": ("channels:read", "groups:read"),
     "users.info": ("users:read",),
+    "usergroups.list": ("usergroups:read",),
 }
 _METHODS: dict[str, Callable[[Workspace, Json], Json]] = {
     "auth.test": Workspace.auth_test,
@@ -433,6 +452,7 @@ _METHODS: dict[str, Callable[[Workspace, Json], Json]] = {
     "conversations.info": Workspace.channel_info,
     "conversations.members": Workspace.list_members,
     "users.info": Workspace.user_info,
+    "usergroups.list": Workspace.list_groups,
 }
 
 

@@ -33,9 +33,20 @@ def check_message(text: str | None, blocks: list[Json]) -> None:
     if len(text or "") > TEXT_MAX:
         raise Refused("msg_too_long", f"{len(text or '')} characters of text")
     check_blocks(blocks, BLOCKS_MAX, _MESSAGE_BLOCKS)
-    size = len(json.dumps(blocks, ensure_ascii=False, separators=(",", ":")))
+    size = len(json.dumps(escaped(blocks), ensure_ascii=False, separators=(",", ":")))
     if size > MESSAGE_MAX:
         raise Refused("msg_blocks_too_long", f"{size} characters of blocks")
+
+
+def escaped(value: Any) -> Any:
+    """Texts as Slack keeps them and gives them back."""
+    if isinstance(value, str):
+        return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    if isinstance(value, list):
+        return [escaped(each) for each in value]  # pyright: ignore[reportUnknownVariableType]  # JSON
+    if isinstance(value, dict):
+        return {name: escaped(each) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType]  # JSON
+    return value
 
 
 def check_view(view: Json) -> None:

@@ -12,6 +12,7 @@ CREATE TABLE approval (
     asker text NOT NULL,
     requester text NOT NULL,                  -- the chain as text
     sessions text[] NOT NULL,                 -- the call's, then those above it
+    tokens text[] NOT NULL DEFAULT '{}',      -- ids of the tokens it came with: one that is revoked gets nothing done
     tainted boolean NOT NULL,
     depth integer NOT NULL,
     history text[] NOT NULL,
@@ -80,6 +81,7 @@ CREATE TABLE approval_notice (
     shown text,                               -- what it shows: the state, or the outcome
     look text,                                -- digest of the very message: what looks the same is not sent again
     mentioned boolean NOT NULL DEFAULT false, -- whether the groups were called; noted before they are, so never twice
+    form text CHECK (form IN ('inside', 'thread', 'page')),  -- where its arguments are, since it was posted
     parts integer NOT NULL DEFAULT 0,         -- of the arguments already in its thread
     shown_at timestamptz,
     failures integer NOT NULL DEFAULT 0,      -- since it last went well
@@ -123,13 +125,16 @@ CREATE TABLE page_login (
     id bytea PRIMARY KEY,                     -- SHA-256 of the cookie
     person text NOT NULL,
     how text NOT NULL CHECK (how IN ('passkey', 'totp', 'oidc')),
+    factor text REFERENCES factor ON DELETE CASCADE,  -- what it was made with: it ends with that
     began_at timestamptz NOT NULL DEFAULT now(),
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    CHECK ((how = 'oidc') = (factor IS NULL))
 );
+CREATE INDEX page_login_of ON page_login (factor);
 CREATE INDEX page_login_expiring ON page_login (expires_at);
 CREATE TABLE page_challenge (
     id bytea PRIMARY KEY,                     -- SHA-256 of what the browser holds
-    purpose text NOT NULL CHECK (purpose IN ('login', 'enroll', 'oidc')),
+    purpose text NOT NULL CHECK (purpose IN ('enroll', 'used')),  -- nothing that a stranger could fill
     person text,
     body jsonb NOT NULL,
     expires_at timestamptz NOT NULL
@@ -149,6 +154,7 @@ CREATE TABLE oidc_login (
     session text PRIMARY KEY CHECK (session ~ '^oidc_[A-Za-z0-9_-]{20,80}$'),
     person text NOT NULL,
     roles text[] NOT NULL,
+    naming integer NOT NULL,                  -- how its tokens name it: 2 by sid, 1 by auth_time, 0 not at all
     issued_at timestamptz NOT NULL,           -- of the newest token
     expires_at timestamptz NOT NULL,          -- of the one that lives longest
     began_at timestamptz NOT NULL DEFAULT now(),
@@ -193,6 +199,10 @@ CREATE INDEX keyed_effect_at ON keyed_effect (at);
 
 -- An engine that is paused decides nothing and takes no epoch; what is queued waits.
 ALTER TABLE world_engine ADD COLUMN paused_at timestamptz, ADD COLUMN paused_by text;
+
+-- The repeatable effect that work has begun: from here on it is brought to its end. It is not cancelled, does not expire, and where
+-- nobody can say whether it happened, it has not failed but is unknown.
+ALTER TABLE work ADD COLUMN begun text;
 
 -- How the work of an approval ends is how the approval ends; whoever waits for it is told at once.
 CREATE FUNCTION approval_work_moved() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -15,8 +15,6 @@ from body_broker.tuning import Wanted
 from mcp_servers.admin.changes.kind import Foreseen, Found, Kind, Maker, Params, Plan, Reach
 from mcp_servers.admin.changes.showing import brief, difference, pretty
 
-_HISTORY = 50
-
 
 class SetConfig(Params):
     """The new value, and a new schema for it where that is to change."""
@@ -57,7 +55,7 @@ async def _plan(reach: Reach, target: str, params: SetConfig) -> Plan:
     kept = present.value if present else None
     diff = await difference(pretty(kept) if present else "", pretty(wanted.value))
     lines = [f"{target}, version {present.version}" if present else f"{target}, which is not set yet", diff]
-    if wanted.schema != (present.schema if present else None):
+    if canonical_json(wanted.schema) != canonical_json(present.schema if present else None):
         before = pretty(present.schema) if present and present.schema else ""
         lines += ["schema", await difference(before, pretty(wanted.schema) if wanted.schema else "")]
     foreseen = Foreseen(
@@ -73,8 +71,8 @@ async def _read_back(reach: Reach, target: str, remembered: Json) -> Found:
     figure = await reach.tuning.get(target)
     if figure.version == version and digest(figure.value) == remembered["value"]:
         return Found(state="done", text=f"{target} has version {version} with the value that was approved.")
-    written = [each for each in await reach.tuning.history(target, limit=_HISTORY) if each.version == version]
-    if written and digest(written[0].value) == remembered["value"]:
+    written = await reach.tuning.history(target, limit=1, before=version + 1)
+    if written and (written[0].version, digest(written[0].value)) == (version, remembered["value"]):
         return Found(
             state="done", text=f"{target} was set as version {version}; it has version {figure.version} since."
         )
@@ -83,6 +81,7 @@ async def _read_back(reach: Reach, target: str, remembered: Json) -> Found:
 
 KIND = Kind(
     name="config",
+    reads="get_config",
     params=SetConfig,
     takes="target: the key, such as spawn.night.rate or flags.night_market; params: value (any JSON), schema (optional)",
     plan=_plan,

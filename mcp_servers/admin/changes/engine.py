@@ -12,6 +12,7 @@ from body_broker.world.epochs import EngineStatus
 from mcp_servers.admin.changes.kind import Foreseen, Found, Kind, Maker, NoParams, Plan, Reach
 
 TARGET = "engine"
+_READS = "get_engine_status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,19 @@ async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
     return Found(state="done", text=text)
 
 
-PAUSE = Kind(name="pause", params=NoParams, takes="target: engine; no params", plan=_plan_pause, read_back=_read_back)
+PAUSE = Kind(
+    name="pause",
+    reads=_READS,
+    params=NoParams,
+    takes="target: engine; no params",
+    plan=_plan_pause,
+    read_back=_read_back,
+)
 RESUME = Kind(
-    name="resume", params=NoParams, takes="target: engine; no params", plan=_plan_resume, read_back=_read_back
+    name="resume",
+    reads=_READS,
+    params=NoParams,
+    takes="target: engine; no params",
+    plan=_plan_resume,
+    read_back=_read_back,
 )

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, Conflict, NotFound
+from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
 from body_broker.lore import standing
 from body_broker.lore.documents import Effect
 from body_broker.lore.intake import make_draft
-from body_broker.lore.model import Draft, Format, index_named, shown
+from body_broker.lore.model import KNOWLEDGE_BYTES_MAX, TITLE_CHARACTERS_MAX, Draft, Format, index_named, shown
 from body_broker.lore.standing import Standing
-from body_broker.storage.postgres import Connection
+from body_broker.storage.postgres import Connection, Executor
 from body_broker.text import digest, quoted, shortened
 from body_broker.work import queue
 from body_broker.work.model import FINAL
 from mcp_servers.admin.changes.kind import TEXT_MAX, Foreseen, Found, Kind, Maker, Params, Plan, Reach
-from mcp_servers.admin.changes.showing import difference, prefixed
+from mcp_servers.admin.changes.showing import brief, difference, prefixed
 
 WAIT_S = 20.0
 """How long the answer waits for the index; the import goes on after it."""
 _LOOK_EVERY_S = 0.1
 _EACH_MAX = 4_000
+_TITLED_MAX = 100
+"""Documents of the canon that have one of the titles: more are not compared."""
 
 
 class Document(Params):
@@ -70,6 +72,7 @@ class _Bringing:
     index: str
     hashed: Sequence[tuple[str, Draft]]
     there: Mapping[str, Standing]
+    titled: Sequence[Standing]
     foreseen: Foreseen
 
     async def write(self, connection: Connection, maker: Maker) -> Json:
@@ -79,8 +82,12 @@ class _Bringing:
         )
         # Taking them has locked what they replace.
         origins = [draft.origin for _, draft in self.hashed]
-        if await standing.of_origins(connection, self.index, origins, canon=True) != self.there:
+        now = await standing.of_origins(connection, self.index, origins, canon=True)
+        # What was just taken is itself a newer text that is coming.
+        same = {origin: replace(each, newer=False) for origin, each in now.items()} == self.there
+        if not same or await _titled(connection, self.index, self.hashed) != self.titled:
             raise Conflict("A document of the same title has another text by now.")
+        await standing.require_none_coming(connection, self.index, origins, but=intake.job_id or "")
         taken = zip(intake.documents, self.hashed, strict=True)
         return {"job": intake.job_id, "documents": {one.doc_id: hashed for one, (hashed, _) in taken}}
 
@@ -88,37 +95,89 @@ class _Bringing:
 async def _bringing(reach: Reach, index: str, documents: Sequence[Document]) -> Plan:
     drafts = await asyncio.to_thread(_drafts, documents)
     hashed = await reach.lore.importing.hashed(drafts)
-    there = await standing.of_origins(reach.pool, index, [draft.origin for draft in drafts], canon=True)
+    origins = [draft.origin for draft in drafts]
+    await standing.require_none_coming(reach.pool, index, origins)
+    there = await standing.of_origins(reach.pool, index, origins, canon=True)
+    titled = await _titled(reach.pool, index, hashed)
     new = [draft for h, draft in hashed if draft.origin not in there or there[draft.origin].content_hash != h]
     if not new:
         raise Conflict("The canon has these documents already.", next_step="Nothing is to be done: nobody was asked.")
     shown_index = shown(index)
-    parts = [await _shown(reach, draft, there.get(draft.origin)) for draft in new]
+    facts = [_about(draft, there.get(draft.origin), titled) for draft in new]
     if len(new) < len(drafts):
-        parts.append(f"{len(drafts) - len(new)} more are in the canon as they are.")
+        facts.append(f"{len(drafts) - len(new)} more are in the canon as they are.")
+    about = _whole("\n\n".join(facts))
+    texts = "\n\n".join([await _texts(reach, draft, there.get(draft.origin)) for draft in new])
     count = f"{len(new)} documents" if len(new) > 1 else f"the document {quoted(new[0].title)}"
     foreseen = Foreseen(
         headline=f"Take {count} into the canon of {shown_index}",
-        diff=shortened("\n\n".join(parts), TEXT_MAX),
-        basis=digest(sorted([each, there[each].rev] for each in there)),
+        diff=f"{about}\n\n{shortened(texts, max(TEXT_MAX - len(about), _EACH_MAX))}",
+        basis=digest(
+            [sorted([each, there[each].rev] for each in there), [[each.document_id, each.rev] for each in titled]]
+        ),
     )
-    return _Bringing(reach, index, hashed, there, foreseen)
+    return _Bringing(reach, index, hashed, there, titled, foreseen)
+
+
+async def _titled(connection: Executor, index: str, hashed: Sequence[tuple[str, Draft]]) -> list[Standing]:
+    """What the canon has under the same titles, beside what would be replaced."""
+    origins = {draft.origin for _, draft in hashed}
+    titles = [draft.title for _, draft in hashed]
+    found = await standing.canon_titled(connection, index, titles, limit=_TITLED_MAX)
+    return [replace(each, newer=False) for each in found if each.origin not in origins]
+
+
+def _whole(facts: str) -> str:
+    """What is said of documents beside their texts: all of it is shown, or nobody is asked."""
+    if len(facts) > TEXT_MAX:
+        raise TooLarge(
+            f"What these documents say beside their texts has more than {TEXT_MAX} characters to show.",
+            next_step="Bring fewer of them at once.",
+        )
+    return facts
 
 
 def _drafts(documents: Sequence[Document]) -> list[Draft]:
     return [make_draft(each.title, each.title, each.text, each.format, each.metadata) for each in documents]
 
 
-async def _shown(reach: Reach, draft: Draft, there: Standing | None) -> str:
-    about = f"{quoted(draft.title)}, {len(draft.body)} characters"
-    if draft.knowledge:
-        about += f", for {', '.join(sorted(draft.knowledge))}"
+def _about(draft: Draft, there: Standing | None, titled: Sequence[Standing]) -> str:
+    """What a document says beside its text, before and after: its metadata say whom it may be told."""
+    what = "new" if there is None else f"replaces {there.document_id}"
+    lines = [f"{what}: {quoted(draft.title, limit=TITLE_CHARACTERS_MAX)}, {len(draft.body)} characters"]
+    lines += [
+        f"beside {each.document_id}, which the canon has under this title from {quoted(each.origin)}"
+        for each in titled
+        if each.title == draft.title
+    ]
+    before = {} if there is None else _facts(there.title, there.form, there.knowledge)
+    after = _facts(draft.title, draft.form, draft.knowledge)
+    for name in [*after, *(each for each in before if each not in after)]:
+        if before.get(name) == after.get(name):
+            lines.append(f"  {name}: {after[name]}")
+            continue
+        lines += [f"{sign} {name}: {facts[name]}" for sign, facts in (("-", before), ("+", after)) if name in facts]
+    return "\n".join(lines)
+
+
+def _facts(title: str, form: Format, knowledge: Mapping[str, Json]) -> dict[str, str]:
+    """Title, format and metadata, each on a line that it cannot leave."""
+    told = {_line(name): _line(value) for name, value in sorted(knowledge.items())}
+    return {"title": _line(title), "format": form} | {f"metadata {name}": value for name, value in told.items()}
+
+
+def _line(value: Json) -> str:
+    return brief(value, limit=2 * KNOWLEDGE_BYTES_MAX)
+
+
+async def _texts(reach: Reach, draft: Draft, there: Standing | None) -> str:
+    about = f"text of {quoted(draft.title)}"
     if there is None:
-        return f"new: {about}\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
+        return f"{about}\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
     part = await reach.lore.get_document(there.document_id, characters_max=TEXT_MAX)
     if part.characters > part.end:
-        return f"replaces {there.document_id} ({part.characters} characters): {about}\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
-    return f"replaces {there.document_id}: {about}\n{await difference(part.content, draft.body, limit=_EACH_MAX)}"
+        return f"{about}, in place of {part.characters} characters\n{prefixed('+', draft.body, limit=_EACH_MAX)}"
+    return f"{about}\n{await difference(part.content, draft.body, limit=_EACH_MAX) or 'as it is'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +200,20 @@ class _Approving:
 async def _approving(reach: Reach, document_id: str) -> Plan:
     part = await reach.lore.get_document(document_id, characters_max=TEXT_MAX)
     await standing.require_approvable(reach.pool, document_id)
-    more = f"\n[{part.characters - part.end} more: get_document reads them]" if part.end < part.characters else ""
-    about = f"{document_id} in {part.index}, {part.characters} characters, revision {part.rev}"
+    there = await standing.of_document(reach.pool, document_id)
+    if there is None or there.rev != part.rev:
+        raise Conflict("The document has another text by now.", next_step="Ask again: people are shown that one.")
+    if part.end < part.characters:
+        raise TooLarge(
+            f"The document has {part.characters} characters; a text from outside is approved only where all of it is shown,"
+            f" and {TEXT_MAX} are.",
+            next_step=f"An operator who has read all of it runs `body-broker lore approve {part.doc_id}`.",
+        )
+    about = f"{part.doc_id} in {part.index}, {part.characters} characters, revision {part.rev}"
+    facts = "\n".join(f"+ {name}: {value}" for name, value in _facts(there.title, there.form, there.knowledge).items())
     foreseen = Foreseen(
-        headline=f"Take the document {quoted(part.title)} ({document_id}) into the canon",
-        diff=f"{about}: text from outside becomes canon\n{prefixed('+', part.content, limit=TEXT_MAX)}{more}",
+        headline=f"Take the document {part.doc_id} into the canon",  # its title may be anybody's words
+        diff=f"{about}: text from outside becomes canon\n{facts}\ntext\n{prefixed('+', part.content)}",
         basis=f"revision {part.rev}",
         outside=True,
     )
@@ -198,6 +266,7 @@ async def _is_canon(reach: Reach, document_id: str, rev: int) -> Found:
 
 KIND = Kind(
     name="ingest",
+    reads="get_document",
     params=Ingest,
     takes=(
         "target: an index (shared, persona:NAME) and params.documents, each with title, text, format (text or markdown),"

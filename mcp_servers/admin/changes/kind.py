@@ -61,12 +61,21 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maker:
-    """By whom a change is made, and under which approval."""
+    """By whom a change is made, and under which approval.
+
+    Attributes:
+        requester: Who asked, as text.
+        origin: The same as work knows it.
+        key: The approval.
+        receipt: The decision's place on the audit.
+        tainted: Text from outside had been read before it was asked for.
+    """
 
     requester: str
     origin: Origin
     key: str
     receipt: Receipt | None
+    tainted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +119,7 @@ class Kind:
     Attributes:
         name: As change_request.kind has it.
         params: What it takes beside its target.
+        reads: The operation that shows what a change of it would take away: whoever may not read that may draft none.
         takes: The params in words, for whoever got them wrong.
         plan: Looks at one.
         read_back: Verifies one that was made.
@@ -118,6 +128,7 @@ class Kind:
 
     name: str
     params: type[Params]
+    reads: str
     takes: str
     plan: Foresee
     read_back: ReadBack

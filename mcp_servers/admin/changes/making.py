@@ -6,6 +6,7 @@ with the effect: whoever repeats it under the same key finds it made, and only r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +28,10 @@ log = get_logger(__name__)
 _UNREAD = "It was made; reading it back failed just now, so read it yourself."
 
 
+MayRead = Callable[[Caller, str], None]
+"""`(caller, operation)`: raises Denied, naming the rule, where the policy does not let them run that read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
     """A draft: nothing has happened."""
@@ -44,7 +49,13 @@ def maker_of(call: Call) -> Maker:
     """
     if call.key is None:
         raise ApprovalRequired("A change is made only under the yes of people who were shown its diff.")
-    return Maker(requester=call.caller.requester, origin=Origin.of(call), key=call.key, receipt=call.receipt)
+    return Maker(
+        requester=call.caller.requester,
+        origin=Origin.of(call),
+        key=call.key,
+        receipt=call.receipt,
+        tainted=call.tainted,
+    )
 
 
 class Changes:
@@ -52,10 +63,11 @@ class Changes:
 
     Args:
         reach: What they change.
+        may_read: Refuses whoever may not read what an operation reads.
     """
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, reach: Reach, may_read: MayRead) -> None:
+        self._reach, self._may_read = reach, may_read
 
     async def foresee(self, wanted: Requested) -> Foreseen:
         """What a change would do.
@@ -70,8 +82,10 @@ class Changes:
         """The same, kept for a day.
 
         Raises:
+            Denied: The caller may not read what it would show.
             BodyBrokerError: As `foresee`.
         """
+        self._may_read(caller, kind_named(wanted.kind).reads)
         foreseen = await self.foresee(wanted)
         async with self._reach.pool.acquire() as connection, connection.transaction():
             change_id, expires_at = await store.draft(connection, wanted, foreseen, caller)

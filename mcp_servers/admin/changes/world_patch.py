@@ -53,9 +53,9 @@ class _Patching:
     versions: Mapping[str, int]
     foreseen: Foreseen
 
-    async def write(self, connection: Connection, _maker: Maker, /) -> Json:
+    async def write(self, connection: Connection, maker: Maker, /) -> Json:
         """Make them, where the entities have those versions."""
-        events = await correcting.correct(connection, self.edits, versions=self.versions)
+        events = await correcting.correct(connection, self.edits, versions=self.versions, outside=maker.tainted)
         left = {each.entity_id: each.version for each in events}
         patches = {each.entity_id: digest(each.patch) for each in events}
         return {"pos": events[-1].pos, "epoch": events[-1].epoch, "versions": left, "patches": patches}
@@ -65,15 +65,24 @@ async def _plan(reach: Reach, target: str, params: WorldPatch) -> Plan:
     edits = _edits(target, params)
     async with reach.pool.acquire() as connection, connection.transaction():
         found = await correcting.fit(connection, edits)
-    more = len(found.effects) - 1
-    others = f" and {more} more" if more else ""
     foreseen = Foreseen(
-        headline=f"Correct {quoted(target)}{others} directly in the world",
+        headline=_headline(target, found.effects),
         diff=shortened("\n\n".join(_shown(found, effect) for effect in found.effects), TEXT_MAX),
         basis=digest(found.versions),
         outside=any(_tells_outside(found.before[each.entity_id], each) for each in found.effects),
     )
     return _Patching(edits, found.versions, foreseen)
+
+
+def _headline(target: str, effects: Sequence[Effect]) -> str:
+    """What goes for ever is named first, wherever in the patch it stands."""
+    gone = [each.entity_id for each in effects if each.removed]
+    if gone:
+        named = ", ".join(quoted(each) for each in gone)
+        others = f", and correct {len(effects) - len(gone)} more" if len(effects) > len(gone) else ""
+        return f"Remove {named} from the world for ever{others}"
+    others = f" and {len(effects) - 1} more" if len(effects) > 1 else ""
+    return f"Correct {quoted(target)}{others} directly in the world"
 
 
 def _edits(target: str, params: WorldPatch) -> list[Edit]:
@@ -134,6 +143,7 @@ async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
 
 KIND = Kind(
     name="world_patch",
+    reads="get_npc_state",
     params=WorldPatch,
     takes=(
         "target: an entity's id; params: fields (whole values by name, null for the default), region, remove, also (up to"

@@ -17,7 +17,7 @@ from approvals.people import People, load_people
 from body_broker.errors import BadInput, NotFound
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
-from mcp_servers.hub.cli.proving import check_person, code_option, person_option, proved, read_unseen
+from mcp_servers.hub.cli.proving import at_terminal, check_person, code_option, person_option, proved, read_unseen
 from mcp_servers.hub.loopback import pages_open
 from mcp_servers.hub.pages import make_site
 from mcp_servers.hub.runtime import Runtime, open_runtime
@@ -46,7 +46,7 @@ def mfa() -> None:
 @data_dir_option
 def enroll(person: str, kind: str, label: str | None, groups: str, data_dir: Path | None) -> None:
     """Enrol a second factor. The first of an installation counts at once; a later one once an enrolled approver confirmed it."""
-    if kind == "totp" and not sys.stdin.isatty():
+    if kind == "totp" and not at_terminal():
         raise BadInput(
             "The secret is shown once, to the person at a terminal, and there is none here.",
             next_step="Run it in a terminal, or pass --passkey and open the link in a browser.",

@@ -28,10 +28,31 @@ def person_option(command: F) -> F:
 
 
 def code_option(command: F) -> F:
-    """A code on the command line, for those without a terminal: it is used up by it."""
+    """A code for those without a terminal. Never an argument: every account of the machine reads those of a running command."""
     return click.option(
-        "--code", default=None, metavar="CODE", help="The code of your authenticator app; else it is asked for."
+        "--code-stdin",
+        "code",
+        is_flag=True,
+        callback=_read_line,
+        help="Read the code of your authenticator app from standard input, one line; else it is asked for.",
     )(command)
+
+
+def _read_line(_context: click.Context, _option: click.Parameter, wanted: bool) -> str | None:  # noqa: FBT001 - click's form
+    if not wanted:
+        return None
+    line = sys.stdin.readline(_CODE_BYTES_MAX) if sys.stdin else ""
+    if not line:
+        raise BadInput(
+            "Standard input is empty, and --code-stdin reads the code there.",
+            next_step="Write one line with the code to it.",
+        )
+    return line.strip()
+
+
+def at_terminal() -> bool:
+    """Whether somebody can be asked here."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
 def check_person(text: str) -> str:
@@ -71,10 +92,10 @@ async def prove(factors: Factors, person: str, code: str | None) -> Proof:
             f"{person} has a passkey and no authenticator app, and a terminal cannot ask a passkey.",
             next_step="Decide on the hub's page, or enrol an app too: body-broker mfa enroll.",
         )
-    if code is None and not sys.stdin.isatty():
+    if code is None and not at_terminal():
         raise BadInput(
             "The second factor is needed here, and no code was given.",
-            next_step="Run it in a terminal, or pass --code.",
+            next_step="Run it in a terminal, or pass --code-stdin and write the code to its standard input.",
         )
     return await factors.check_totp(person, code if code is not None else await read_unseen(f"Code for {person}: "))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -74,28 +74,28 @@ async def _check(settings: Settings, wait_s: int | None) -> bool:
         channels = channels_of(settings, people)
         if wait_s is None or not has_token or not channels:
             return all_ok
-        return await _try_a_click(runtime, api, channels[0], wait_s) and all_ok
+        return await _try_a_click(runtime, api, channels, wait_s) and all_ok
 
 
-async def _try_a_click(runtime: Runtime, api: SlackApi, channel: str, wait_s: int) -> bool:
-    """Whether somebody clicked the test card in time, whichever process of this installation heard it."""
+async def _try_a_click(runtime: Runtime, api: SlackApi, channels: Sequence[str], wait_s: int) -> bool:
+    """Whether somebody clicked a test card in time, whichever process of this installation heard it."""
     value = secrets.token_urlsafe(16)
     async with _hearing(runtime, value) as clicked:
         try:
-            place = await post_trial(api, channel, value)
+            places = [await post_trial(api, channel, value) for channel in channels]
         except SlackRefused as error:
             _tell("card", f"it could not be posted: Slack says {error.word}", "Mend what is named above.", ok=False)
             return False
-        click.echo(f"...     card      posted to {channel}; click its button within {wait_s} s")
+        click.echo(f"...     card      posted to {', '.join(channels)}; click its button within {wait_s} s")
         try:
             user = await asyncio.wait_for(clicked, wait_s)
             said = f"clicked by {_who(user, runtime.approvals.people)}"
         except TimeoutError:
             said = None
         try:
-            await api.update(
-                place, "A test of body-broker.", trial_record(f"It was {said}." if said else "Nobody clicked in time.")
-            )
+            record = trial_record(f"It was {said}." if said else "Nobody clicked in time.")
+            for place in places:
+                await api.update(place, "A test of body-broker.", record)
         except SlackRefused as error:
             _tell("card", f"it could not be changed: Slack says {error.word}", "Was it deleted?", ok=False)
             return False
@@ -141,6 +141,7 @@ async def _hearing(runtime: Runtime, value: str) -> AsyncGenerator[asyncio.Futur
                 pages=approvals.pages_url,
                 failed=lambda: None,
                 listen=True,  # also real clicks that come here while it is open are counted
+                database_url=runtime.stores.database_url,
             ),
         ):
             yield clicked

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from approvals.slack.words import CONNECTED, CONNECTING
 from body_broker.settings import Settings
 from body_broker.storage.embedded import status as embedded_status
 from body_broker.storage.postgres import Pool
@@ -22,7 +23,14 @@ _APPROVALS = """
 SELECT (SELECT count(*) FROM approval WHERE state = 'pending' AND expires_at > clock_timestamp()) AS pending,
        (SELECT count(*) FROM approval WHERE outcome = 'unknown') AS unknown,
        (SELECT count(*) FROM approval_notice WHERE failures > 0) AS failed,
-       (SELECT failure FROM approval_notice WHERE failures > 0 ORDER BY failed_at DESC LIMIT 1) AS failure
+       (SELECT failure FROM approval_notice WHERE failures > 0 ORDER BY failed_at DESC LIMIT 1) AS failure,
+       (SELECT count(*) FROM approval a LEFT JOIN approval_notice n ON n.approval_id = a.id
+        WHERE a.notify AND a.state = 'pending' AND a.expires_at > clock_timestamp() AND n.shown IS NULL
+            AND a.created_at < clock_timestamp() - interval '60 seconds') AS unseen
+"""
+_LISTENING = """
+SELECT application_name = $1 AS connected, state_change FROM pg_stat_activity
+WHERE datname = current_database() AND application_name IN ($1, $2) ORDER BY 1 DESC LIMIT 1
 """
 
 
@@ -36,7 +44,11 @@ def status(data_dir: Path | None) -> None:
 
 async def _status(settings: Settings) -> str:
     async with open_runtime(settings, name="cli") as runtime:
-        rows = [*await _stores(runtime), ("approvals", await approvals_line(runtime.stores.pool)), *_served(runtime)]
+        approvals = [
+            ("approvals", await approvals_line(runtime.stores.pool)),
+            ("slack", await slack_line(runtime.stores.pool, settings)),
+        ]
+        rows = [*await _stores(runtime), *approvals, *_served(runtime)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
 
@@ -66,7 +78,26 @@ async def approvals_line(pool: Pool) -> str:
         said += "; body-broker approvals resolve settles what is unknown"
     if found["failed"]:
         said += f"; the last notice failed with {found['failure']}: body-broker slack check"
+    if found["unseen"]:
+        said += (
+            f"; {found['unseen']} wait for people and were not shown in Slack for a minute: "
+            "does a hub or worker with BODY_BROKER_SLACK_BOT_TOKEN run?"
+        )
     return said
+
+
+async def slack_line(pool: Pool, settings: Settings) -> str:
+    """Whether any process of these stores hears what people click."""
+    if settings.slack_bot_token is None:
+        return "not set up: docs/approvals.md"
+    if settings.slack_app_token is None:
+        return "clicks come over signed HTTP"
+    found = await pool.fetchrow(_LISTENING, CONNECTED, CONNECTING)
+    if found is None:
+        return "NOT CONNECTED: no hub that listens for clicks runs"
+    if not found["connected"]:
+        return "NOT CONNECTED: a hub tries to reach Slack; body-broker slack check"
+    return f"connected since {found['state_change']:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _served(runtime: Runtime) -> list[tuple[str, str]]:

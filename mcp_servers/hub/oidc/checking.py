@@ -61,12 +61,14 @@ class Oidc:
             claims = await self.issuer.access_token(token, self._audience)
             _refuse_others(claims)
             person, roles = self._mapper.person(claims), self._mapper.roles(claims)
+            login, naming = _login(claims)
             session = await self._logins.see(
                 Seen(
                     person=person,
                     issuer=self.issuer.url,
                     subject=claims["sub"],
-                    login=_login(claims),
+                    login=login,
+                    naming=naming,
                     roles=roles,
                     issued_at=claims["iat"],
                     expires_at=claims["exp"],
@@ -102,14 +104,14 @@ def resource_of(settings: Settings) -> str:
     return f"{(settings.public_url or '').rstrip('/')}/mcp"
 
 
-def _login(claims: Claims) -> str | None:
-    """What the issuer calls the login: its `sid`, else when it was made; None where it says neither."""
+def _login(claims: Claims) -> tuple[str | None, int]:
+    """What the issuer calls the login, and how well that names it: its `sid`, else when it was made; None where it says neither."""
     sid, made_at = claims.get("sid"), claims.get("auth_time")
     if isinstance(sid, str) and 0 < len(sid) <= _SESSION_CHARACTERS_MAX:
-        return f"sid {sid}"
+        return f"sid {sid}", 2
     if isinstance(made_at, int | float) and not isinstance(made_at, bool):
-        return f"at {int(made_at)}"
-    return None
+        return f"at {int(made_at)}", 1
+    return None, 0
 
 
 def _refuse_others(claims: Claims) -> None:

@@ -18,6 +18,7 @@ PREFIX = "oidc"
 _KEPT_DAYS = 400
 _GENERATIONS_MAX = 100
 _SHOWN_MAX = 1000
+_LOCK = 0x6F696463  # "oidc": tokens of one person are seen for the first time one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Seen:
 
     Attributes:
         login: What the issuer calls this login (its `sid`, else when it was made); None where it names none.
+        naming: How well it names it: 2 by `sid`, 1 by when it was made, 0 not at all.
         issued_at: Unix seconds, as `expires_at`.
     """
 
@@ -33,6 +35,7 @@ class Seen:
     issuer: str
     subject: str
     login: str | None
+    naming: int
     roles: frozenset[str]
     issued_at: float
     expires_at: float
@@ -67,14 +70,17 @@ class Logins:
         """The session of a token, whose roles are the person's from now on unless a newer token was seen already.
 
         Where the issuer names no login, the subject alone is the session: a new token sheds no taint. Ended, it stays ended
-        for every token that was issued before; a later one begins a new session.
+        for every token that was issued before; a later one begins a new session. Tokens of one account name their logins in one
+        way: else one kind would be a clean session beside the tainted one of the other kind.
 
         Raises:
-            Unauthenticated: The login was revoked, or the name belongs to another account.
+            Unauthenticated: The login was revoked, the name belongs to another account, or the account's other tokens name their
+                logins otherwise.
             Unavailable: The database is down.
         """
         async with _reaching_database(), self._pool.acquire() as connection, connection.transaction():
             await _bind(connection, seen.person, seen.issuer, seen.subject)
+            await _check_naming(connection, seen)
             for generation in range(_GENERATIONS_MAX):
                 session = _session(seen, generation)
                 if await _keep(connection, session, seen):
@@ -176,15 +182,32 @@ async def _bind(connection: Connection, person: str, issuer: str, subject: str) 
         )
 
 
+async def _check_naming(connection: Connection, seen: Seen) -> None:
+    """Return where this token names its login as the account's others do, or better than those that are all over by now."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1::integer, hashtext($2))", _LOCK, seen.person)
+    others: bool = await connection.fetchval(
+        """
+        SELECT EXISTS (SELECT 1 FROM oidc_login WHERE person = $1 AND (
+            naming > $2::integer OR (naming < $2::integer AND ended_at IS NULL AND expires_at > clock_timestamp())))
+        """,
+        *(seen.person, seen.naming),
+    )
+    if others:
+        raise Unauthenticated(
+            "The token names its login in another way than other tokens of this account do.",
+            next_step="Have the issuer put `sid` into all access tokens for this hub, or into none (docs/oidc.md).",
+        )
+
+
 async def _keep(connection: Connection, session: str, seen: Seen) -> bool:
     """Whether the login lives; its row is made or brought up to date, and what nobody can use any more is forgotten."""
     begun = await connection.fetchval(
         """
-        INSERT INTO oidc_login (session, person, roles, issued_at, expires_at)
-        VALUES ($1, $2, $3::text[], to_timestamp($4::float8), to_timestamp($5::float8))
+        INSERT INTO oidc_login (session, person, roles, issued_at, expires_at, naming)
+        VALUES ($1, $2, $3::text[], to_timestamp($4::float8), to_timestamp($5::float8), $6::integer)
         ON CONFLICT DO NOTHING RETURNING true
         """,
-        *(session, seen.person, sorted(seen.roles), seen.issued_at, seen.expires_at),
+        *(session, seen.person, sorted(seen.roles), seen.issued_at, seen.expires_at, seen.naming),
     )
     if begun:
         await connection.execute(

@@ -35,9 +35,15 @@ class Installation:
     def factors(self) -> Factors:
         return self.factors_with(KEY)
 
-    def factors_with(self, key: bytes) -> Factors:
+    def factors_with(self, key: bytes, *, throw_aways: bool = False) -> Factors:
         return Factors(
-            pool=self.pool, auditor=self.auditor, key=key, people=PEOPLE, rp=lambda: self.rp, clock=self.clock
+            pool=self.pool,
+            auditor=self.auditor,
+            key=key,
+            people=PEOPLE,
+            rp=lambda: self.rp,
+            clock=self.clock,
+            throw_aways=throw_aways,
         )
 
     async def enrol_totp(self, person: str) -> tuple[FactorInfo, str]:

@@ -10,7 +10,7 @@ from approvals.factors.model import INVITE_S
 from approvals.factors.totp import code_at
 from body_broker.errors import BadInput, Conflict, Denied, NotFound
 from tests.approvals.factors.authenticator import Authenticator
-from tests.approvals.factors.conftest import ANNA, BOSS, MALLORY, Installation
+from tests.approvals.factors.conftest import ANNA, BOSS, KEY, MALLORY, Installation
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -174,15 +174,40 @@ async def test_an_approver_ends_the_factor_of_somebody_who_lost_it(installed: In
         await installed.prove(ANNA, anna)
 
 
-async def test_a_throw_away_factor_counts_until_its_time_is_up(installed: Installation) -> None:
-    info, secret = await installed.factors.throw_away(BOSS, ttl_s=120, by=OPERATOR)
-    await installed.prove(BOSS, secret)
+async def test_a_throw_away_factor_counts_for_its_own_alone_until_its_time_is_up(installed: Installation) -> None:
+    own = installed.factors_with(KEY, throw_aways=True)
+    info, secret = await own.throw_away(BOSS, ttl_s=120, by=OPERATOR)
+    with pytest.raises(Denied, match="enrolled that counts"):
+        await installed.prove(BOSS, secret)
+    assert not await own.begun()
+    await own.check_totp(BOSS, code_at(secret, installed.clock()))
     installed.clock.pass_s(120)
 
     with pytest.raises(Denied):
-        await installed.prove(BOSS, secret)
+        await own.check_totp(BOSS, code_at(secret, installed.clock()))
     assert [f.standing for f in await installed.factors.of(BOSS)] == ["expired"]
     assert (await installed.factors.revoke(info.id, by=OPERATOR)).standing == "revoked"
+    assert not await installed.factors.begun()
+
+
+async def test_beside_a_throw_away_factor_only_an_approver_is_the_first(installed: Installation) -> None:
+    await installed.factors.throw_away(MALLORY, ttl_s=120, by=OPERATOR)
+    with pytest.raises(Conflict, match="no approver group"):
+        await installed.factors.invite(MALLORY, by=OPERATOR)
+    info, _ = await installed.enrol_totp(BOSS)
+    assert info.standing == "counts"
+
+
+async def test_who_was_invited_beside_somebody_does_not_become_the_first_when_they_are_gone(
+    installed: Installation,
+) -> None:
+    first, boss = await installed.enrol_totp(BOSS)
+    invite = await installed.factors.invite(MALLORY, by=OPERATOR)
+    offer = await installed.factors.begin_totp(invite.token)
+    await installed.factors.revoke(first.id, by=await installed.prove(BOSS, boss))
+
+    with pytest.raises(Conflict, match="no approver group"):
+        await installed.factors.finish_totp(invite.token, code_at(offer.secret, installed.clock()))
     assert not await installed.factors.begun()
 
 

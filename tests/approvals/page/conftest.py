@@ -119,7 +119,7 @@ class Studio:
             desk=self.desk,
             factors=self.factors,
             people=self.people,
-            logins=Logins(self.pool),
+            logins=Logins(self.pool, KEY),
             auditor=self.auditor,
             pool=self.pool,
             code_login=code_login,

@@ -51,9 +51,9 @@ async def test_a_passkey_says_yes_over_this_very_call(studio: Studio) -> None:
     assert await studio.said(approval) == "approved"
 
 
-async def test_a_no_needs_the_login_alone_and_its_reason_is_kept(studio: Studio) -> None:
+async def test_a_no_needs_a_code_as_a_yes_does_and_its_reason_is_kept(studio: Studio) -> None:
     approval, browser = await studio.ask(), await studio.logged_in("anna")
-    fields = {"digest": approval.digest, "verdict": "deny", "reason": " Not on a Friday. "}
+    fields = {"digest": approval.digest, "verdict": "deny", "reason": " Not on a Friday. ", "code": studio.code("anna")}
     assert (await browser.form(f"/approve/{approval.id}", **fields)).status == 303
     found = await studio.desk.get(approval.id)
     assert (found.standing, found.why, found.votes[0].factor) == ("denied", "Not on a Friday.", "totp")
@@ -199,9 +199,26 @@ async def test_an_enrolment_link_is_good_once_and_says_what_it_is_for(studio: St
     options = json_of(await browser.script(f"/enroll/{invite.token}/options"))
     told = json_of(await browser.script(f"/enroll/{invite.token}", answer=device.create(options), label="my phone"))
     assert (told["next"], told["standing"]) == ("/enrolled?counts", "counts")
-    assert b"Your passkey counts" in (await browser.get("/enrolled?counts")).body
+    shown = (await browser.get("/enrolled?counts")).body
+    assert b"Your passkey counts" in shown
+    assert told["factor"].encode() in shown
+    assert told["factor"].encode() not in (await studio.browser().get("/enrolled?counts")).body
     for path in (f"/enroll/{invite.token}", "/enroll/never-was-one"):
         assert (await browser.get(path)).status == 404
+
+
+async def test_whoever_confirms_and_whoever_enrolled_see_the_same_id(studio: Studio) -> None:
+    browser = await studio.logged_in("anna")
+    invite = await studio.factors.invite("person:ben", by="operator:tester")
+    other = studio.browser()
+    await other.get(f"/enroll/{invite.token}")
+    options = json_of(await other.script(f"/enroll/{invite.token}/options"))
+    told = json_of(await other.script(f"/enroll/{invite.token}", answer=Authenticator().create(options)))
+    shown = (await other.get(told["next"])).body.decode()
+    assert f'<span class="print">{told["factor"]}</span>' in shown
+    assert f'<span class="print">{told["factor"]}</span>' in (await browser.get("/approvals")).body.decode()
+    # A link that somebody sends shows no id of theirs.
+    assert b"fac_" not in (await studio.browser().get("/enrolled?waits=fac_000000000000")).body
 
 
 async def test_the_page_says_when_nothing_would_run_it(studio: Studio) -> None:
@@ -239,7 +256,7 @@ async def test_a_login_s_cookie_is_for_this_hub_and_no_script(studio: Studio, ba
     answer = await browser.form("/login/totp", name="person:anna", code=studio.code("anna"))
     cookie = next(value for key, value in answer.headers if key == "set-cookie" and "_login" in value)
     assert cookie.startswith(f"{name}=")
-    assert cookie.endswith(f"; Path=/; Max-Age=28800; HttpOnly; SameSite=Strict{more}")
+    assert cookie.endswith(f"; Path=/; Max-Age={28800 if more else 3600}; HttpOnly; SameSite=Strict{more}")
 
 
 async def test_a_login_stands_on_the_audit(studio: Studio) -> None:

@@ -9,10 +9,9 @@ from fido2.utils import websafe_decode
 
 from approvals.factors import vote_challenge
 from approvals.model import Approval
-from approvals.page.logins import Logins
-from body_broker.errors import RateLimited
+from approvals.page.logins import Logins, Purpose
 from tests.approvals.factors.authenticator import Authenticator
-from tests.approvals.page.conftest import Browser, Studio, header, json_of
+from tests.approvals.page.conftest import KEY, Browser, Studio, header, json_of
 from tests.approvals.scene import past_its_time
 
 
@@ -96,6 +95,7 @@ async def test_an_approval_of_others_looks_like_none_at_all(studio: Studio, who:
     answer = await browser.get(f"/approve/{approval.id}")
     unknown = await browser.get(f"/approve/apr_{'x' * 24}")
     assert answer.status == unknown.status == 404
+    assert answer.body == unknown.body
     assert approval.headline.encode() not in answer.body
     for path in (f"/approve/{approval.id}", f"/approve/{approval.id}/options"):
         refused = await browser.script(path, **yes(approval, studio.code(who)), answer={})
@@ -246,15 +246,78 @@ async def test_a_login_s_challenge_is_for_one_browser_and_one_time(studio: Studi
     assert (await kept.script("/login/passkey", answer=signed)).status == 403
 
 
-async def test_strangers_begin_no_more_logins_than_there_is_room_for(studio: Studio) -> None:
-    logins = Logins(studio.pool, open_max=2)
-    for held in ("one", "two"):
-        await logins.challenge(held, "login", {})
-    with pytest.raises(RateLimited, match="Too many logins"):
-        await logins.challenge("three", "login", {})
-    await logins.challenge("three", "enroll", {})
-    await studio.pool.execute("UPDATE page_challenge SET expires_at = clock_timestamp() - interval '1 second'")
-    await logins.challenge("three", "login", {})
+async def test_strangers_write_nothing_by_beginning_logins(studio: Studio) -> None:
+    await studio.enrol_device("anna")
+    browser = studio.browser()
+    await browser.get("/login")
+    for _ in range(3):
+        assert (await browser.script("/login/options")).status == 200
+        assert (await browser.get("/login/oidc")).status == 501
+    assert await studio.pool.fetchval("SELECT count(*) FROM page_challenge") == 0
+
+
+async def test_what_a_browser_was_given_to_sign_is_no_other_s_and_ends_after_five_minutes(studio: Studio) -> None:
+    logins = Logins(studio.pool, KEY)
+    sealed = logins.sealed("login", "mine", {"challenge": "00"}, 1000.0)
+    assert logins.opened("login", "mine", sealed, 1299.0) is not None
+    assert logins.opened("login", "mine", sealed, 1300.0) is None
+    tried: tuple[tuple[Purpose, str, str], ...] = (
+        ("oidc", "mine", sealed),
+        ("login", "yours", sealed),
+        ("login", "mine", sealed[:-4] + "AAA="),
+        ("login", "mine", "%%"),
+        ("login", "mine", ""),
+    )
+    for purpose, holder, text in tried:
+        assert logins.opened(purpose, holder, text, 1000.0) is None
+    other = Logins(studio.pool, bytes(32)).sealed("login", "mine", {}, 1000.0)
+    assert logins.opened("login", "mine", other, 1000.0) is None
+
+
+async def test_a_login_ends_with_the_factor_that_it_was_made_with(studio: Studio) -> None:
+    approval, browser = await studio.ask(), await studio.logged_in("anna")
+    info, device = await studio.enrol_device("anna")
+    await studio.factors.confirm(info.id, by=await studio.factors.check_totp("person:anna", studio.code("anna")))
+    studio.clock.pass_s(30)
+    other = await _log_in(studio, device)
+    (stolen,) = [each.id for each in await studio.factors.of("person:anna") if each.kind == "totp"]
+    proof = await studio.factors.check_totp("person:anna", studio.code("anna"))
+    await studio.factors.revoke(stolen, by=proof)
+    assert await studio.pool.fetchval("SELECT array_agg(how) FROM page_login") == ["passkey"]
+    assert (await browser.get("/approvals")).status == 303
+    assert (await browser.form(f"/approve/{approval.id}", digest=approval.digest, verdict="deny")).status == 401
+    assert (await other.get("/approvals")).status == 200
+    assert await studio.said(approval) == "pending"
+
+
+async def test_a_login_begun_while_its_factor_ended_is_none(studio: Studio) -> None:
+    await studio.enrol("anna")
+    (info,) = await studio.factors.of("person:anna")
+    proof = await studio.factors.check_totp("person:anna", studio.code("anna"))
+    await studio.factors.revoke(info.id, by=proof)
+    logins = Logins(studio.pool, KEY)
+    assert await logins.find(await logins.begin("person:anna", "totp", info.id)) is None
+
+
+async def test_a_no_without_a_factor_of_its_own_ends_nothing(studio: Studio) -> None:
+    """On localhost every port gets the login's cookie: it alone must not decide."""
+    approval, browser = await studio.ask(), await studio.logged_in("anna")
+    answer = await browser.form(f"/approve/{approval.id}", digest=approval.digest, verdict="deny", reason="x")
+    assert (answer.status, b"A code has 6 digits" in answer.body) == (400, True)
+    assert await studio.said(approval) == "pending"
+
+
+async def test_a_login_on_plain_http_is_short(studio: Studio) -> None:
+    await studio.logged_in("anna")
+    left = "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM page_login"
+    assert 3500 < await studio.pool.fetchval(left) <= 3600
+
+
+@pytest.mark.parametrize("path", ["/approve/%0d%0aX-Evil: 1", "/approve/\r\nX-Evil: 1", "/approve/\x00", "/enroll/\n"])
+async def test_what_is_no_id_is_looked_for_nowhere(studio: Studio, path: str) -> None:
+    answer = await studio.browser().get(path)
+    assert (answer.status, b"There is no such page" in answer.body) == (404, True)
+    assert all("evil" not in value.lower() for _, value in answer.headers)
 
 
 async def test_a_login_by_code_tells_a_stranger_nothing_about_names(studio: Studio) -> None:
@@ -265,7 +328,12 @@ async def test_a_login_by_code_tells_a_stranger_nothing_about_names(studio: Stud
         (await browser.form("/login/totp", name=name, code=code)).body
         for name, code in (("anna", "000000"), ("nobody", "000000"), ("ANNA; DROP", "000000"), ("anna", "what"))
     ]
+    for name in ("anna", "nobody"):  # locked, or nobody at all
+        pages += [(await browser.form("/login/totp", name=name, code="000000")).body for _ in range(6)]
     assert all(b"That name and code do not go together" in page for page in pages)
+    assert len(set(pages)) == 1
+    statuses = {(await browser.form("/login/totp", name=name, code="000000")).status for name in ("anna", "nobody")}
+    assert statuses == {403}
     assert "bb_login_8080" not in browser.cookies
 
 

@@ -126,6 +126,7 @@ async def studio(
                 failed=lambda: failed.append("x"),
                 listen=True,
                 post_every_s=post_every_s,
+                database_url=database_url,
             )
         )
         assert app is not None

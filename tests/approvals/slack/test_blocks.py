@@ -95,10 +95,10 @@ def test_what_is_decided_has_its_record_and_no_buttons() -> None:
     drawn = message(found)
     assert set(buttons(drawn.blocks)) == {"page"}
     assert "Denied by Anna Ash" in said(drawn.blocks)
-    assert "Reason: not today" in said(drawn.blocks)
+    assert "Reason:\nnot today" in said(drawn.blocks)
     assert drawn.text.endswith(": denied.")
     failed = card(standing="failed", votes=(YES,), decided_at=NOW, ended_at=NOW, error={"message": "It broke."})
-    assert "It said: It broke." in said(message(failed).blocks)
+    assert "It said:\nIt broke." in said(message(failed).blocks)
 
 
 def test_long_bodies_go_into_the_thread_whole() -> None:

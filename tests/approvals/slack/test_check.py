@@ -53,7 +53,7 @@ async def test_a_set_up_that_is_right_is_told_line_by_line(
 ) -> None:
     told = await found(slack, settings_of(settings_of_slack), people)
     assert wrong(told) == []
-    assert [each.name for each in told] == ["token", "scope", "scope", "scope", "clicks", "channel", *["approver"] * 5]
+    assert [each.name for each in told] == ["token", *["scope"] * 4, "clicks", "channel", *["approver"] * 5]
     assert told[0].said == "U0BOT0001 in workspace Test (T0TEST001)"
     assert "person:anna (sre) is U0ANNA00, somebody" in [each.said for each in told]
 
@@ -122,6 +122,23 @@ async def test_approvers_who_could_not_approve_are_told(slack: Workspace, settin
     ]
     assert "person:page (sre) has no Slack id: they decide on the page only" in [each.said for each in told]
     assert wrong(await found(slack, settings_of(settings_of_slack), NOBODY)) == ["approvers: the file names nobody"]
+
+
+async def test_accounts_groups_and_channels_of_other_workspaces_are_told(
+    slack: Workspace, settings_of_slack: dict[str, Any]
+) -> None:
+    slack.users[ANNA]["team_id"] = "T0OTHERCO"
+    slack.channels[CHANNEL]["is_ext_shared"] = True
+    slack.groups.append("S0ONCALL")
+    people = People(
+        {"person:anna": Person(groups=frozenset({"sre"}), slack=ANNA)}, {}, {"sre": "S0ONCALL", "security": "S0TYPO00"}
+    )
+    told = await found(slack, settings_of(settings_of_slack), people)
+    assert wrong(told) == [
+        "group: security is called as S0TYPO00, which is no user group of this workspace",
+        "approver: person:anna, U0ANNA00 belongs to another workspace (T0OTHERCO)",
+    ]
+    assert any("SHARED with another workspace" in each.said for each in told)
 
 
 async def test_a_transport_that_cannot_work_is_told(

@@ -185,7 +185,7 @@ async def test_a_member_of_another_workspace_does_not_count(studio: Studio) -> N
     payload = studio.slack.click_payload(ANNA, message, approve_button(message))
     payload["user"]["team_id"] = "T0OTHER01"
     await studio.slack.deliver(payload)
-    assert "stands for nobody" in await told(studio)
+    assert "belongs to another workspace (T0OTHER01)" in await told(studio)
     assert await studio.votes(approval) == 0
 
 
@@ -246,6 +246,7 @@ def _stamp(offset_s: int) -> str:
         "from the future",
         "altered",
         "garbage timestamp",
+        "endless timestamp",
         "no timestamp",
         "no signature",
         "signature that is no text",
@@ -266,6 +267,8 @@ async def test_what_slack_did_not_sign_just_now_is_401(studio: Studio, forgery: 
         body = body.replace(b"approve", b"approvf")
     elif forgery == "garbage timestamp":
         headers = studio.slack.signed(body, at="soon")
+    elif forgery == "endless timestamp":
+        headers = studio.slack.signed(body, at="9" * 309)
     elif forgery == "no timestamp":
         del headers["X-Slack-Request-Timestamp"]
     elif forgery == "no signature":

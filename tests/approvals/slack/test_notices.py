@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -274,6 +275,96 @@ async def test_a_group_is_asked_in_its_own_channel_and_called_once(studio: Studi
     await wait_until(lambda: studio.slack.in_channel(CHANNEL), "it is posted again")
     await studio.settled()
     assert "S0ONCALL" not in studio.slack.in_channel(CHANNEL)[0].words()
+
+
+@pytest.mark.parametrize("people", [{"mentions": {"sre": "S0ONCALL"}}], indirect=True)
+async def test_who_was_not_called_because_slack_refused_is_called_in_the_next_try(studio: Studio) -> None:
+    studio.slack.broken["chat.postMessage"] = [(200, {"ok": False, "error": "not_in_channel"}, {})]
+    _, message = await studio.ask_and_see()
+    assert len(studio.failed) == 1
+    assert "S0ONCALL" in str(message.history[0])
+
+
+@pytest.mark.parametrize("post_every_s", [0.3], indirect=True)
+async def test_an_approved_call_begins_at_once_while_long_requests_are_written(studio: Studio) -> None:
+    small, _ = await studio.ask_and_see(count=77)
+    for number in range(4):  # as many as the worker runs at once
+        await studio.ask(name=f"{number}" + "x" * 150_000)
+    await wait_until(lambda: len(studio.slack.messages) >= 5, "parts are being written")
+    await yes(studio.desk, small)
+    await wait_until(lambda: studio.effects, "the call begins")
+    assert len([message for message in studio.slack.messages if message.thread]) < 8
+
+
+async def test_however_slow_slack_is_notices_hold_one_place_of_a_worker(studio: Studio) -> None:
+    small, _ = await studio.ask_and_see(count=77)
+    hold = asyncio.Event()
+
+    async def hang(method: str) -> None:
+        if method == "chat.postMessage":
+            await hold.wait()
+
+    studio.slack.before_answer = hang
+    for number in range(10):
+        await studio.ask(count=100 + number)
+    await wait_until(lambda: studio.slack.calls.count("chat.postMessage") == 2, "Slack does not answer")
+    await yes(studio.desk, small)
+    await wait_until(lambda: studio.effects, "the call begins")
+    assert studio.slack.calls.count("chat.postMessage") == 2
+    hold.set()
+
+
+async def test_a_record_keeps_the_form_that_was_posted(studio: Studio) -> None:
+    for count in range(800, 300, -50):
+        approval, message = await studio.ask_and_see(name='say "x" ' * count, headline="Ingest")
+        if "All arguments" in message.words():
+            break
+    assert "All arguments" in message.words()
+    await no(studio.desk, approval, reason="<&>" * 160)
+    await studio.becomes(message, "Denied")
+    assert "in the thread" not in message.words()
+    assert "All arguments" in message.words() or "stood here while it was open" in message.words()
+
+
+async def test_a_record_says_how_many_parts_were_written(studio: Studio) -> None:
+    approval = await studio.ask(name="x" * 60_000)
+    refuse = (500, {}, {})
+
+    async def stop(method: str) -> None:
+        if method == "chat.postMessage" and len(studio.slack.messages) == 3:
+            studio.slack.broken[method] = [refuse] * 50
+
+    studio.slack.before_answer = stop
+    await wait_until(lambda: studio.failed, "the third part fails")
+    await no(studio.desk, approval)
+    (message,) = studio.slack.in_channel(CHANNEL)
+    await studio.becomes(message, "2 of 8 parts")
+
+
+async def test_what_slack_finds_too_long_goes_into_the_thread_and_then_to_the_page(studio: Studio) -> None:
+    too_long = (200, {"ok": False, "error": "msg_blocks_too_long"}, {})
+    studio.slack.broken["chat.postMessage"] = [too_long]
+    _, message = await studio.ask_and_see()
+    assert len(studio.slack.in_thread(message.ts)) == 1
+    await wait_until(lambda: "approve" in message.buttons(), "there are buttons")
+    studio.slack.broken["chat.postMessage"] = [too_long] * 2
+    _, message = await studio.ask_and_see(count=2)
+    assert set(message.buttons()) == {"page"}
+    assert studio.failed == []
+
+
+async def test_a_request_whose_message_went_while_its_parts_were_written_is_asked_again(studio: Studio) -> None:
+    async def remove(method: str) -> None:
+        if method == "chat.postMessage" and len(studio.slack.messages) == 2:
+            studio.slack.before_answer = None
+            del studio.slack.messages[0]
+
+    studio.slack.before_answer = remove
+    approval = await studio.ask(name="x" * 30_000)
+    message = await studio.message(approval)
+    await wait_until(lambda: "approve" in message.buttons(), "it is asked anew, whole")
+    assert (await failures(studio))[0] == (0, None)
+    assert len(studio.slack.in_thread(message.ts)) == 4
 
 
 @pytest.mark.parametrize("settings_of_slack", [{"slack_channel": None}], indirect=True)

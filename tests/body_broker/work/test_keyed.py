@@ -9,7 +9,8 @@ import pytest
 from body_broker.calls import Json
 from body_broker.errors import Conflict
 from body_broker.storage.postgres import Pool
-from body_broker.work import keyed
+from body_broker.work import keyed, queue
+from body_broker.work.model import Origin
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ async def test_what_is_old_is_forgotten(made: Pool) -> None:
     assert await keyed.purge(made, older_than_s=60) == 0
     assert await keyed.purge(made, older_than_s=-60) == 1
     assert await keyed.recall(made, "apr_1") is None
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_what_is_old_is_kept_while_its_work_may_still_be_done_again(made: Pool, *, ended: bool) -> None:
+    origin = Origin(chain=("person:anna",), session="s_1")
+    async with made.acquire() as connection, connection.transaction():
+        key = await queue.enqueue(connection, "approved_call", {}, origin=origin)
+    await once(made, key)
+    if ended:
+        await queue.cancel(made, key, owner="person:anna")
+    assert await keyed.purge(made, older_than_s=-60) == (1 if ended else 0)
+    assert await keyed.recall(made, key) == (None if ended else 1)

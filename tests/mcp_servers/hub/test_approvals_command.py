@@ -44,9 +44,9 @@ class Studio:
     async def command(self, *words: str, **env: str) -> tuple[int, str, str]:
         return await run(HUB, "approvals", *words, **self.environment, **env)
 
-    async def refused(self, *words: str) -> str:
+    async def refused(self, *words: str, **env: str) -> str:
         """What a command says that is refused."""
-        code, out, err = await self.command(*words)
+        code, out, err = await self.command(*words, **env)
         assert code == 1, (out, err)
         return err
 
@@ -98,7 +98,7 @@ async def test_a_person_s_own_second_factor_lets_their_own_call_run(studio: Stud
     await studio.people.enrol(BOSS)
     anna, _ = await studio.people.enrol(ANNA)
     async with studio.asked(await studio.hub.token(ANNA, "designer")) as (approval, calling):
-        code, out, err = await studio.command("approve", approval, "--as", ANNA, "--code", next_code(anna))
+        code, out, err = await studio.command("approve", approval, "--as", ANNA, "--code-stdin", typed=next_code(anna))
         result = await calling
 
     assert (code, err) == (0, "")
@@ -117,7 +117,7 @@ async def test_an_agent_s_call_waits_is_listed_shown_approved_and_runs(studio: S
         _, for_boss, _ = await studio.command("list", "--as", BOSS)
         _, for_anna, _ = await studio.command("list", "--as", ANNA)
         _, shown, _ = await studio.command("show", approval)
-        code, out, err = await studio.command("approve", approval, "--as", BOSS, "--code", next_code(boss))
+        code, out, err = await studio.command("approve", approval, "--as", BOSS, "--code-stdin", typed=next_code(boss))
         result = await calling
 
     assert listed.startswith(f"{approval}  pending\n")
@@ -126,7 +126,7 @@ async def test_an_agent_s_call_waits_is_listed_shown_approved_and_runs(studio: S
     assert "0 of 1 from sre or admin" in listed
     assert for_boss == listed
     assert for_anna == f"Nothing waits that {ANNA} could say yes to.\n"
-    assert '"the quest needs it" (the caller\'s own words)' in shown
+    assert "Its reason, in the caller's own words:\n  | the quest needs it\n" in shown
     fingerprint = (await studio.hub.runtime.approvals.desk.get(approval)).fingerprint
     assert fingerprint in shown
     assert fingerprint in listed
@@ -143,7 +143,14 @@ async def test_a_no_reaches_the_agent_with_its_reason(studio: Studio) -> None:
     boss, _ = await studio.people.enrol(BOSS)
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, calling):
         code, out, _ = await studio.command(
-            "deny", approval, "--as", "boss", "--code", next_code(boss), "--reason", "The well is dry in canon."
+            "deny",
+            approval,
+            "--as",
+            "boss",
+            "--code-stdin",
+            "--reason",
+            "The well is dry in canon.",
+            typed=next_code(boss),
         )
         error = error_of(await calling)
 
@@ -170,9 +177,13 @@ async def test_an_agent_with_a_shell_and_no_code_is_refused(studio: Studio) -> N
         assert (await studio.refused("approve", approval, "--as", BOSS)).startswith(
             "The second factor is needed here, and no code was given.\n"
         )
-        assert (await studio.refused("approve", approval, "--as", BOSS, "--code", "")).startswith(
+        assert (await studio.refused("approve", approval, "--as", BOSS, "--code-stdin", typed="")).startswith(
             "A code has 6 digits."
         )
+        told = await studio.refused("approve", approval, "--as", BOSS, "--code-stdin")
+        assert told.startswith("Standard input is empty, and --code-stdin reads the code there.\n")
+        code, _, told = await studio.command("approve", approval, "--as", BOSS, "--code", "123456")
+        assert (code, "No such option" in told) == (2, True), "every account of the machine could read it"
         assert await studio.standing(approval) == "pending"
 
 
@@ -181,12 +192,12 @@ async def test_an_agent_that_guesses_a_code_is_refused_and_soon_not_heard_at_all
     right = {next_code(boss, later) for later in (-1, 0, 1, 2)}
     guesses = [code for number in range(20) if (code := f"{number:06}") not in right][:5]
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", BOSS, "--code", guesses[0])
+        told = await studio.refused("approve", approval, "--as", BOSS, "--code-stdin", typed=guesses[0])
         assert told.startswith("That code is wrong.\n")
         for guess in guesses[1:]:  # at another hub, which counts them together
             with pytest.raises(Denied, match="wrong"):
                 await studio.hub.runtime.approvals.factors.check_totp(BOSS, guess)
-        late = await studio.refused("approve", approval, "--as", BOSS, "--code", next_code(boss))
+        late = await studio.refused("approve", approval, "--as", BOSS, "--code-stdin", typed=next_code(boss))
         assert late.startswith("Too many wrong codes for person:boss: no code of theirs is looked at for ")
         assert await studio.standing(approval) == "pending"
 
@@ -195,11 +206,11 @@ async def test_a_code_that_was_used_for_one_call_does_not_count_for_another(stud
     boss, _ = await studio.people.enrol(BOSS)
     code = next_code(boss)
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, calling):
-        assert (await studio.command("approve", approval, "--as", BOSS, "--code", code))[0] == 0
+        assert (await studio.command("approve", approval, "--as", BOSS, "--code-stdin", typed=code))[0] == 0
         await calling
     other = {"documents": [{"title": "The pit", "text": "Another."}]}
     async with studio.asked(await studio.hub.token("tier:bronze"), arguments=other) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", BOSS, "--code", code)
+        told = await studio.refused("approve", approval, "--as", BOSS, "--code-stdin", typed=code)
         assert told.startswith("That code was used already; each counts once.\n")
         assert await studio.standing(approval) == "pending"
 
@@ -208,7 +219,7 @@ async def test_who_asked_does_not_decide_what_an_agent_does_for_them(studio: Stu
     await studio.people.enrol(BOSS)
     anna, _ = await studio.people.enrol(ANNA)
     async with studio.asked(await studio.bronze_for(ANNA, "designer")) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", ANNA, "--code", next_code(anna))
+        told = await studio.refused("approve", approval, "--as", ANNA, "--code-stdin", typed=next_code(anna))
         assert told.startswith("This was asked for on your behalf, and nobody decides their own request.\n")
         assert await studio.standing(approval) == "pending"
 
@@ -216,7 +227,7 @@ async def test_who_asked_does_not_decide_what_an_agent_does_for_them(studio: Stu
 async def test_a_person_who_is_not_enrolled_is_refused(studio: Studio) -> None:
     await studio.people.enrol(BOSS)
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", SAM, "--code", "123456")
+        told = await studio.refused("approve", approval, "--as", SAM, "--code-stdin", typed="123456")
         assert told.startswith("person:sam has no second factor, and nothing is decided here without one.\n")
     [entry] = await tail(studio.hub.runtime.stores.pool, action="approvals approve")
     assert (entry.record.kind, entry.record.verdict, entry.record.details["as"]) == ("refusal", "deny", SAM)
@@ -230,12 +241,14 @@ async def test_an_agent_that_enrols_a_factor_and_makes_itself_an_approver_gains_
     factor, secret, said = await enrol(MALLORY, **studio.environment)
     assert "It does not count yet." in said
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", MALLORY, "--code", next_code(secret, 1))
+        told = await studio.refused("approve", approval, "--as", MALLORY, "--code-stdin", typed=next_code(secret, 1))
         assert told.startswith(
             "The second factor of person:mallory does not count yet: nobody enrolled has confirmed it.\n"
         )
         code, _, confirmed = await run(
-            *(HUB, "mfa", "confirm", factor, "--as", MALLORY, "--code", next_code(secret, 1)), **studio.environment
+            *(HUB, "mfa", "confirm", factor, "--as", MALLORY, "--code-stdin"),
+            typed=next_code(secret, 1),
+            **studio.environment,
         )
         assert (code, confirmed) == (1, told)
         assert await studio.standing(approval) == "pending"
@@ -248,7 +261,7 @@ async def test_a_rule_without_the_local_channel_is_not_decided_in_a_terminal(stu
     pool = studio.hub.runtime.stores.pool
     await add_repository(pool, Repository("demo", root, ()), by="operator:tester")
     async with studio.asked(await studio.hub.token("tier:bronze"), "scan_codebase", scan) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", SAM, "--code", next_code(sam))
+        told = await studio.refused("approve", approval, "--as", SAM, "--code-stdin", typed=next_code(sam))
         assert told.startswith(
             "The rule scans-by-tiers-need-approval does not take a decision by local, only by mfa or slack.\n"
         )
@@ -260,7 +273,7 @@ async def test_an_approver_of_another_group_is_refused(studio: Studio) -> None:
     await studio.people.enrol(BOSS)
     anna, _ = await studio.people.enrol(ANNA)
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
-        told = await studio.refused("approve", approval, "--as", ANNA, "--code", next_code(anna))
+        told = await studio.refused("approve", approval, "--as", ANNA, "--code-stdin", typed=next_code(anna))
         assert told.startswith("This needs somebody of admin, sre, and you are in none of these groups.\n")
 
 
@@ -276,7 +289,7 @@ async def test_what_was_cut_off_is_settled_by_an_approver_with_their_factor(
         boss, _ = await studio.people.enrol(BOSS)
         async with studio.asked(await hub.token("tier:bronze")) as (approval, _):
             pass
-        assert (await studio.command("approve", approval, "--as", BOSS, "--code", next_code(boss)))[0] == 0
+        assert (await studio.command("approve", approval, "--as", BOSS, "--code-stdin", typed=next_code(boss)))[0] == 0
         assert await studio.standing(approval) == "approved"
         # As a worker that was killed inside an effect leaves it.
         await hub.runtime.stores.pool.execute(
@@ -287,7 +300,7 @@ async def test_what_was_cut_off_is_settled_by_an_approver_with_their_factor(
         _, listed, _ = await studio.command("list")
         assert f"{approval}  unknown" in listed
 
-        code, out, err = await studio.command(*words, "--code", next_code(boss, 1))
+        code, out, err = await studio.command(*words, "--code-stdin", typed=next_code(boss, 1))
 
         assert (code, err) == (0, "")
         assert f"Approved by The boss ({BOSS})" in out
@@ -317,7 +330,9 @@ async def test_a_solo_developer_works_with_no_hub_up_and_no_slack(fresh: Path) -
     assert pending["status"] == "pending"
 
     code, out, err = await run(
-        *(HUB, "approvals", "approve", pending["approval"], "--as", "dev", "--code", next_code(secret, 1)), **env
+        *(HUB, "approvals", "approve", pending["approval"], "--as", "dev", "--code-stdin"),
+        typed=next_code(secret, 1),
+        **env,
     )
 
     assert (code, err) == (0, "")

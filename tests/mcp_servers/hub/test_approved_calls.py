@@ -216,7 +216,7 @@ async def test_a_worker_that_stops_hands_back_what_may_be_repeated(hub: Hub, stu
     approval = await approved(hub, "deed_stick_again")
     async with laboring(hub.runtime):
         await studio.deeds.begun.wait()
-    assert (await hub.runtime.approvals.desk.get(approval.id)).standing == "approved"
+    assert (await hub.runtime.approvals.desk.get(approval.id)).standing == "executing"
     studio.deeds.release.set()
     await run(hub, approval, "done")
     assert studio.deeds.done == [("deed_stick_again", "lamp", approval.id)]
@@ -232,7 +232,8 @@ async def test_taking_it_back_does_not_cut_off_an_effect_that_has_begun(hub: Hub
             assert (await client.call_tool("cancel_approval", {"id": approval.id})).structured_content["standing"] == (
                 "executing"
             )
-            await wait_until(_asked_to_stop(hub.runtime.stores.pool, approval.id), "its work is asked to stop")
+            if tool == "deed_stick":
+                await wait_until(_asked_to_stop(hub.runtime.stores.pool, approval.id), "its work is asked to stop")
             studio.deeds.release.set()
             await settles(hub.runtime.approvals.desk, approval.id, "done")
     assert len(studio.deeds.done) == 2

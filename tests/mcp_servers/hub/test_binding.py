@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from body_broker.errors import SettingsError
-from body_broker.settings import Settings
+from body_broker.settings import Settings, load_settings
 from mcp_servers.hub.serve import Address, check_bind
 from tests.mcp_servers.hub.conftest import OpenHub
 
@@ -96,3 +96,34 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://Hub.Studio.example/", "https://hub.studio.example"),
+        ("https://hub.example:443", "https://hub.example"),
+        ("http://hub.example:80/", "http://hub.example"),
+        ("https://hub.example:8443", "https://hub.example:8443"),
+        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
+    ],
+)
+def test_a_public_url_is_kept_as_browsers_write_an_origin(given: str, origin: str) -> None:
+    assert load_settings({"BODY_BROKER_PUBLIC_URL": given}).public_url == origin
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("hub.example", "ftp://hub.example", "https://", "https://hub.example/hub", "https://hub.example?a=1"),
+        *(
+            "https://hub.example/#x",
+            "https://anna:secret@hub.example",
+            "https://hub.example:99999",
+            "https://hub .example",
+        ),
+    ],
+)
+def test_a_public_url_that_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="public_url"):
+        load_settings({"BODY_BROKER_PUBLIC_URL": given})

@@ -108,15 +108,15 @@ async def test_a_single_server_is_served_alone_through_the_same_gate(tmp_path: P
     assert "There is no server called no-such-server." in err
 
 
-async def run(*command: str, **env: str) -> tuple[int, str, str]:
+async def run(*command: str, typed: str | None = None, **env: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL if typed is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **env},  # noqa: TID251 - a child's environment
     )
-    out, err = await process.communicate()
+    out, err = await process.communicate(None if typed is None else f"{typed}\n".encode())
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from body_broker.errors import SettingsError
 from body_broker.settings import Settings
 from mcp_servers.hub.loopback import Berth, pages_open
 from mcp_servers.hub.pages import make_site, routes
 from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.runtime import Runtime, open_runtime
+from mcp_servers.hub.serve import Address, listening
 from tests.mcp_servers.hub.conftest import Hub
 from tests.mcp_servers.hub.test_clients import stdio_client
 from tests.waiting import wait_until
@@ -84,12 +86,15 @@ async def test_two_hubs_share_one_listener_and_the_other_takes_over_at_the_same_
         assert url_of(later) == url, "the port is kept in the data dir"
 
 
-async def test_a_port_that_a_stranger_took_is_given_up_for_another(settings_for: SettingsFor) -> None:
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+async def test_a_port_that_a_stranger_took_is_given_up_for_another(
+    settings_for: SettingsFor, family: socket.AddressFamily, host: str
+) -> None:
     settings = settings_for()
     async with hub_without_port(settings) as runtime:
         url = url_of(runtime)
-    with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", int(url.rpartition(":")[2])))
+    with socket.socket(family) as stranger:
+        stranger.bind((host, int(url.rpartition(":")[2])))
         stranger.listen()
         async with hub_without_port(settings) as runtime:
             assert url_of(runtime) != url
@@ -101,14 +106,16 @@ def test_one_process_alone_has_the_place(settings_for: SettingsFor) -> None:
     bound = first.take()
     assert bound is not None
     assert second.take() is None
-    assert second.url() == first.url() == f"http://localhost:{bound.getsockname()[1]}"
+    port = bound[0].getsockname()[1]
+    assert second.url() == first.url() == f"http://localhost:{port}"
+    _close(bound)
     first.leave()
-    bound.close()
+    assert second.url() is None, "no living hub has the place: the kept port may be a stranger's by now"
     again = second.take()
     assert again is not None
-    assert again.getsockname()[1] == int(str(first.url()).rpartition(":")[2])
+    assert again[0].getsockname()[1] == port
+    _close(again)
     second.leave()
-    again.close()
 
 
 @pytest.mark.parametrize("kept", ["", "0", "99999999", "-1", "http", "8080; rm"])
@@ -119,9 +126,47 @@ def test_a_damaged_port_file_is_a_port_not_kept(settings_for: SettingsFor, kept:
     assert berth.url() is None
     bound = berth.take()
     assert bound is not None
-    assert berth.url() == f"http://localhost:{bound.getsockname()[1]}"
+    assert berth.url() == f"http://localhost:{bound[0].getsockname()[1]}"
+    _close(bound)
     berth.leave()
-    bound.close()
+
+
+def _close(bound: list[socket.socket]) -> None:
+    for each in bound:
+        each.close()
+
+
+def test_both_addresses_of_localhost_are_taken(settings_for: SettingsFor) -> None:
+    """Browsers go to [::1] first: a stranger there would get the people and their cookies."""
+    berth = Berth(settings_for())
+    bound = berth.take()
+    assert bound is not None
+    port = bound[0].getsockname()[1]
+    assert [each.getsockname()[:2] for each in bound] == [("127.0.0.1", port), ("::1", port)]
+    for each in bound:
+        each.listen()
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::")):
+        with socket.socket(family) as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                stranger.bind((host, port))
+    _close(bound)
+    berth.leave()
+
+
+async def test_a_hub_over_http_answers_at_both_and_starts_at_no_port_of_which_a_stranger_has_one(
+    hub: Hub,
+) -> None:
+    async with httpx2.AsyncClient() as http:
+        port = hub.base.rpartition(":")[2]
+        assert (await http.get(f"http://[::1]:{port}/healthz")).status_code == 200
+    with socket.socket(socket.AF_INET6) as stranger:
+        stranger.bind(("::1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with pytest.raises(SettingsError, match="must be free at both"):
+            async with listening(hub.runtime, Address("127.0.0.1", port)):
+                pass
 
 
 async def test_where_a_public_url_is_set_nothing_is_opened(settings_for: SettingsFor) -> None:

@@ -69,7 +69,7 @@ async def test_the_first_factor_counts_and_the_next_waits_for_it(environment: En
     assert f"It does not count yet. An approver who is enrolled runs: body-broker mfa confirm {second}" in said
 
     code = code_at(boss, time.time() + STEP_S)  # noqa: TID251 - as above; the present one enrolled it
-    done, out, err = await mfa("confirm", second, "--as", "person:boss", "--code", code, **environment)
+    done, out, err = await mfa("confirm", second, "--as", "person:boss", "--code-stdin", typed=code, **environment)
     assert (done, err) == (0, "")
     assert f"{second}: authenticator app (totp) of person:anna, enrolled " in out
     assert out.endswith(f"{second}, authenticator app of person:anna, counts now.\n")
@@ -121,7 +121,7 @@ async def test_a_passkey_is_enrolled_by_a_link_that_works_once(environment: Envi
         assert (await browser.get(link)).status_code == 404
         assert await terminal.ends() == 0, terminal.said
     assert "a passkey of person:boss.\nIt is the first of this installation" in terminal.said
-    code, _, err = await mfa("confirm", "fac_x", "--as", "person:boss", "--code", "123456", **environment)
+    code, _, err = await mfa("confirm", "fac_x", "--as", "person:boss", "--code-stdin", typed="123456", **environment)
     assert code == 1
     assert err.startswith("person:boss has a passkey and no authenticator app, and a terminal cannot ask a passkey.\n")
 
@@ -158,7 +158,9 @@ async def test_a_factor_ends_on_its_person_s_word_and_says_when_nobody_is_left(
         "This factor counts, so it ends only on the word of somebody enrolled.",
     )
 
-    code, out, err = await mfa("revoke", factor, "--as", "person:boss", "--code", next_code(secret), **environment)
+    code, out, err = await mfa(
+        "revoke", factor, "--as", "person:boss", "--code-stdin", typed=next_code(secret), **environment
+    )
 
     assert (code, err) == (0, "")
     assert f"{factor} of person:boss is revoked, and its secret is gone.\nNobody is enrolled now" in out
@@ -169,7 +171,9 @@ async def test_a_stranger_s_confirmation_is_refused(open_hub: OpenHub, environme
         people = Enrolment(hub.runtime)
         await people.enrol("person:boss")
         secret, mine = await people.enrol("person:mallory", confirmed=False)
-    code, _, err = await mfa("confirm", mine, "--as", "person:mallory", "--code", next_code(secret), **environment)
+    code, _, err = await mfa(
+        "confirm", mine, "--as", "person:mallory", "--code-stdin", typed=next_code(secret), **environment
+    )
 
     assert code == 1
     assert err.startswith("The second factor of person:mallory does not count yet: nobody enrolled has confirmed it.\n")

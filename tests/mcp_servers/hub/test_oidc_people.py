@@ -129,13 +129,22 @@ async def test_a_session_is_the_login_at_the_issuer_and_a_new_token_changes_noth
         return (await hub.authenticate(issuer.token(**claims))).session
 
     assert await session(sid="a") == await session(sid="a", jti="2", auth_time=5)
-    assert await session(sid=None, auth_time=5) == await session(sid=None, auth_time=5, jti="2")
-    assert await session(sid=None, nonce="1") == await session(sid=None, nonce="2", iat=int(clock.now) - 100)
-    different = [
-        await session(sid=sid, auth_time=at) for sid, at in (("a", 5), ("b", 5), (None, 5), (None, 6), (None, None))
-    ]
-    different.append(await session(sub="ben", sid="a"))
+    different = [await session(sid="a", auth_time=5), await session(sid="b", auth_time=5)]
+    ben, eve = {"sub": "ben", "sid": None}, {"sub": "eve", "sid": None}
+    assert await session(**ben, auth_time=5) == await session(**ben, auth_time=5, jti="2")
+    different += [await session(**ben, auth_time=5), await session(**ben, auth_time=6)]
+    assert await session(**eve, nonce="1") == await session(**eve, nonce="2", iat=int(clock.now) - 100)
+    different += [await session(**eve), await session(sub="sam", sid="a")]
     assert len(set(different)) == 6
+
+
+async def test_a_token_that_names_its_login_otherwise_sheds_no_taint(hub: Identities, issuer: OidcIssuer) -> None:
+    otherwise = "The token names its login in another way than other tokens of this account do."
+    await hub.authenticate(issuer.token(sub="anna", sid="s1", auth_time=5))
+    assert await refusal(hub, issuer.token(sub="anna", sid=None, auth_time=5)) == otherwise
+    assert await refusal(hub, issuer.token(sub="anna", sid=None)) == otherwise
+    await hub.authenticate(issuer.token(sub="ben", sid=None))
+    assert await refusal(hub, issuer.token(sub="ben", sid="s1")) == otherwise, "while tokens of the other kind live"
 
 
 async def test_a_login_that_was_revoked_stays_revoked_for_every_token_of_it(
@@ -226,7 +235,7 @@ async def test_a_principal_can_be_revoked_who_never_had_a_token_of_ours(
 ) -> None:
     token = issuer.token()
     await hub.authenticate(token)
-    await Pages(pool).begin("person:anna", "oidc")
+    await Pages(pool, bytes(32)).begin("person:anna", "oidc")
 
     await tokens.revoke(principal="person:anna")
 
@@ -296,8 +305,8 @@ def test_operators_see_the_logins_that_they_can_end(database_url: str, redis_url
     async def begin() -> None:
         async with open_pool(database_url) as pool:
             await pool.execute(
-                "INSERT INTO oidc_login (session, person, roles, issued_at, expires_at) "
-                "VALUES ($1, 'person:anna', '{sre}', to_timestamp(0), now())",
+                "INSERT INTO oidc_login (session, person, roles, issued_at, expires_at, naming) "
+                "VALUES ($1, 'person:anna', '{sre}', to_timestamp(0), now(), 2)",
                 f"oidc_{'a' * 40}",
             )
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from approvals.executor import Perform
 from approvals.model import Approval
+from body_broker.errors import Conflict
 from body_broker.lore import make_draft
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
+from body_broker.text import new_id
 from body_broker.work.model import Origin
 from body_broker.world.canon import store as canon
 from body_broker.world.canon.model import Fact
 from body_broker.world.canon.predicates import STANDARD
+from mcp_servers.admin.changes.kind import Maker
+from mcp_servers.admin.changes.store import Requested
 from mcp_servers.cybersecurity import store as scans
 from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.hub.requests import no_progress
@@ -94,8 +99,8 @@ CASES = {
             "delete_document",
             {},
             "(SELECT FROM lore_effect WHERE effect = 'deleted')",
-            "Delete the document “The quay” ({id}) for good",
-            "It begins:\nA lantern.",
+            "Delete the document {id} for good",
+            "“The quay”, outside in lore-shared, 10 characters, revision 1. It begins:\nA lantern.",
         ),
         Case(
             "reindex",
@@ -181,12 +186,10 @@ async def _run_twice(hub: Hub, asked: Any) -> tuple[tuple[Any, Any], Approval]:
     desk, approval_id = runtime.approvals.desk, error_of(asked)["approval"]
     await say(desk, approval_id, who="person:vera")
     approval = await desk.get(approval_id)
-    answers: list[Any] = []
-    for _ in range(2):
-        caller = await runtime.identities.standing(approval.chain, approval.sessions, approval.created_at)
-        perform = await runtime.gate.authorise(approval, caller, desk.given(approval))
-        answers.append(await perform(no_progress))
-    return (answers[0], answers[1]), approval
+    caller = await runtime.identities.standing(approval.chain, approval.sessions, approval.created_at)
+    first = await (await runtime.gate.authorise(approval, caller, desk.given(approval)))(no_progress)
+    second = await (await runtime.gate.resume(approval))(no_progress)
+    return (first, second), approval
 
 
 @pytest.mark.parametrize("tool", CASES)
@@ -206,7 +209,22 @@ async def test_the_same_call_under_the_same_approval_is_one_effect(hub: Hub, too
     assert approval.headline == case.headline.format(id=arguments.get("id"))
     assert approval.preview is not None
     assert case.shown in approval.preview
-    assert approval.effect == "repeatable", "so it never ends as unknown"
+    assert approval.effect == "repeatable", "so whoever finds it cut off brings it to its end"
+
+
+async def test_a_document_is_not_deleted_by_an_approval_that_showed_nobody_its_text(hub: Hub) -> None:
+    case = CASES["delete_document"]
+    async with hub.client("person:emil", "designer") as client:
+        asked = await client.call_tool(case.tool, await arguments_of(hub, case, client))
+    runtime = hub.runtime
+    desk, approval_id = runtime.approvals.desk, error_of(asked)["approval"]
+    await say(desk, approval_id, who="person:vera")
+    approval = replace(await desk.get(approval_id), basis=None)
+    caller = await runtime.identities.standing(approval.chain, approval.sessions, approval.created_at)
+    perform = await runtime.gate.authorise(approval, caller, desk.given(approval))
+    with pytest.raises(Conflict, match="Nobody saw which text"):
+        await perform(no_progress)
+    assert await runtime.stores.pool.fetchval(f"SELECT count(*) FROM {case.counts} AS counted") == 0  # noqa: S608 - our own
 
 
 async def test_a_change_that_was_queued_under_an_approval_is_that_one_whatever_became_of_its_entity(hub: Hub) -> None:
@@ -222,6 +240,50 @@ async def test_a_change_that_was_queued_under_an_approval_is_that_one_whatever_b
     await runtime.stores.pool.execute("UPDATE world_entity SET removed = true WHERE id = 'mara'")
     again = await (await runtime.gate.authorise(approval, caller, desk.given(approval)))(no_progress)
     assert again["result"]["change_id"] == first["result"]["change_id"]
+
+
+async def test_a_fact_is_added_of_whom_people_were_shown_or_not_at_all(hub: Hub) -> None:
+    approval, perform = await _agreed(hub, "add_fact", subject="Mara", predicate="eye_colour", object="green")
+    assert approval.basis == "mara"
+    await _rename(hub, "mara", "Tamara")
+    await _rename(hub, "olga", "Mara")
+    with pytest.raises(Conflict, match="means another one"):
+        await perform(no_progress)
+    assert await hub.runtime.stores.pool.fetchval("SELECT count(*) FROM fact WHERE predicate = 'eye_colour'") == 1
+
+
+async def test_a_fact_that_was_added_is_that_one_whatever_its_subject_is_called_since(hub: Hub) -> None:
+    approval, perform = await _agreed(hub, "add_fact", subject="Mara", predicate="eye_colour", object="green")
+    first = await perform(no_progress)
+    await _rename(hub, "olga", "Mara")
+    assert await (await hub.runtime.gate.resume(approval))(no_progress) == first
+
+
+async def test_a_scan_that_was_begun_is_that_one_though_its_repository_is_gone(hub: Hub) -> None:
+    approval, perform = await _agreed(hub, "scan_codebase", "tier:bronze", repo_path="game", wait_s=0)
+    first = await perform(no_progress)
+    await hub.runtime.stores.pool.execute("DELETE FROM repository")
+    assert await (await hub.runtime.gate.resume(approval))(no_progress) == first
+
+
+async def _agreed(hub: Hub, tool: str, *who: str, **arguments: Any) -> tuple[Approval, Perform]:
+    """An approved call, and what runs it."""
+    async with hub.client(*(who or ("person:emil", "designer"))) as client:
+        asked = await client.call_tool(tool, arguments)
+    runtime = hub.runtime
+    desk, approval_id = runtime.approvals.desk, error_of(asked)["approval"]
+    await say(desk, approval_id, who="person:vera")
+    approval = await desk.get(approval_id)
+    caller = await runtime.identities.standing(approval.chain, approval.sessions, approval.created_at)
+    return approval, await runtime.gate.authorise(approval, caller, desk.given(approval))
+
+
+async def _rename(hub: Hub, entity_id: str, name: str) -> None:
+    changes = hub.runtime.services.admin.changes
+    wanted = Requested("world_patch", entity_id, {"fields": {"name": name}})
+    foreseen = await changes.foresee(wanted)
+    maker = Maker(requester="operator:ann", origin=OPERATOR, key=new_id("apr"), receipt=None)
+    await changes.make(wanted, maker, foreseen.basis)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import httpx2
 import pytest
+from starlette.types import Message
 
 from approvals.page.pages import PATHS
+from mcp_servers.hub import site
 from mcp_servers.hub.site import SLACK_BYTES_MAX, SLACK_PATH
 from tests.mcp_servers.hub.conftest import Hub, OpenHub
 
@@ -111,3 +114,64 @@ async def test_without_a_signing_secret_there_is_no_door_for_clicks(hub: Hub, ht
     token = await hub.token("person:anna", "sre")
     answer = await http.post(hub.base + SLACK_PATH, headers={"authorization": f"Bearer {token}"})
     assert answer.status_code == 404
+
+
+async def _half_a_form(hub: Hub, then: Callable[[], Awaitable[Message]]) -> list[Message]:
+    """What is sent back to somebody of whose form only the beginning came."""
+    left: list[Message] = [{"type": "http.request", "body": b"name=anna&co", "more_body": True}]
+    told: list[Message] = []
+
+    async def receive() -> Message:
+        return left.pop() if left else await then()
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    head = {
+        b"host": b"localhost",
+        b"origin": b"http://localhost",
+        b"content-type": b"application/x-www-form-urlencoded",
+    }
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/login/totp",
+        "query_string": b"",
+        "headers": list(head.items()),
+    }
+    await hub.front(scope, receive, send)
+    return told
+
+
+async def test_a_form_that_breaks_off_is_nobody_s_word(hub: Hub) -> None:
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    assert await _half_a_form(hub, gone) == []
+
+
+async def test_a_form_that_does_not_arrive_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(site, "_BODY_S", 0.01)
+    start = (await _half_a_form(hub, never))[0]
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+
+
+async def test_what_stands_in_a_path_stays_in_it(hub: Hub) -> None:
+    told: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    raw = b"/login\r\nx-evil: 1"
+    scope = {"type": "http", "method": "GET", "path": "/login", "raw_path": raw, "query_string": b"a=\xe9\r\n"}
+    await hub.front(scope | {"headers": [(b"host", b"127.0.0.1:8080")]}, receive, send)
+    where = dict(told[0]["headers"])[b"location"]
+    assert where == b"http://localhost:8080/login%0D%0Ax-evil:%201?a=%E9%0D%0A"

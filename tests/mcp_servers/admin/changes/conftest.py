@@ -40,17 +40,23 @@ def new_key() -> str:
     return f"apr_{next(_keys):024d}"
 
 
-def maker(key: str) -> Maker:
+def maker(key: str, *, tainted: bool = False) -> Maker:
     """Bronze for anna, under this approval."""
     chain = ("person:anna", "tier:bronze")
-    return Maker(requester=">".join(chain), origin=Origin(chain=chain, session="s_1"), key=key, receipt=RECEIPT)
+    return Maker(
+        requester=">".join(chain),
+        origin=Origin(chain=chain, session="s_1"),
+        key=key,
+        receipt=RECEIPT,
+        tainted=tainted,
+    )
 
 
 class Studio:
     """What changes change, and whoever asks for them."""
 
     def __init__(self, reach: Reach, database_url: str) -> None:
-        self.reach, self.changes = reach, Changes(reach)
+        self.reach, self.changes = reach, Changes(reach, lambda _caller, _operation: None)
         self._database_url = database_url
 
     async def foresee(self, kind: str, target: str, **params: Any) -> Foreseen:

@@ -75,7 +75,11 @@ async def test_an_approved_ingest_is_canon_and_its_diff_has_the_texts(studio: St
     assert foreseen.headline == "Take 2 documents into the canon of lore-shared"
     assert "- It runs at dawn." in foreseen.diff
     assert "+ It runs at dusk." in foreseen.diff
-    assert "new: “The bell”, 16 characters, for spoiler_level\n+ Nobody rings it." in foreseen.diff
+    assert (
+        'new: “The bell”, 16 characters\n+ title: "The bell"\n+ format: text\n+ metadata "spoiler_level": 3'
+        in foreseen.diff
+    )
+    assert "text of “The bell”\n+ Nobody rings it." in foreseen.diff
 
     async with studio.working():
         found = await studio.approved("ingest", "shared", documents=documents)
@@ -122,7 +126,8 @@ async def test_a_document_whose_name_the_canon_has_is_not_taken_in_beside_it(stu
 async def test_a_deleted_document_was_shown_and_is_gone(studio: Studio) -> None:
     document = await studio.bring("The rumour", "The mayor is a ghost.", canon=False)
     foreseen = await studio.foresee("delete_lore", document)
-    assert foreseen.headline == f"Delete the document “The rumour” ({document}) for good"
+    assert foreseen.headline == f"Delete the document {document} for good"
+    assert "“The rumour”, outside in lore-shared" in foreseen.diff
     assert "- The mayor is a ghost." in foreseen.diff
     assert foreseen.outside
     found = await studio.approved("delete_lore", document)
@@ -132,13 +137,14 @@ async def test_a_deleted_document_was_shown_and_is_gone(studio: Studio) -> None:
     assert not (await studio.reach.lore.search("shared", "mayor ghost", limit=5)).passages
 
 
-async def test_a_title_cannot_write_into_the_headline(studio: Studio) -> None:
+async def test_a_title_from_outside_is_in_no_headline_and_cannot_leave_its_line(studio: Studio) -> None:
     document = await studio.bring("A”\n\u202eApproved by all " + "x" * 150, "Words.", canon=False)
-    foreseen = await studio.foresee("delete_lore", document)
-    assert "\n" not in foreseen.headline
-    assert "\u202e" not in foreseen.headline
-    assert foreseen.headline.count("”") == 1, "it cannot close its quotation marks"
-    assert len(foreseen.headline) < 160
+    for kind in ("delete_lore", "ingest"):
+        foreseen = await studio.foresee(kind, document)
+        assert "Approved" not in foreseen.headline
+        assert foreseen.outside
+        assert "\u202e" not in foreseen.diff
+        assert not any(line.startswith("Approved") for line in foreseen.diff.splitlines())
 
 
 async def test_a_patch_sets_what_no_operation_owns_in_several_entities_at_once(studio: Studio) -> None:
@@ -195,6 +201,7 @@ async def test_whoever_arbitrates_begins_anew_after_a_patch(studio: Studio) -> N
         ("mara", {"fields": {"name": None}}, "does not fit the world"),
         ("mara", {"remove": True}, "still holds something"),
         ("morgue", {"remove": True}, "is removed, and"),
+        ("brass-key", {"remove": True}, "brass-key is removed, and mara still names it"),
     ],
 )
 async def test_a_patch_that_does_not_fit_the_world_is_refused_before_anybody_is_asked(
@@ -207,7 +214,12 @@ async def test_a_patch_that_does_not_fit_the_world_is_refused_before_anybody_is_
 
 async def test_a_patched_entity_may_be_removed_and_stays_gone(studio: Studio) -> None:
     foreseen = await studio.foresee("world_patch", "shards", remove=True)
+    assert foreseen.headline == "Remove “shards” from the world for ever"
     assert "+ it is gone for ever" in foreseen.diff
+    aside = await studio.foresee(
+        "world_patch", "mara", fields={"mood": "wry"}, also=[{"entity_id": "shards", "remove": True}]
+    )
+    assert aside.headline == "Remove “shards” from the world for ever, and correct 1 more"
     await studio.approved("world_patch", "shards", remove=True)
     assert (await studio.entity("shards")).removed
     with pytest.raises(NotFound, match="was removed"):

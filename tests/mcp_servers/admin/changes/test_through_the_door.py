@@ -206,3 +206,18 @@ async def do_ingest(hub: Hub, client: Client) -> str:
 
     await wait_until(there, "it is imported")
     return document_id
+
+
+async def test_a_draft_shows_nobody_what_they_may_not_read(hub: Hub) -> None:
+    await hub.runtime.services.rag.tuning.set("spawn.rate", 0.031, by="operator:ann")
+    requests: list[tuple[dict[str, Any], str]] = [
+        ({"kind": "config", "target": "spawn.rate", "params": {"value": 0}}, "config_read"),
+        ({"kind": "world_patch", "target": "mara", "params": {"fields": {"mood": "wry"}}}, "state_read"),
+        ({"kind": "pause", "target": "engine"}, "state_read"),
+    ]
+    async with hub.client("person:sam", "security") as sam, hub.client("person:emil", "designer") as emil:
+        for request, rule in requests:
+            refused = error_of(await sam.call_tool("propose_change", {"change_request": request}))
+            assert (refused["code"], refused["rules"]) == ("denied", [f"default-deny:{rule}"]), request
+            assert "0.031" not in str(refused)
+            await read(emil, "propose_change", change_request=request)
