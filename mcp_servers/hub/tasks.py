@@ -212,7 +212,7 @@ class Tasks:
                 await self._gate.asking.approvals.desk.take(approval.id)
             return _task(approval, "cancelled", ended(approval).message)
         operation = self._tools.get(approval.tool)
-        if operation is None or (approval.standing == "done" and approval.result is None):
+        if operation is None:
             raise NotFound(
                 "What this task gave is not kept any more.",
                 next_step="Results are readable for a day: make the call again if it is still wanted.",

@@ -10,6 +10,7 @@ import pytest
 from approvals import notices, sweeper
 from approvals.people import People
 from approvals.slack.opening import open_slack
+from body_broker.calls import Json
 from body_broker.settings import load_settings
 from body_broker.work.run import Run
 from tests.approvals.conftest import MakeDesk
@@ -315,10 +316,10 @@ async def test_however_slow_slack_is_notices_hold_one_place_of_a_worker(studio: 
 
 
 async def test_a_record_keeps_the_form_that_was_posted(studio: Studio) -> None:
-    for count in range(800, 300, -50):
-        approval, message = await studio.ask_and_see(name='say "x" ' * count, headline="Ingest")
-        if "All arguments" in message.words():
-            break
+    counts = iter(range(800, 300, -50))
+    approval, message = await studio.ask_and_see(name='say "x" ' * next(counts), headline="Ingest")
+    while "All arguments" not in message.words():
+        approval, message = await studio.ask_and_see(name='say "x" ' * next(counts), headline="Ingest")
     assert "All arguments" in message.words()
     await no(studio.desk, approval, reason="<&>" * 160)
     await studio.becomes(message, "Denied")
@@ -328,7 +329,7 @@ async def test_a_record_keeps_the_form_that_was_posted(studio: Studio) -> None:
 
 async def test_a_record_says_how_many_parts_were_written(studio: Studio) -> None:
     approval = await studio.ask(name="x" * 60_000)
-    refuse = (500, {}, {})
+    refuse: tuple[int, Json, dict[str, str]] = (500, {}, {})
 
     async def stop(method: str) -> None:
         if method == "chat.postMessage" and len(studio.slack.messages) == 3:
@@ -342,7 +343,7 @@ async def test_a_record_says_how_many_parts_were_written(studio: Studio) -> None
 
 
 async def test_what_slack_finds_too_long_goes_into_the_thread_and_then_to_the_page(studio: Studio) -> None:
-    too_long = (200, {"ok": False, "error": "msg_blocks_too_long"}, {})
+    too_long: tuple[int, Json, dict[str, str]] = (200, {"ok": False, "error": "msg_blocks_too_long"}, {})
     studio.slack.broken["chat.postMessage"] = [too_long]
     _, message = await studio.ask_and_see()
     assert len(studio.slack.in_thread(message.ts)) == 1
