@@ -20,7 +20,7 @@ UNCLASSIFIED = "probe:unclassified"
 
 # Kinds of approve_change, as forbids.cedar and roles.cedar know them.
 WRITE_KINDS = ("config", "ingest", "world_patch")
-OTHER_KINDS = ("delete_lore", "pause", "resume", "deploy", "redeploy")
+OTHER_KINDS = ("delete_lore", "world_remove", "pause", "resume", "deploy", "redeploy")
 
 
 def probe_of(group: str, *modifiers: str) -> str:

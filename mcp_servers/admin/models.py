@@ -102,6 +102,12 @@ class AwsResourceTypes(Result):
         )
 
 
+_PARAMS = (
+    "config: value, schema; ingest: documents [{title, text}], none to approve a document by its id; world_patch: fields,"
+    " region, also; world_remove: remove, also; others: none. deploy and redeploy have no backend here."
+)
+
+
 class ChangeRequest(BaseModel):
     """A change of the studio's systems; each kind's params are in docs/changes.md, and in the error of who gets them wrong.
 
@@ -114,9 +120,7 @@ class ChangeRequest(BaseModel):
     target: Annotated[
         str, Field(min_length=1, max_length=200, description="What is changed: a key, an id, an index, engine.")
     ]
-    params: Annotated[dict[str, Json], Field(max_length=32, description="By kind: docs/changes.md.")] = Field(
-        default={}
-    )
+    params: Annotated[dict[str, Json], Field(max_length=32, description=_PARAMS)] = Field(default={})
 
 
 class ProposeChange(Arguments):

@@ -135,7 +135,8 @@ def annotations_of(tool: Tool) -> types.ToolAnnotations:
     """All four hints of a row."""
     return types.ToolAnnotations(
         read_only_hint=tool.effect == "none",
-        destructive_hint="destructive" in tool.modifiers or tool.group is None,
+        # What people approve by its kind may take something away for ever.
+        destructive_hint="destructive" in tool.modifiers or tool.group in {None, "admin_change"},
         idempotent_hint=tool.effect != "once",
         open_world_hint=tool.open_world,
     )

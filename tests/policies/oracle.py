@@ -22,8 +22,8 @@ MAY = {
     "nobody": {"own"},
 }
 KINDS_THAT_ARE_WRITES = {"config", "ingest", "world_patch"}
-KINDS = KINDS_THAT_ARE_WRITES | {"delete_lore", "pause", "resume", "deploy", "redeploy"}
-KINDS_THAT_DESTROY = {"delete_lore", "redeploy"}
+KINDS = KINDS_THAT_ARE_WRITES | {"delete_lore", "world_remove", "pause", "resume", "deploy", "redeploy"}
+KINDS_THAT_DESTROY = {"delete_lore", "world_remove", "redeploy"}
 TAINT_GATES = {"queued", "security_scan", "write", "admin_change", "external", "destructive"}
 
 SRE = frozenset({"sre", "admin"})

@@ -14,7 +14,15 @@ from mcp_servers.admin.changes.kind import Kind, Params
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
-    for kind in (config.KIND, ingest.KIND, world_patch.KIND, delete_lore.KIND, engine.PAUSE, engine.RESUME)
+    for kind in (
+        config.KIND,
+        ingest.KIND,
+        world_patch.KIND,
+        world_patch.REMOVAL,
+        delete_lore.KIND,
+        engine.PAUSE,
+        engine.RESUME,
+    )
 }
 WITHOUT_BACKEND = frozenset({"deploy", "redeploy"})
 """Kinds that the policies know, and nothing here does."""

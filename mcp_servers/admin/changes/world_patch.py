@@ -1,4 +1,4 @@
-"""Owns the change that corrects entities of the world directly: what no operation owns, under an epoch of its own."""
+"""Owns the changes that correct entities of the world directly, and that remove them: what no operation owns, under an epoch of its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mcp_servers.admin.changes.showing import brief
 
 _VALUE_MAX = 1_000
 _ALSO_MAX = 16
+_REMOVAL = "world_remove"
 
 Id = Annotated[str, Field(pattern=f"^(?:{ENTITY_ID.pattern})$")]
 
@@ -61,8 +62,29 @@ class _Patching:
         return {"pos": events[-1].pos, "epoch": events[-1].epoch, "versions": left, "patches": patches}
 
 
-async def _plan(reach: Reach, target: str, params: WorldPatch) -> Plan:
+async def _plan_patch(reach: Reach, target: str, params: WorldPatch) -> Plan:
     edits = _edits(target, params)
+    if any(edit.removed for edit in edits):
+        raise BadInput(
+            "A patch removes nothing: what goes for ever is a change of its own kind.",
+            next_step=f"Ask for it with kind {_REMOVAL}, which takes the same params.",
+            details={"problems": ["params.remove: only with kind " + _REMOVAL]},
+        )
+    return await _plan(reach, target, edits)
+
+
+async def _plan_removal(reach: Reach, target: str, params: WorldPatch) -> Plan:
+    edits = _edits(target, params)
+    if not any(edit.removed for edit in edits):
+        raise BadInput(
+            "Nothing is said to go.",
+            next_step="Say remove: true for what goes; to change entities ask with kind world_patch.",
+            details={"problems": ["params.remove: true for at least one"]},
+        )
+    return await _plan(reach, target, edits)
+
+
+async def _plan(reach: Reach, target: str, edits: Sequence[Edit]) -> Plan:
     async with reach.pool.acquire() as connection, connection.transaction():
         found = await correcting.fit(connection, edits)
     foreseen = Foreseen(
@@ -146,9 +168,17 @@ KIND = Kind(
     reads="get_npc_state",
     params=WorldPatch,
     takes=(
-        "target: an entity's id; params: fields (whole values by name, null for the default), region, remove, also (up to"
+        "target: an entity's id; params: fields (whole values by name, null for the default), region, also (up to"
         f" {_ALSO_MAX} more, each with entity_id)"
     ),
-    plan=_plan,
+    plan=_plan_patch,
+    read_back=_read_back,
+)
+REMOVAL = Kind(
+    name=_REMOVAL,
+    reads="get_npc_state",
+    params=WorldPatch,
+    takes="target: an entity's id; params: remove (true), and for what goes or changes with it also, as world_patch has it",
+    plan=_plan_removal,
     read_back=_read_back,
 )

@@ -44,7 +44,7 @@ def test_approve_change_is_decided_by_the_kind_of_change(policy: Policy) -> None
         expected = Ask if kind in WRITES else Deny
         assert all(isinstance(decide(policy, who, kind=kind), expected) for who in writers), kind
         two = "destruction-by-agents-needs-two" in decide(policy, bronze, kind=kind).rules
-        assert two is (kind in {"delete_lore", "redeploy"}), kind
+        assert two is (kind in {"delete_lore", "world_remove", "redeploy"}), kind
     for who in (Identity("tier:gold"), Identity("tier:silver"), Identity("service:game")):
         assert isinstance(decide(policy, who), Deny)
 

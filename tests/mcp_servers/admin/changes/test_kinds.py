@@ -199,9 +199,8 @@ async def test_whoever_arbitrates_begins_anew_after_a_patch(studio: Studio) -> N
         ("mara", {"fields": {"place": "ring"}}, "names ring as its place"),
         ("mara", {"region": "morgue"}, "that is no region"),
         ("mara", {"fields": {"name": None}}, "does not fit the world"),
-        ("mara", {"remove": True}, "still holds something"),
-        ("morgue", {"remove": True}, "is removed, and"),
-        ("brass-key", {"remove": True}, "brass-key is removed, and mara still names it"),
+        ("shards", {"remove": True}, "only with kind world_remove"),
+        ("mara", {"also": [{"entity_id": "shards", "remove": True}]}, "only with kind world_remove"),
     ],
 )
 async def test_a_patch_that_does_not_fit_the_world_is_refused_before_anybody_is_asked(
@@ -212,15 +211,32 @@ async def test_a_patch_that_does_not_fit_the_world_is_refused_before_anybody_is_
     assert words in f"{refused.value.message} {refused.value.details}"
 
 
-async def test_a_patched_entity_may_be_removed_and_stays_gone(studio: Studio) -> None:
-    foreseen = await studio.foresee("world_patch", "shards", remove=True)
+@pytest.mark.parametrize(
+    ("target", "params", "words"),
+    [
+        ("mara", {"remove": True}, "still holds something"),
+        ("morgue", {"remove": True}, "is removed, and"),
+        ("brass-key", {"remove": True}, "brass-key is removed, and mara still names it"),
+        ("shards", {"fields": {"name": "More shards"}}, "true for at least one"),
+    ],
+)
+async def test_a_removal_that_does_not_fit_the_world_is_refused_before_anybody_is_asked(
+    studio: Studio, target: str, params: dict[str, object], words: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        await studio.foresee("world_remove", target, **params)
+    assert words in f"{refused.value.message} {refused.value.details}"
+
+
+async def test_an_entity_may_be_removed_and_stays_gone(studio: Studio) -> None:
+    foreseen = await studio.foresee("world_remove", "shards", remove=True)
     assert foreseen.headline == "Remove “shards” from the world for ever"
     assert "+ it is gone for ever" in foreseen.diff
     aside = await studio.foresee(
-        "world_patch", "mara", fields={"mood": "wry"}, also=[{"entity_id": "shards", "remove": True}]
+        "world_remove", "mara", fields={"mood": "wry"}, also=[{"entity_id": "shards", "remove": True}]
     )
     assert aside.headline == "Remove “shards” from the world for ever, and correct 1 more"
-    await studio.approved("world_patch", "shards", remove=True)
+    await studio.approved("world_remove", "shards", remove=True)
     assert (await studio.entity("shards")).removed
     with pytest.raises(NotFound, match="was removed"):
         await studio.foresee("world_patch", "shards", fields={"name": "More shards"})
