@@ -150,6 +150,11 @@ async def undelivered(executor: Executor, digest: str) -> Kept | None:
     return _kept(row) if row else None
 
 
+async def latest(executor: Executor, digest: str) -> str | None:
+    """The id of the last approval of this digest, whatever became of it."""
+    return await executor.fetchval("SELECT id FROM approval WHERE digest = $1 ORDER BY ordinal DESC LIMIT 1", digest)
+
+
 async def lock_requester(connection: Connection, requester: str) -> None:
     """Hold everything that this requester opens to the end of the transaction."""
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('approval ' || $1, 0))", requester)

@@ -9,12 +9,14 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from approvals import store
 from approvals.model import Approval, Subject
 from approvals.waiting import WAIT_MAX_S, is_settled, waits_for
 from body_broker.calls import Caller, Json, Operation, Preview
 from body_broker.errors import (
     ApprovalPending,
     ApprovalRequired,
+    BodyBrokerError,
     NotFound,
 )
 from body_broker.inputs import AskClient, Link
@@ -82,7 +84,16 @@ class Asking:
             # What has been done already cannot be foreseen any more; what has not been foreseen opens nothing.
             if (joined := await desk.join(subject)) is not None:
                 return joined.approval
-            preview = await operation.foresees(passage.arguments, passage.caller, services)
+            try:
+                preview = await operation.foresees(passage.arguments, passage.caller, services)
+            except BodyBrokerError as error:
+                # Who repeats what was done is told that, and not only that it could not be done again.
+                if (earlier := await store.latest(desk.pool, subject.digest)) is not None:
+                    error.details["earlier"] = earlier
+                    error.next_step += (
+                        f" You asked for this very call before: get_approval {earlier} says what came of it."
+                    )
+                raise
             subject = self._subject(passage, ask, facts, preview)
         return (await desk.ask(subject, call=passage.id)).approval
 

@@ -64,6 +64,24 @@ async def test_a_figure_is_set(hub: Hub) -> None:
         assert (await read(bronze, "get_config", key="spawn.rate"))["value"] == 2
 
 
+async def test_who_repeats_what_was_done_is_told_that_it_was(hub: Hub) -> None:
+    request: dict[str, Any] = {"kind": "config", "target": "spawn.rate", "params": {"value": 2}}
+    async with hub.client(BRONZE) as bronze:
+        _, shown = await approve(hub, bronze, **request)
+        error = error_of(await bronze.call_tool("approve_change", {"change_request": request}))
+    assert (error["code"], error["earlier"]) == ("conflict", shown.id)
+    assert f"get_approval {shown.id} says what came of it" in error["next_step"]
+
+
+async def test_an_entity_goes_for_ever_after_two_people_have_said_so(hub: Hub) -> None:
+    async with hub.client(BRONZE) as bronze:
+        request: dict[str, Any] = {"kind": "world_remove", "target": "shards", "params": {"remove": True}}
+        found, shown = await approve(hub, bronze, "person:otto", "person:vera", **request)
+    assert found["state"] == "done"
+    assert shown.headline == "Remove “shards” from the world for ever"
+    assert "destruction-by-agents-needs-two" in shown.rules
+
+
 async def test_documents_become_canon(hub: Hub) -> None:
     document = {"title": "The bell", "text": "Nobody rings it."}
     async with hub.client(BRONZE) as bronze:
