@@ -148,12 +148,12 @@ async def test_old_results_logins_and_challenges_are_forgotten(
         at = timedelta(minutes=minutes)
         key = str(minutes).encode()
         await pool.execute(
-            "INSERT INTO page_login (id, person, how, expires_at) VALUES ($1, 'person:anna', 'totp', now() + $2)",
+            "INSERT INTO page_login (id, person, how, expires_at) VALUES ($1, 'person:anna', 'oidc', now() + $2)",
             key,
             at,
         )
         await pool.execute(
-            "INSERT INTO page_challenge (id, purpose, body, expires_at) VALUES ($1, 'login', '{}', now() + $2)", key, at
+            "INSERT INTO page_challenge (id, purpose, body, expires_at) VALUES ($1, 'used', '{}', now() + $2)", key, at
         )
     assert await tidy(desk) == {"logins": 1, "challenges": 1, "steps": 0, "results": 0, "sweeps": 0}
     await pool.execute("UPDATE work SET finished_at = now() - interval '25 hours' WHERE id = $1", approval.id)

@@ -86,7 +86,8 @@ async def test_what_waits_for_its_turn_holds_no_worker(studio: Studio) -> None:
         await studio.ask(count=number)
     later = "SELECT count(*) = 2 FROM work WHERE state = 'queued' AND run_at > clock_timestamp() + interval '5 minutes'"
     await wait_until(lambda: studio.pool.fetchval(later), "two wait for their turn")
-    assert await studio.pool.fetchval("SELECT count(*) FROM work WHERE state = 'running'") == 0
+    idle = "SELECT count(*) = 0 FROM work WHERE state = 'running' AND kind = 'approval_notice'"
+    await wait_until(lambda: studio.pool.fetchval(idle), "no notice holds a worker")
     assert len(studio.slack.in_channel(CHANNEL)) == 1
 
 
