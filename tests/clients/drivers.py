@@ -67,7 +67,13 @@ class Refused(Exception):
 
 
 class Driver(Protocol):
-    """A client at work."""
+    """A client at work.
+
+    Attributes:
+        follows_tasks: A call that people are asked about goes on, for this client, until they have decided.
+    """
+
+    follows_tasks: bool
 
     async def negotiated(self) -> str: ...
     async def tools(self) -> set[str]: ...
@@ -124,6 +130,8 @@ def _fastmcp_client(door: Door, mode: str) -> fastmcp.Client[Any]:
 class Sdk:
     """The official SDK's client."""
 
+    follows_tasks = False
+
     def __init__(self, client: mcp.Client) -> None:
         self._client = client
 
@@ -161,6 +169,8 @@ class Sdk:
 
 class FastMcp:
     """fastmcp's client; it has no word for listening, but its session is the SDK's."""
+
+    follows_tasks = False
 
     def __init__(self, client: fastmcp.Client[Any]) -> None:
         self._client = client
@@ -200,8 +210,8 @@ class FastMcp:
 class Inspector:
     """The npm inspector's command line: each request is a program of its own, which connects, asks and ends."""
 
-    def __init__(self, program: Sequence[str], target: Sequence[str], home: Path) -> None:
-        self._program, self._target, self._home = program, target, home
+    def __init__(self, program: Sequence[str], target: Sequence[str], home: Path, *, follows_tasks: bool) -> None:
+        self._program, self._target, self._home, self.follows_tasks = program, target, home, follows_tasks
 
     @classmethod
     async def made_for(cls, kind: Kind, door: Door, home: Path) -> Inspector:
@@ -212,7 +222,7 @@ class Inspector:
         if door.command:
             given = [word for name, value in door.environment().items() for word in ("-e", f"{name}={value}")]
             target = ["--cwd", str(PROJECT), *given, "--", *door.command]
-        return cls([npm.node, npm.inspector, "--cli", "--format", "json", *era], target, home)
+        return cls([npm.node, npm.inspector, "--cli", "--format", "json", *era], target, home, follows_tasks=kind.revision != OLD)
 
     async def negotiated(self) -> str:
         return (await self.ask("initialize"))["protocolVersion"]

@@ -93,10 +93,11 @@ async def finds_lore_with_its_citation(client: Driver, door: Door) -> None:
 
 async def is_refused_by_a_rule_that_is_named(client: Driver, door: Door) -> None:
     known = await door.audited("hub_metrics", "refusal", "denied")
-    said = await client.call("ingest_documents", {"documents": [{"title": "x", "text": "The ferry never sank."}]})
-    assert said.error
-    assert "approval_pending: People were asked for ingest_documents" in said.text
-    assert said.data["error"]["rules"] == ["writes-need-approval"]
+    if not client.follows_tasks:  # which would wait with the request; tests/mcp_servers/hub/test_tasks.py has one that does
+        said = await client.call("ingest_documents", {"documents": [{"title": "x", "text": "The ferry never sank."}]})
+        assert said.error
+        assert "approval_pending: People were asked for ingest_documents" in said.text
+        assert said.data["error"]["rules"] == ["writes-need-approval"]
     with pytest.raises(Refused, match="denied: hub_metrics is not allowed here by rule default-deny:admin_read"):
         await client.read("hub://metrics")
     await door.comes_on_the_audit("hub_metrics", "refusal", "denied", than=known)
