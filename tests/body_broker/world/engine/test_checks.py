@@ -42,7 +42,7 @@ async def test_a_check_finds_the_engine_that_breaks_its_promise(broken: Broken, 
     arbiter = broken.arbiter()
     client = broken.client(redis, arbiter, engine="broken")
     async with running(client.run(), name="broken"):
-        found = [finding async for finding in run_checks(redis, checks=checks, patience_s=0.6)]
+        found = [finding async for finding in run_checks(redis, checks=checks, patience_s=1.5)]
 
     faults = {f.check.name: f.fault for f in found}
     assert faults["hello"] is None
