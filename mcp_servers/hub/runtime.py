@@ -103,29 +103,31 @@ async def open_runtime(
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
     policy = await asyncio.to_thread(load_policy, settings, rooms)
-    every, rooms = (*ROOMS, *(r for r in rooms if r.name not in _OURS)), profiled(rooms, settings.tools)
+    lasting, every, rooms = (
+        name != "cli",
+        (*ROOMS, *(r for r in rooms if r.name not in _OURS)),
+        profiled(rooms, settings.tools),
+    )
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, name=name))
         secrets = await asyncio.to_thread(Secrets.load, settings)
         auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
         identities = await stack.enter_async_context(open_identities(stores.pool, settings))
         sessions = await stack.enter_async_context(open_sessions(stores.redis, stores.pool))
-        limits = await stack.enter_async_context(
-            open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
-        )
+        limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
+        limits = await stack.enter_async_context(limiting)
         bus, metrics = EventBus(stores.redis), Metrics()
-        services = await stack.enter_async_context(open_services(settings, stores, bus, policy, lasting=name != "cli"))
-        approvals = await stack.enter_async_context(
-            open_approvals(
-                settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=name != "cli", counts=metrics
-            )
+        services = await stack.enter_async_context(open_services(settings, stores, bus, policy, lasting=lasting))
+        opening = open_approvals(
+            settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
-        own_services = own.HubServices(stores.pool, metrics, approvals.desk)
+        approvals = await stack.enter_async_context(opening)
         gate = Gate(
             rooms=rooms,
             approved=every,
             policy=policy,
-            services={own.ROOM.name: own_services} | dict(services.by_room()) | (extra_services or {}),
+            services=dict(services.by_room())
+            | {own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk), **(extra_services or {})},
             auditor=auditor,
             sessions=sessions,
             limits=limits,
