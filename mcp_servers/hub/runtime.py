@@ -78,9 +78,12 @@ def load_policy(settings: Settings, rooms: tuple[Room, ...] = ROOMS) -> Policy:
     Raises:
         PolicyError: A file is not understood or does not fit the schema.
     """
-    return Policy.load(
-        Catalogue.of([*ROOMS, *(room for room in rooms if room.name not in _OURS)]), settings.policies_dir
-    )
+    return Policy.load(Catalogue.of(_every(rooms)), settings.policies_dir)
+
+
+def _every(rooms: tuple[Room, ...]) -> tuple[Room, ...]:
+    """Ours, served here or not, and those that are served and are not ours."""
+    return (*ROOMS, *(room for room in rooms if room.name not in _OURS))
 
 
 @asynccontextmanager
@@ -103,11 +106,7 @@ async def open_runtime(
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
     policy = await asyncio.to_thread(load_policy, settings, rooms)
-    lasting, every, rooms = (
-        name != "cli",
-        (*ROOMS, *(r for r in rooms if r.name not in _OURS)),
-        profiled(rooms, settings.tools),
-    )
+    every, rooms, lasting = _every(rooms), profiled(rooms, settings.tools), name != "cli"
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, name=name))
         secrets = await asyncio.to_thread(Secrets.load, settings)
