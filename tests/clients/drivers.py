@@ -222,7 +222,12 @@ class Inspector:
         if door.command:
             given = [word for name, value in door.environment().items() for word in ("-e", f"{name}={value}")]
             target = ["--cwd", str(PROJECT), *given, "--", *door.command]
-        return cls([npm.node, npm.inspector, "--cli", "--format", "json", *era], target, home, follows_tasks=kind.revision != OLD)
+        return cls(
+            [npm.node, npm.inspector, "--cli", "--format", "json", *era],
+            target,
+            home,
+            follows_tasks=kind.revision != OLD,
+        )
 
     async def negotiated(self) -> str:
         return (await self.ask("initialize"))["protocolVersion"]

@@ -93,7 +93,8 @@ async def finds_lore_with_its_citation(client: Driver, door: Door) -> None:
 
 async def is_refused_by_a_rule_that_is_named(client: Driver, door: Door) -> None:
     known = await door.audited("hub_metrics", "refusal", "denied")
-    if not client.follows_tasks:  # which would wait with the request; tests/mcp_servers/hub/test_tasks.py has one that does
+    # One that follows tasks would wait with the request; tests/mcp_servers/hub/test_tasks.py has one that does.
+    if not client.follows_tasks:
         said = await client.call("ingest_documents", {"documents": [{"title": "x", "text": "The ferry never sank."}]})
         assert said.error
         assert "approval_pending: People were asked for ingest_documents" in said.text
