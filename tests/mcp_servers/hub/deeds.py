@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +42,14 @@ groups = ["art"]
 
 @dataclass
 class Deeds:
-    """What was done, and what holds it back."""
+    """What was done, what holds it back, and what happens while one is foreseen."""
 
     done: list[tuple[str, str, str | None]] = field(default_factory=list[tuple[str, str, str | None]])
     kept: dict[str, str] = field(default_factory=dict[str, str])
     failures: int = 0
     registered: bool = True
+    foreseen: int = 0
+    meanwhile: Callable[[], Awaitable[None]] | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,6 +80,9 @@ async def _keep(arguments: Deed, call: Call, deeds: Deeds) -> Did:
 
 
 async def _foresee(arguments: Deed, caller: Caller, deeds: Deeds) -> Preview:
+    deeds.foreseen += 1
+    if deeds.meanwhile is not None:
+        await deeds.meanwhile()
     if arguments.name == "nothing":
         raise NotFound("There is nothing of that name.")
     text = f"+ {arguments.name} by {caller.asker}"

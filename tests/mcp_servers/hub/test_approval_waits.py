@@ -7,12 +7,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from approvals.desk import Ticket
-from approvals.model import Approval, Subject
+from approvals.model import Approval
 from approvals.store import SERVICE
 from body_broker.settings import Settings
 from mcp_servers.hub import asking
@@ -32,44 +30,43 @@ def studio(settings_for: Callable[..., Settings], tmp_path: Path, redis: object)
     return Studio(settings_for, approvers, Deeds())
 
 
-async def test_what_another_call_collects_in_between_is_opened_anew_with_what_it_would_do(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+async def test_what_another_call_asks_and_collects_while_one_is_foreseen_is_opened_anew_as_foreseen(
+    studio: Studio,
 ) -> None:
     async with studio.hub() as hub, hub.client(BRONZE) as client:
-        desk = hub.runtime.approvals.desk
-        first = error_of(await do(client, "deed_keep"))["approval"]
-        await say(desk, first)
-        await settles(desk, first, "done")
-        really = desk.ask
+        desk, first = hub.runtime.approvals.desk, list[str]()
 
-        async def collected_first(subject: Subject, **more: Any) -> Ticket:
-            await desk.take(first)
-            return await really(subject, **more)
+        async def collected_first() -> None:
+            studio.deeds.meanwhile = None
+            first.append(error_of(await do(client, "deed_keep"))["approval"])
+            await say(desk, first[0])
+            await settles(desk, first[0], "done")
+            await desk.take(first[0])  # its result was told: nothing is left to join
 
-        async def nothing_yet(_subject: Subject) -> None:
-            """It looked when there was nothing to join."""
-
-        monkeypatch.setattr(desk, "ask", collected_first)
-        monkeypatch.setattr(desk, "join", nothing_yet)
+        studio.deeds.meanwhile = collected_first
         second = await desk.get(error_of(await do(client, "deed_keep"))["approval"])
-    assert second.id != first
+    assert second.id != first[0]
+    assert second.earlier == first[0]
     assert (second.headline, second.basis) == ("Keep lamp for good", "1")
     assert second.preview
 
 
-async def test_what_has_not_been_foreseen_opens_nothing(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_another_call_asks_while_one_is_foreseen_is_joined(studio: Studio) -> None:
     async with studio.hub(works=False) as hub, hub.client(BRONZE) as client:
-        desk, asked = hub.runtime.approvals.desk, list[Subject]()
-        really = desk.ask
+        other = list[str]()
 
-        async def note(subject: Subject, **more: Any) -> Ticket:
-            asked.append(subject)
-            return await really(subject, **more)
+        async def asked_first() -> None:
+            studio.deeds.meanwhile = None
+            other.append(error_of(await do(client, "deed_keep"))["approval"])
 
-        monkeypatch.setattr(desk, "ask", note)
-        for _ in range(2):
-            await do(client, "deed_keep")
-    assert [each.basis for each in asked] == ["0"]  # the second call joined
+        studio.deeds.meanwhile = asked_first
+        assert error_of(await do(client, "deed_keep"))["approval"] == other[0]
+
+
+async def test_a_call_that_joins_is_not_foreseen_again(studio: Studio) -> None:
+    async with studio.hub(works=False) as hub, hub.client(BRONZE) as client:
+        first, second = [error_of(await do(client, "deed_keep"))["approval"] for _ in range(2)]
+    assert (first, studio.deeds.foreseen) == (second, 1)
 
 
 async def issued_to_anna(hub: Hub) -> tuple[str, str]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from body_broker.errors import BadInput, Conflict, NotConfigured, NotFound, Unavailable
+from body_broker.errors import BadInput, Conflict, NotConfigured, NotFound
 from body_broker.world import epochs
-from mcp_servers.admin.changes import store
-from mcp_servers.admin.changes.kind import Found
-from mcp_servers.admin.changes.store import Requested
+from mcp_servers.admin.changes.store import DRAFTS_MAX, Requested
 from mcp_servers.admin.changes.table import KINDS
 from tests.mcp_servers.admin.changes.conftest import ANNA, Studio, new_key
+from tests.waiting import wait_until
 
 DOCUMENT = {"title": "The ferry", "text": "It runs at dusk."}
 
@@ -39,6 +40,8 @@ async def case_of(studio: Studio, kind: str) -> Case:
             return Case(kind, "shared", {"documents": [DOCUMENT]})
         case "world_patch":
             return Case(kind, "mara", {"fields": {"mood": "afraid"}})
+        case "world_remove":
+            return Case(kind, "shards", {"remove": True})
         case "delete_lore":
             return Case(kind, await studio.bring("The ferry", "It runs at dawn.", canon=False))
         case "resume":
@@ -57,6 +60,8 @@ async def somebody_else(studio: Studio, case: Case) -> None:
             await studio.bring("The ferry", "It never runs.", canon=True)
         case "world_patch":
             await studio.approved("world_patch", "mara", fields={"mood": "wry"})
+        case "world_remove":
+            await studio.approved("world_patch", "shards", fields={"name": "More shards"})
         case "delete_lore":
             await studio.bring("The ferry", "It never runs.", canon=False)
         case "pause":
@@ -104,24 +109,42 @@ async def test_without_the_basis_that_people_saw_nothing_is_made(studio: Studio,
     assert await studio.rows() == before
 
 
+@asynccontextmanager
+async def noting_what_was_read_back(studio: Studio, happens: str) -> AsyncGenerator[None]:
+    """PostgreSQL does this whenever somebody notes what reading a change back found, which is after its effect is committed."""
+    async with studio.reach.pool.acquire() as connection:
+        await connection.execute(
+            f"CREATE FUNCTION noting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {happens}; RETURN NEW; END $$;"
+            "CREATE TRIGGER noting BEFORE UPDATE ON admin_change FOR EACH ROW WHEN (NEW.outcome ? 'found')"
+            " EXECUTE FUNCTION noting()"
+        )
+        try:
+            yield
+        finally:
+            await connection.execute("DROP TRIGGER noting ON admin_change; DROP FUNCTION noting()")
+
+
 @pytest.mark.parametrize("kind", KINDS)
-async def test_who_dies_after_the_commit_finds_it_made(
-    studio: Studio, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_dies_after_the_commit_finds_it_made(studio: Studio, kind: str) -> None:
     case, key = await case_of(studio, kind), new_key()
     foreseen = await studio.foresee(kind, case.target, **case.params)
 
-    class Killed(BaseException):
-        pass
+    async def stuck() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+        return bool(await studio.reach.pool.fetchval(waiting))
 
-    async def die(*_given: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "verified", die)
-        async with studio.working(kind):
-            with pytest.raises(Killed):
-                await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
+    async with (
+        studio.working(kind),
+        noting_what_was_read_back(studio, "PERFORM pg_advisory_xact_lock(4711)"),
+        studio.reach.pool.acquire() as held,
+        held.transaction(),
+    ):
+        await held.execute("SELECT pg_advisory_xact_lock(4711)")
+        dying = asyncio.create_task(studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params))
+        await wait_until(stuck, "it is made and read back")
+        dying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dying
     before = await studio.rows()
     async with studio.working(kind):
         _, found = await studio.make(kind, case.target, key=key, basis=foreseen.basis, **case.params)
@@ -142,17 +165,11 @@ async def test_two_that_make_it_at_the_same_moment_make_it_once(studio: Studio, 
     assert len(await studio.rows()) == before + 1
 
 
-async def test_a_change_that_cannot_be_read_back_is_not_told_as_a_failure(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_change_that_cannot_be_read_back_is_not_told_as_a_failure(studio: Studio) -> None:
     case = await case_of(studio, "config")
     foreseen = await studio.foresee(case.kind, case.target, **case.params)
-
-    async def away(*_given: object) -> Found:
-        raise Unavailable("The store is away.")
-
-    monkeypatch.setattr(store, "verified", away)
-    _, found = await studio.make(case.kind, case.target, key=new_key(), basis=foreseen.basis, **case.params)
+    async with noting_what_was_read_back(studio, "RAISE disk_full"):
+        _, found = await studio.make(case.kind, case.target, key=new_key(), basis=foreseen.basis, **case.params)
     assert found.state == "done"
     assert "read it yourself" in found.text
     assert (await studio.reach.tuning.get("spawn.rate")).value == 2
@@ -197,7 +214,7 @@ async def test_wrong_params_are_named_and_nobody_is_asked(
 async def test_an_unknown_kind_names_those_that_there_are(studio: Studio) -> None:
     with pytest.raises(BadInput) as refused:
         await studio.foresee("format_disk", "sda")
-    assert "config, ingest, world_patch, delete_lore, pause, resume" in refused.value.next_step
+    assert "config, ingest, world_patch, world_remove, delete_lore, pause, resume" in refused.value.next_step
 
 
 async def test_nobody_is_asked_for_what_could_only_fail(studio: Studio) -> None:
@@ -234,9 +251,9 @@ async def test_a_draft_has_no_effect_and_is_forgotten_after_a_day(studio: Studio
 
 
 async def test_an_asker_keeps_the_latest_fifty_drafts(studio: Studio) -> None:
-    for number in range(store.DRAFTS_MAX + 2):
+    for number in range(DRAFTS_MAX + 2):
         await studio.changes.draft(Requested("config", f"spawn.rate{number}", {"value": 1}), ANNA)
     targets = {row["target"] for row in await studio.reach.pool.fetch("SELECT target FROM admin_change")}
-    assert len(targets) == store.DRAFTS_MAX
+    assert len(targets) == DRAFTS_MAX
     assert "spawn.rate0" not in targets
-    assert f"spawn.rate{store.DRAFTS_MAX + 1}" in targets
+    assert f"spawn.rate{DRAFTS_MAX + 1}" in targets
