@@ -26,7 +26,7 @@ from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
 from body_broker.work.worker import RETENTION_S
-from mcp_servers.hub.endings import ended
+from mcp_servers.hub.endings import ended, found_by
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.own import Job
 from mcp_servers.hub.reaching import missing
@@ -212,7 +212,9 @@ class Tasks:
                 await self._gate.asking.approvals.desk.take(approval.id)
             return _task(approval, "cancelled", ended(approval).message)
         operation = self._tools.get(approval.tool)
-        if operation is None:
+        # What a person found done never had a result; every other one that is missing has been forgotten.
+        forgotten = approval.standing == "done" and approval.result is None and not found_by(approval)
+        if operation is None or forgotten:
             raise NotFound(
                 "What this task gave is not kept any more.",
                 next_step="Results are readable for a day: make the call again if it is still wanted.",

@@ -21,7 +21,7 @@ from body_broker.world.engine.partner import Broken, Partner
 from body_broker.world.patching import merged
 
 START_S = 30.0
-LEASE_MS = 1_500
+LEASE_MS = 3_000
 _SEVERAL = 20
 _BEATS = 3
 _SECOND = 2
