@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -131,9 +132,21 @@ class Gate:
         passage = Passage(request, new_id("call"), began, request.caller, row)
         await self._enter(passage)
         self.metrics.open_calls.inc()
+
+        def end(outcome: str) -> None:
+            self.metrics.open_calls.dec()
+            self._leave(passage)
+            self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
+
+        with self._ending(passage, end):
+            return await self._pass(passage)
+
+    @contextmanager
+    def _ending(self, passage: Passage, end: Callable[[str], None]) -> Generator[None]:
+        """What happens inside ends in one word, which is told to `end`; an exception is mapped on its way out."""
         outcome = "ok"
         try:
-            return await self._pass(passage)
+            yield
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
@@ -144,9 +157,19 @@ class Gate:
                 raise
             raise told from error
         finally:
-            self.metrics.open_calls.dec()
-            self._leave(passage)
-            self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
+            end(outcome)
+
+    @contextmanager
+    def _refusing(self, passage: Passage) -> Generator[None]:
+        """What refuses the call inside is mapped, and on the audit."""
+        try:
+            yield
+        except Exception as error:
+            told = self._mapped(error, passage)
+            self._records.refused(passage, told)
+            if told is error:
+                raise
+            raise told from error
 
     async def _enter(self, passage: Passage) -> None:
         """Step 4's limits come first of all: what they refuse costs nothing more, and is on the chain like any refusal."""
@@ -171,7 +194,7 @@ class Gate:
 
     async def _pass(self, passage: Passage) -> Answer:
         approval: Approval | None = None
-        try:
+        with self._refusing(passage):
             passage.check(self._rounds)
             asked = await self._decide(passage)
             self._require_configured(passage.operation.needs)  # nobody is asked about what could not be done
@@ -181,31 +204,16 @@ class Gate:
                 async with asyncio.timeout(self._timeout_s):
                     services = self._services.get(passage.row.server)
                     approval = await self.asking.open(passage, asked.ask, asked.facts, services)
-        except Exception as error:
-            told = self._mapped(error, passage)
-            self._records.refused(passage, told)
-            if told is error:
-                raise
-            raise told from error
         if approval is not None:
             return await self._await_people(passage, approval)
         return await self._tell(passage, await self._do(passage))
 
     async def _await_people(self, passage: Passage, approval: Approval) -> Answer:
         """Step 5: what people decide, and what came of it. A disconnect ends the waiting and nothing else."""
-        passage.receipt, outcome = approval.receipt, "ok"
+        passage.receipt = approval.receipt
         self._leave(passage)  # who waits for people keeps none of the asker's other calls out
-        try:
+        with self._ending(passage, lambda outcome: self._records.ended(passage, outcome, words=True)):
             return await self.asking.answer(passage, approval)
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            told = self._mapped(error, passage)
-            outcome = told.code
-            raise told from error
-        finally:
-            self._records.ended(passage, outcome, words=True)
 
     async def authorise(self, approval: Approval, caller: Caller, given: Given) -> Perform:
         """What runs an approved call, once it has passed every step anew; its decision is durable when this returns.
@@ -222,16 +230,12 @@ class Gate:
             BodyBrokerError: What refuses it now.
         """
         passage = self._replayed(approval, caller)
-        try:
+        with self._refusing(passage):
             passage.check(self._rounds)
             passage.check_replayed(approval)
             await self._decide_approved(passage, approval, given)
             self._require_configured(passage.operation.needs)
             await self._records.decided(passage, durable=True)
-        except Exception as error:
-            told = self._mapped(error, passage)
-            self._records.refused(passage, told)
-            raise told from error
         return self._performing(passage)
 
     async def resume(self, approval: Approval) -> Perform:
@@ -357,20 +361,14 @@ class Gate:
 
     async def _run(self, passage: Passage, call: Call) -> Result:
         """The operation under its deadline; whatever goes wrong is recorded as the outcome of its decision."""
-        outcome = "ok"
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await passage.operation.run(passage.arguments, call, self._services.get(passage.row.server))
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            told = self._mapped(error, passage)
-            outcome = told.code
-            raise told from error
-        finally:
+
+        def end(outcome: str) -> None:
             if outcome != "ok" or passage.operation.effect != "none" or passage.approval is not None:
                 self._records.ended(passage, outcome)
+
+        with self._ending(passage, end):
+            async with asyncio.timeout(self._timeout_s):
+                return await passage.operation.run(passage.arguments, call, self._services.get(passage.row.server))
 
     def _mapped(self, error: Exception, passage: Passage) -> BodyBrokerError:
         """What is told of an exception; what a client is asked in the middle of a call is sealed here."""

@@ -72,7 +72,8 @@ class Workspace:
     Attributes:
         request_url: Where interactions go that no socket takes.
         post_every_s: New messages of a channel come no faster; None for no such limit.
-        broken: By method: what is answered in its place, so often.
+        broken: By method, or `link` for the handshakes of sockets: what is answered in its place, so often.
+        links: The ticket of every handshake that came.
     """
 
     team: str = "T0TEST001"
@@ -97,6 +98,7 @@ class Workspace:
     before_answer: Callable[[str], Awaitable[None]] | None = None
     sockets: list[web.WebSocketResponse] = field(default_factory=list[web.WebSocketResponse])
     tickets: dict[str, float] = field(default_factory=dict[str, float])
+    links: list[str] = field(default_factory=list[str])
     groups: list[str] = field(default_factory=list[str])
     _acks: dict[str, asyncio.Future[Json | None]] = field(default_factory=dict[str, "asyncio.Future[Json | None]"])
     _triggers: dict[str, float] = field(default_factory=dict[str, float])
@@ -395,7 +397,11 @@ class Workspace:
 
     async def link(self, request: web.Request) -> web.StreamResponse:
         """A Socket Mode connection; its ticket is good once, and soon."""
-        made_at = self.tickets.pop(request.query.get("ticket", ""), float("-inf"))
+        self.links.append(request.query.get("ticket", ""))
+        made_at = self.tickets.pop(self.links[-1], float("-inf"))
+        if left := self.broken.get("link"):
+            status, body, more = left.pop(0)
+            return web.json_response(body, status=status, headers=more)
         if time.monotonic() - made_at > TICKET_S:
             return web.Response(status=401)
         socket = web.WebSocketResponse()

@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from approvals.slack.socket import listening
 from body_broker.calls import Json
@@ -32,43 +31,28 @@ def live(slack: Workspace) -> int:
     return len([socket for socket in slack.sockets if not socket.closed])
 
 
-@pytest.fixture
-def handshakes(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
-    """The tickets that came; the handshakes of these numbers fail, and use theirs up."""
-    real, seen = Workspace.link, list[str]()
-
-    async def link(self: Workspace, asked: web.Request) -> web.StreamResponse:
-        seen.append(asked.query["ticket"])
-        if len(seen) in request.param:
-            self.tickets.pop(seen[-1])
-            return web.Response(status=503)
-        return await real(self, asked)
-
-    monkeypatch.setattr(Workspace, "link", link)
-    return seen
+AWAY: tuple[int, dict[str, Any], dict[str, str]] = (503, {}, {})
 
 
-@pytest.mark.parametrize("handshakes", [(1, 2)], indirect=True)
 async def test_after_a_failed_handshake_a_new_ticket_is_asked_for(
-    handshakes: list[str], slack: Workspace, caplog: pytest.LogCaptureFixture
+    slack: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    slack.broken["link"] = [AWAY, AWAY]
     async with listening(slack.app_token, slack.url, Taker(), ping_s=0.05):
         await wait_until(lambda: live(slack) == 1, "it is connected in the end")
-    assert len(set(handshakes)) == 3
+    assert len(set(slack.links)) == len(slack.links) == 3
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith("aiohttp.access")]
-    assert not [said for said in ours if "ticket=" in said or any(each in said for each in handshakes)]
+    assert not [said for said in ours if "ticket=" in said or any(each in said for each in slack.links)]
     assert len([said for said in ours if "slack_socket_lost" in said]) == 2
 
 
-@pytest.mark.parametrize("handshakes", [(2,)], indirect=True)
-async def test_a_refresh_whose_handshake_fails_does_not_leave_the_hub_deaf(
-    handshakes: list[str], slack: Workspace
-) -> None:
+async def test_a_refresh_whose_handshake_fails_does_not_leave_the_hub_deaf(slack: Workspace) -> None:
     async with listening(slack.app_token, slack.url, Taker(), ping_s=0.05):
         await wait_until(lambda: live(slack) == 1, "it is connected")
+        slack.broken["link"] = [AWAY]
         await slack.disconnect()
-        await wait_until(lambda: len(handshakes) == 3 and live(slack) == 1, "it is connected again")
+        await wait_until(lambda: len(slack.links) == 3 and live(slack) == 1, "it is connected again")
 
 
 async def test_one_process_listens_another_takes_over_and_status_says_so(

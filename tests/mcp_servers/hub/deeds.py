@@ -13,7 +13,7 @@ from mcp import Client
 
 from approvals.desk import Desk
 from approvals.model import Approval, Verdict, Voter
-from body_broker.calls import Arguments, Call, Caller, Preview, Resource, ResourceText, Result, Room, Tool
+from body_broker.calls import Arguments, Call, Caller, Preview, Resource, ResourceText, Result, Room, Run, Tool
 from body_broker.errors import Conflict, NotFound, Unavailable
 from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
@@ -119,8 +119,8 @@ async def _read(arguments: Deed, _call: Call, _deeds: Deeds) -> ResourceText:
     return ResourceText(content=arguments.name, from_outside=False)
 
 
-def _row(name: str, run: object, group: str = "write", **more: object) -> Tool:
-    return Tool(name=name, run=run, group=group, title=f"Do {name}", description=f"Deed {name}.", **more)  # type: ignore[arg-type]
+def _row(name: str, run: Run, group: str = "write", **more: Any) -> Tool:  # fields of Tool
+    return Tool(name=name, run=run, group=group, title=f"Do {name}", description=f"Deed {name}.", **more)
 
 
 ROOM = Room(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import mcp_types as types
@@ -344,18 +344,21 @@ class TestReason:
             assert refused["code"] == "bad_input"
 
 
+Said = Literal["accept", "decline", "cancel"]
+
+
 class TestOwnFactor:
     """A person who works alone is shown the page, and says yes there with their own second factor."""
 
     @asynccontextmanager
-    async def client(self, hub: Hub, answer: Any, action: str = "accept") -> AsyncGenerator[tuple[Client, list[Any]]]:
+    async def client(self, hub: Hub, answer: Any, action: Said = "accept") -> AsyncGenerator[tuple[Client, list[Any]]]:
         asked: list[Any] = []
 
         async def elicited(context: object, params: Any) -> types.ElicitResult:
             del context
             asked.append(params)
             await answer(hub, params.url.rpartition("/")[2])
-            return types.ElicitResult(action=action)  # type: ignore[arg-type]
+            return types.ElicitResult(action=action)
 
         headers = {"authorization": f"Bearer {await hub.token('person:anna', 'engineer')}"}
         async with (
@@ -384,7 +387,7 @@ class TestOwnFactor:
         assert params.url.startswith("http://localhost:")
 
     @pytest.mark.parametrize("action", ["accept", "decline", "cancel"])
-    async def test_what_the_client_answers_is_no_yes(self, studio: Studio, action: str) -> None:
+    async def test_what_the_client_answers_is_no_yes(self, studio: Studio, action: Said) -> None:
         async with studio.hub() as hub, self.client(hub, self.look_away, action) as (client, asked):
             told = error_of(await do(client, "deed_once", wait_s=0.2))
         assert told["code"] == "approval_pending"

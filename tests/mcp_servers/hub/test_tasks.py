@@ -287,10 +287,10 @@ async def test_answers_to_a_task_change_nothing(hub: Hub) -> None:
 async def test_clients_without_tasks_never_get_one(hub: Hub) -> None:
     plain = await Speaker.of(hub, *WRITER, tasks=False)
     task_id = (await (await Speaker.of(hub, *WRITER)).call("er_do"))["taskId"]
-    meta = {"body-broker/wait_s": 0}
+    meta: Any = {"body-broker/wait_s": 0}  # RequestParamsMeta knows no keys of others
     for mode in ("auto", "legacy"):
         async with hub.client(*WRITER, mode=mode) as client:
-            pending = await client.call_tool("er_do", {}, meta=meta)  # type: ignore[arg-type]
+            pending = await client.call_tool("er_do", {}, meta=meta)
         assert error_of(pending)["code"] == "approval_pending"
         assert pending.structured_content is not None
         assert pending.structured_content["status"] == "pending"
