@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
 
-from approvals.model import Approval, Factor, Standing, Verdict, Via, Vote, met
+from approvals.model import Approval, Factor, Standing, Verdict, Via, Vote, counted, met
 from approvals.people import People
 from approvals.shown import Shown, visible
 from body_broker.calls import Json
@@ -228,23 +228,14 @@ def _strings(value: Json) -> Iterator[str]:
 
 
 def _rule(requirement: Requirement, approval: Approval) -> Rule:
-    asker = approval.asker if approval.alone else None
-    counted = [
-        vote
-        for vote in approval.votes
-        if vote.verdict == "approve"
-        and vote.voter not in approval.chain
-        and vote.via in requirement.via
-        and not vote.groups.isdisjoint(requirement.approvers)
-    ]
     return Rule(
         name=requirement.rule,
-        has=len(counted),
+        has=counted(requirement, approval.votes, asker=approval.asker),
         quorum=requirement.quorum,
         groups=requirement.approvers,
         via=cast("tuple[Via, ...]", requirement.via),
         own=requirement.own,
-        met=met(requirement, approval.votes, asker=asker),
+        met=met(requirement, approval.votes, asker=approval.own_asker),
     )
 
 
@@ -291,7 +282,7 @@ def _record(approval: Approval, people: People) -> str | None:
     when = _time(approval.decided_at)
     if standing == "denied":
         return f"Denied by {by} at {when}."
-    asker = approval.asker if approval.alone else None
+    asker = approval.own_asker
     if not all(met(each, approval.votes, asker=asker) for each in approval.requirements):
         told = {
             "expired": "Expired: nobody decided in time. That is not a refusal.",

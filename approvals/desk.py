@@ -110,7 +110,7 @@ class Desk:
         return Ticket(await self._noticed(kept), joined)
 
     async def join(self, subject: Subject) -> Ticket | None:
-        """The approval that an earlier call of this kind opened; None where there is none, and nobody is asked."""
+        """The approval that this very call opened before; None where there is none, and nobody is asked."""
         kept = await store.undelivered(self.pool, subject.digest)
         if kept is None or kept.stale:
             return None
@@ -246,12 +246,12 @@ class Desk:
         """
         async with self._locked(approval_id) as (connection, kept):
             before = kept.approval
-            if kept.state == "pending" and before.standing == "expired":
+            if kept.approval.state == "pending" and before.standing == "expired":
                 await self._end(connection, before, "expired")
-        if before.standing == "expired" and kept.state == "approved":
+        if before.standing == "expired" and kept.approval.state == "approved":
             await store.expire_work(self.pool, approval_id)
         approval = (await _found(self.pool, approval_id)).approval
-        if kept.state == "pending":
+        if kept.approval.state == "pending":
             self._counted(before, approval)
         return approval
 
@@ -302,7 +302,7 @@ class Desk:
 
     def given(self, approval: Approval) -> Given:
         """The approval that its votes give, as the policies read it."""
-        return given_by(approval.votes, asker=voting.own_asker(approval))
+        return given_by(approval.votes, asker=approval.own_asker)
 
     async def _count(self, connection: Connection, approval: Approval, ballot: Ballot) -> None:
         """Check everything, then write: whatever raises leaves nothing written but what the same transaction ends."""
@@ -350,7 +350,7 @@ class Desk:
                 f"{error.message} The request is cancelled.", next_step="Whoever still wants it makes the call again."
             )
         present = (await _found(connection, kept.approval.id)).approval
-        if kept.state == "pending" and present.standing == "expired":
+        if kept.approval.state == "pending" and present.standing == "expired":
             await self._end(connection, present, "expired")
         return error
 

@@ -11,7 +11,6 @@ from approvals.model import WORK_KIND, Approval
 from body_broker.calls import Caller, Json, Progress
 from body_broker.errors import (
     BadInput,
-    BodyBrokerError,
     Conflict,
     Denied,
     NotConfigured,
@@ -167,8 +166,3 @@ def _kept(outcome: Json) -> Json:
         log.warning("approved_result_not_kept", error=type(error).__name__)
         return {"result": None, "outside": bool(outcome.get("outside")), "lost": error.message}
     return outcome
-
-
-def told(error: Json) -> BodyBrokerError:
-    """The error that a stored wire body stands for."""
-    return Relayed(cast("dict[str, Any]", error) if isinstance(error, dict) else {})

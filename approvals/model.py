@@ -16,7 +16,6 @@ from policies.decision import Approval as Given
 from policies.decision import Requirement
 
 Decided = Literal["pending", "approved", "denied", "expired", "cancelled"]
-Outcome = Literal["done", "failed", "unknown", "expired", "cancelled"]
 Standing = Literal["pending", "approved", "executing", "done", "failed", "unknown", "denied", "expired", "cancelled"]
 Verdict = Literal["approve", "deny"]
 Via = Literal["slack", "mfa", "local"]
@@ -211,6 +210,11 @@ class Approval:
         """Whether a person asked for themselves, so that their own second factor may count."""
         return len(self.chain) == 1 and self.asker.startswith("person:")
 
+    @property
+    def own_asker(self) -> str | None:
+        """The person whose own second factor may count for this approval; None where somebody else must say yes."""
+        return self.asker if self.alone else None
+
     def values(self) -> dict[str, Json]:
         """The arguments."""
         return orjson.loads(self.arguments)
@@ -259,9 +263,15 @@ def met(requirement: Requirement, votes: Sequence[Vote], *, asker: str | None) -
     yes = [vote for vote in votes if vote.verdict == "approve"]
     if requirement.own and any(v.voter == asker and v.factor is not None and v.via in requirement.via for v in yes):
         return True
-    counted = [
-        vote
-        for vote in yes
-        if vote.voter != asker and vote.via in requirement.via and not vote.groups.isdisjoint(requirement.approvers)
-    ]
-    return len(counted) >= requirement.quorum
+    return counted(requirement, votes, asker=asker) >= requirement.quorum
+
+
+def counted(requirement: Requirement, votes: Sequence[Vote], *, asker: str | None) -> int:
+    """How many yeses of others count for one rule: by a way that it takes, of somebody in its groups who did not ask."""
+    return sum(
+        vote.verdict == "approve"
+        and vote.voter != asker
+        and vote.via in requirement.via
+        and not vote.groups.isdisjoint(requirement.approvers)
+        for vote in votes
+    )

@@ -88,6 +88,7 @@ class People:
 
 
 NOBODY = People({}, {}, {})
+PEOPLE_FILE = "approvers.toml"
 
 
 def people_of(settings: Settings) -> People:
@@ -96,8 +97,8 @@ def people_of(settings: Settings) -> People:
     Raises:
         SettingsError: As `load_people`.
     """
-    file = settings.approvers or settings.data_dir / "approvers.toml"
-    return load_people(file) if settings.approvers or file.is_file() else NOBODY
+    file = settings.approvers or settings.data_dir / PEOPLE_FILE
+    return load_people(file) if settings.approvers or file.exists() else NOBODY
 
 
 def load_people(file: Path) -> People:

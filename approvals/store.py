@@ -35,9 +35,10 @@ PAGE_MAX = 100
 WAITING_MAX = 500
 """So many pending approvals are looked through for one person."""
 
-# Volatile clock_timestamp() would keep PostgreSQL from looking inside. What nobody has noticed yet is read as it is: past its time it is expired, whoever writes it down.
 _PAUSED_MAX_S = 15  # longer than the audit takes to say that it does not answer
 _LOCKED_MAX_S = 4
+# Volatile clock_timestamp() would keep PostgreSQL from looking inside. What nobody has noticed yet is read as it is: past its time it is
+# expired, whoever writes it down.
 _STANDING = """CASE
     WHEN a.state = 'pending' THEN CASE WHEN a.expires_at > statement_timestamp() THEN 'pending' ELSE 'expired' END
     WHEN a.state <> 'approved' THEN a.state
@@ -122,12 +123,10 @@ class Kept(NamedTuple):
 
     Attributes:
         approval: As it is read.
-        state: What its row says.
         stale: Nobody took its end within the time in which it could be read: who asks now, asks anew.
     """
 
     approval: Approval
-    state: Decided
     stale: bool
 
 
@@ -324,7 +323,7 @@ def _kept(row: asyncpg.Record) -> Kept:
         roles={name: frozenset(roles) for name, roles in orjson.loads(fields["roles_text"]).items()},
         facts=frozenset(fields["facts"]),
     )
-    return Kept(approval, fields["state"], fields["stale"])
+    return Kept(approval, fields["stale"])
 
 
 def _vote(fields: Mapping[str, Any]) -> Vote:  # a JSON object of our own

@@ -49,14 +49,9 @@ class Ballot:
     reason: str | None
 
 
-def own_asker(approval: Approval) -> str | None:
-    """The person whose own second factor may count for this approval; None where somebody else must say yes."""
-    return approval.asker if approval.alone else None
-
-
 def unmet(approval: Approval, wanted: Sequence[Requirement] = ()) -> tuple[Requirement, ...]:
     """The rules that still want something; `wanted` are those that ask now, where they are not the approval's own."""
-    return tuple(r for r in wanted or approval.requirements if not met(r, approval.votes, asker=own_asker(approval)))
+    return tuple(r for r in wanted or approval.requirements if not met(r, approval.votes, asker=approval.own_asker))
 
 
 def check_standing(approval: Approval, policy: Policy, definitions: Mapping[str, str]) -> None:
@@ -129,7 +124,7 @@ def check_voter(approval: Approval, voter: Voter, verdict: Verdict, groups: froz
 
 
 def _check_own(approval: Approval, voter: Voter) -> None:
-    if voter.person != own_asker(approval):
+    if voter.person != approval.own_asker:
         raise Denied(
             "This was asked for on your behalf, and nobody decides their own request.",
             next_step="Somebody else of the approvers decides it; you can take it back with cancel_approval.",
@@ -192,7 +187,7 @@ def is_enough(approval: Approval, votes: Sequence[Vote], policy: Policy) -> bool
         Denied: The policy now refuses the call, whatever people say.
         Void: A rule that did not ask then asks now: the call must be asked for anew.
     """
-    asker = own_asker(approval)
+    asker = approval.own_asker
     question = Question(
         action=approval.tool,
         identities=tuple(Identity(p, approval.roles.get(p, frozenset())) for p in approval.chain),
@@ -261,7 +256,7 @@ def as_now(approval: Approval, people: People) -> Approval:
 def could_help(approval: Approval, person: str, groups: frozenset[str]) -> bool:
     """Whether a yes of this person, by the right way, would bring the call nearer."""
     if person in approval.chain:
-        return person == own_asker(approval) and any(r.own for r in unmet(approval))
+        return person == approval.own_asker and any(r.own for r in unmet(approval))
     return any(not groups.isdisjoint(r.approvers) for r in unmet(approval))
 
 
@@ -278,7 +273,7 @@ def check_settler(approval: Approval, by: str, groups: frozenset[str], *, again:
     if approval.standing != "unknown":
         raise Conflict(f"Nothing is to be settled: it is {approval.standing}.", next_step=_NOTHING_TO_DO)
     own = all(each.own for each in approval.requirements)
-    if own and by == own_asker(approval) and (not again or approval.decided_by == by):
+    if own and by == approval.own_asker and (not again or approval.decided_by == by):
         return
     if by.startswith("operator:") and (own or not again):
         return

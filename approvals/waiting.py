@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from approvals.model import CHANNEL, FINAL, Approval
+from approvals.model import CHANNEL, FINAL, Approval, counted
 from body_broker.calls import Progress
 from body_broker.storage.postgres import LOST
 from body_broker.telemetry import get_logger
@@ -171,14 +171,10 @@ def waits_for(approval: Approval) -> str:
     """What a waiting client is told, in a line: `waiting for sre or admin: 0 of 1`."""
     if approval.standing != "pending":
         return {"approved": "approved, about to run", "executing": "running"}.get(approval.standing, approval.standing)
-    counted: dict[str, tuple[int, int]] = {}
+    progress: dict[str, tuple[int, int]] = {}
     for each in approval.requirements:
-        yes = [
-            vote
-            for vote in approval.votes
-            if vote.verdict == "approve" and vote.voter != approval.asker and not vote.groups.isdisjoint(each.approvers)
-        ]
+        yes = counted(each, approval.votes, asker=approval.asker)
         own = "your own second factor or " if each.own and approval.alone else ""
         whom = f"{own}{' or '.join(each.approvers)}"
-        counted[whom] = max(counted.get(whom, (0, 0)), (min(len(yes), each.quorum), each.quorum), key=lambda n: n[1])
-    return f"waiting for {', '.join(f'{whom}: {got} of {quorum}' for whom, (got, quorum) in sorted(counted.items()))}"
+        progress[whom] = max(progress.get(whom, (0, 0)), (min(yes, each.quorum), each.quorum), key=lambda n: n[1])
+    return f"waiting for {', '.join(f'{whom}: {got} of {quorum}' for whom, (got, quorum) in sorted(progress.items()))}"

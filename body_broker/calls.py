@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict
 
@@ -267,6 +267,17 @@ class Caller:
     def asker(self) -> str:
         """Who asked: owns jobs and approvals, is rate-limited."""
         return self.chain[0]
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """The call's session, then those above it, nearest first."""
+        return (self.session, *((self.conversation_of, *self.ancestors) if self.conversation_of else ()))
+
+    @classmethod
+    def of_sessions(cls, chain: Sequence[str], roles: Mapping[str, frozenset[str]], sessions: Sequence[str]) -> Self:
+        """Who was recorded with these `sessions`; without a token, so for a call that one let in before."""
+        above = (*sessions[1:], None)
+        return cls(tuple(chain), roles, sessions[0], above[0], tuple(sessions[2:]))
 
     @property
     def requester(self) -> str:

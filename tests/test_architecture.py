@@ -47,7 +47,6 @@ LAZY: dict[tuple[str, str], str] = {
     ("mcp_servers/admin/services.py", "mcp_servers.admin"): "boto3, only where AWS is asked",
     ("approvals/factors/keyring.py", "approvals.factors.passkeys"): "fido2, only where a passkey is used",
     ("mcp_servers/hub/approving.py", "approvals.slack.opening"): "slack_sdk, only where Slack is configured",
-    ("mcp_servers/hub/approving.py", "mcp_servers.hub.loopback"): "uvicorn, only for a hub on stdio",
     ("mcp_servers/hub/oidc/issuer.py", "mcp_servers.hub.oidc.wire"): "aiohttp, only where there is an OIDC issuer",
 }
 

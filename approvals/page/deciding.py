@@ -11,7 +11,7 @@ from approvals.page.card_view import card_view
 from approvals.page.entering import code_field
 from approvals.page.markup import Html, tag
 from approvals.page.messages import PageAnswer
-from approvals.page.shell import alert, hidden, note
+from approvals.page.shell import alert, hidden, note, passkey_says
 from approvals.page.visits import Office, Visit, prove
 from approvals.voting import check_voter
 from body_broker.errors import BadInput, BodyBrokerError, NotFound, on_the_wire
@@ -227,7 +227,7 @@ def _signing(card: Card, say: Say, kind: str, word: str) -> list[Html | None]:
     has_both = {"passkey", "totp"} <= say.kinds
     scriptless = tag("p", "A passkey needs JavaScript.", class_="needs-no-script soft")
     return [
-        tag("p", id=says, class_="note no", role="alert", tabindex=-1, hidden=True),
+        passkey_says(says),
         button if "passkey" in say.kinds else None,
         scriptless if "passkey" in say.kinds else None,
         tag("p", "or", class_="or needs-script") if has_both else None,

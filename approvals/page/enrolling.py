@@ -5,7 +5,7 @@ from __future__ import annotations
 from approvals.factors import FactorInfo
 from approvals.page.markup import Html, tag
 from approvals.page.messages import PageAnswer, cookie, set_cookie
-from approvals.page.shell import hidden, note
+from approvals.page.shell import hidden, note, passkey_says
 from approvals.page.visits import Office, Visit
 
 _LABEL = "passkey"
@@ -46,7 +46,7 @@ async def show_enrolment(office: Office, visit: Visit, token: str) -> PageAnswer
         note(first),
         form,
         note("Making a passkey needs JavaScript, and a browser that has passkeys.", "wait needs-no-script"),
-        tag("p", id="says", class_="note no", role="alert", tabindex=-1, hidden=True),
+        passkey_says("says"),
         class_="box",
     )
     return visit.show(office, "Enrol a passkey", box, narrow=True)

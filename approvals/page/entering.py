@@ -8,7 +8,7 @@ import secrets
 from approvals.page.logins import CHALLENGE_TTL_S, LOGIN_TTL_S, PLAIN_LOGIN_TTL_S, How
 from approvals.page.markup import Html, tag
 from approvals.page.messages import PageAnswer, cookie, set_cookie
-from approvals.page.shell import alert, hidden
+from approvals.page.shell import alert, hidden, passkey_says
 from approvals.page.visits import Office, OidcLogin, Visit, no_challenge
 from body_broker.audit.record import Record
 from body_broker.calls import Json
@@ -60,7 +60,7 @@ def _passkey_part(visit: Visit) -> Html:
         data_says="passkey-says",
     )
     form = tag("form", hidden("next", visit.request.next_path), button, class_="needs-script")
-    says = tag("p", id="passkey-says", class_="note no", role="alert", tabindex=-1, hidden=True)
+    says = passkey_says("passkey-says")
     without = tag("p", "A passkey needs JavaScript; a code does not.", class_="needs-no-script soft")
     return tag("div", form, without, says)
 

@@ -12,7 +12,7 @@ from approvals.page.card_view import badge, countdown, moment
 from approvals.page.entering import code_field
 from approvals.page.markup import Html, tag
 from approvals.page.messages import PageAnswer
-from approvals.page.shell import alert, hidden, note
+from approvals.page.shell import alert, hidden, note, passkey_says
 from approvals.page.visits import Office, Visit, no_challenge, prove
 from body_broker.calls import Caller
 from body_broker.errors import BodyBrokerError, NotFound, on_the_wire
@@ -113,7 +113,7 @@ def _enrolment(office: Office, visit: Visit, info: FactorInfo, kinds: set[Factor
         ),
         hidden("csrf", visit.token),
         hidden("factor", info.id),
-        tag("p", id=says, class_="note no", role="alert", tabindex=-1, hidden=True),
+        passkey_says(says),
         code if "totp" in kinds else None,
         button if "passkey" in kinds else None,
         method="post",

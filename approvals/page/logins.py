@@ -29,7 +29,7 @@ INSERT INTO page_challenge (id, purpose, person, body, expires_at)
 VALUES ($1, $2, $3, $4::text::jsonb, clock_timestamp() + $5::float8 * interval '1 second')
 """
 _FIND = """
-SELECT person, how FROM page_login AS l
+SELECT person FROM page_login AS l
 WHERE id = $1 AND expires_at > clock_timestamp() AND (factor IS NULL OR EXISTS (
   SELECT 1 FROM factor AS f
   WHERE f.id = l.factor AND revoked_at IS NULL AND (f.expires_at IS NULL OR f.expires_at > clock_timestamp())))
@@ -38,10 +38,9 @@ WHERE id = $1 AND expires_at > clock_timestamp() AND (factor IS NULL OR EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who a browser is: `how` says what proved it."""
+    """Who a browser is."""
 
     person: str
-    how: How
 
 
 def new_secret() -> str:
@@ -96,7 +95,7 @@ class Logins:
         if not held:
             return None
         row = await self._pool.fetchrow(_FIND, _hash(held))
-        return Login(row["person"], row["how"]) if row else None
+        return Login(row["person"]) if row else None
 
     async def end(self, held: str) -> None:
         """Forget a login."""

@@ -72,7 +72,7 @@ class Pages:
 
     Args:
         office: What they work with.
-        clock: Unix seconds, for what is shown; what counts is decided by the database's.
+        clock: Unix seconds, for what is shown and what browsers keep sealed; all else goes by the database's.
     """
 
     paths = PATHS

@@ -93,6 +93,11 @@ def note(text: str | Html, kind: str = "", **attributes: str | bool) -> Html:
     return tag("p", text, class_=f"note {kind}".strip(), **attributes)
 
 
+def passkey_says(name: str) -> Html:
+    """Where the script says what went wrong with a passkey."""
+    return tag("p", id=name, class_="note no", role="alert", tabindex=-1, hidden=True)
+
+
 def alert(error: BodyBrokerError | None) -> Html | None:
     """What went wrong, and what to do."""
     if error is None:

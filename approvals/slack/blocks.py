@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -308,4 +309,4 @@ def _fallback(card: Card) -> str:
     text = (
         asked if card.record is None else f"Approval of {card.tool}, fingerprint {card.fingerprint}: {card.standing}."
     )
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(text, quote=False)

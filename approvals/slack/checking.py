@@ -115,7 +115,7 @@ async def _transports(api: SlackApi, settings: Settings) -> Sequence[Finding]:
     found: list[Finding] = []
     if settings.slack_app_token is not None:
         try:
-            await api.try_socket(settings.slack_app_token.get_secret_value())
+            await api.open_socket(settings.slack_app_token.get_secret_value())
         except SlackRefused as error:
             found.append(
                 Finding("clicks", ok=False, said=f"Socket Mode: Slack says {error.word}", next_step=_MEND_SOCKET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -98,7 +99,7 @@ class SlackApi:
         Raises:
             SlackRefused: It was not said.
         """
-        safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        safe = html.escape(text, quote=False)
         await _asked(
             self._web.chat_postEphemeral(channel=channel, user=user, text=safe, parse="none", link_names=False)
         )
@@ -159,14 +160,6 @@ class SlackApi:
             SlackRefused: The app-level token does not hold, or Socket Mode is off.
         """
         return _text(await _asked(self._web.apps_connections_open(app_token=app_token)), "url")
-
-    async def try_socket(self, app_token: str) -> None:
-        """Ask for a Socket Mode connection, without making one.
-
-        Raises:
-            SlackRefused: The app-level token does not hold, or Socket Mode is off.
-        """
-        await self.open_socket(app_token)
 
     @property
     def proxy(self) -> str | None:

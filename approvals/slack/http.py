@@ -12,7 +12,6 @@ from slack_sdk.signature import Clock, SignatureVerifier
 from approvals.slack.clicks import Clicks
 from body_broker.calls import Json
 
-PATH = "/slack/interactions"
 _PAYLOAD = "payload"
 _STAMP_HEADER = "x-slack-request-timestamp"
 _STAMP = re.compile(r"[0-9]{1,12}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from approvals.slack.http import PATH
+from approvals.slack.words import PATH
 
 SCOPES: dict[str, frozenset[str]] = {
     "post and change messages": frozenset({"chat:write"}),

@@ -12,6 +12,8 @@ GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_close
 """Words for a message that can no longer be changed or answered to; the last one is ours."""
 TOO_LONG = frozenset({"msg_blocks_too_long", "msg_too_long"})
 """Slack's words for a message that is larger than it takes."""
+PATH = "/slack/interactions"
+"""Where Slack's signed clicks come in, when they come over HTTP."""
 _OPEN = frozenset(
     {"unreachable", "no_ts", "no_channel", "fatal_error", "internal_error", "service_unavailable", "request_timeout"}
 )

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from body_broker.calls import Json
 from body_broker.errors import BadInput, Conflict, NotFound, TooLarge
-from body_broker.lore import documents, standing
+from body_broker.lore import documents
 from body_broker.lore.chunks import CUTTER, Chunk, cut
 from body_broker.lore.documents import Edition, Effect
 from body_broker.lore.index import Follower
@@ -82,15 +82,6 @@ class Importing:
         """
         _check(drafts)
         return await asyncio.to_thread(_hashed, drafts)
-
-    async def present(self, index: str, origins: Sequence[str], *, canon: bool) -> dict[str, standing.Standing]:
-        """What readers see of these origins in an index, by origin."""
-        return await standing.of_origins(self._pool, index, origins, canon=canon)
-
-    async def awaits(self, document_id: str) -> bool:
-        """Whether a newer text of a document than readers see is being brought in."""
-        found = await standing.of_document(self._pool, document_id)
-        return found is not None and found.newer
 
     async def take_within(
         self, connection: Connection, hashed: Sequence[tuple[str, Draft]], *, index: str, canon: bool, origin: Origin

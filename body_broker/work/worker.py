@@ -14,7 +14,7 @@ from body_broker.background import end
 from body_broker.calls import Json
 from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.telemetry import get_logger
-from body_broker.work import queue
+from body_broker.work import keyed, queue
 from body_broker.work.ending import Backoff, perform
 from body_broker.work.lease import claim, next_moment_s, renew, sweep
 from body_broker.work.link import Link
@@ -193,4 +193,5 @@ class Worker:
         self._awake.set()
 
     async def _purge(self, _run: Run) -> Json:
+        await keyed.purge(self._pool, older_than_s=self._retention_s)  # first: it looks whether their work has ended
         return {"purged": await queue.purge(self._pool, older_than_s=self._retention_s)}

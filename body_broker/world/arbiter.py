@@ -69,7 +69,7 @@ class Arbiter:
 
     @property
     def epoch(self) -> int | None:
-        """The epoch it holds, as far as it knows; None while another engine arbitrates."""
+        """The epoch it holds, as far as it knows; None while another engine arbitrates, or it is paused."""
         return self._epoch
 
     def stop(self) -> None:
@@ -104,7 +104,7 @@ class Arbiter:
             await _within(self._stopped, _AFTER_FAULT_S)
 
     async def _hold(self) -> bool:
-        """Have the epoch and know the world; False after a wait where another engine has it."""
+        """Have the epoch and know the world; False after a wait where another engine has it, or it is paused."""
         async with self._link.connection() as connection:
             if self._epoch is None:
                 made = await epochs.acquire(connection, name=self.name, lease_s=self._lease_s, tick_hz=self._tick_hz)

@@ -22,7 +22,7 @@ from body_broker.world.engine.messages import EffectPart
 from body_broker.world.engine.recording import entities_of
 from body_broker.world.files.loading import difference
 from body_broker.world.kinds import KINDS, problems_of_fields, references
-from body_broker.world.model import CHANGE_CHANNEL, CORRECTED, Effect, Entity, Event
+from body_broker.world.model import CORRECTED, Effect, Entity, Event
 from body_broker.world.patching import merged
 
 # Whatever has the id somewhere in its text: what it is there, the kinds know.
@@ -122,10 +122,7 @@ async def correct(
     found = await fit(connection, edits, outside=outside)
     if found.versions != versions:
         raise Conflict("Somebody changed one of these entities meanwhile.")
-    events = await recorder.append(connection, found.effects, found.before, held)
-    # Whoever arbitrated looks up, and finds its epoch over.
-    await connection.execute("SELECT pg_notify($1, '')", CHANGE_CHANNEL)
-    return events
+    return await recorder.append(connection, found.effects, found.before, held)
 
 
 def _part(edit: Edit, now: Entity | None) -> EffectPart | None:

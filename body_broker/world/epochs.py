@@ -7,6 +7,7 @@ from datetime import datetime
 
 from body_broker.errors import Conflict
 from body_broker.storage.postgres import Connection, Executor
+from body_broker.world.model import CHANGE_CHANNEL
 
 _ACQUIRE = """
 UPDATE world_engine SET epoch = epoch + 1, engine = $1, external = $2, tick_hz = $3::float8,
@@ -62,7 +63,7 @@ class EngineStatus:
     """Who arbitrates.
 
     Attributes:
-        engine: Its name; None where nobody ever did, or an operator loaded a world or paused it since.
+        engine: Its name; None where nobody ever did, or the world was loaded, corrected or paused since.
         live: Whether its lease holds.
         lease_left_ms: Until the lease lapses; negative since then.
         paused_at: Since when nobody may arbitrate; None where somebody may.
@@ -129,6 +130,8 @@ async def begin_anew(connection: Connection) -> Epoch:
     """
     row = await connection.fetchrow(_BEGIN_ANEW)
     assert row is not None, "the migration made the row"
+    # Whoever arbitrated looks up, and finds its epoch over.
+    await connection.execute("SELECT pg_notify($1, '')", CHANGE_CHANNEL)
     return Epoch(row["epoch"], row["tick"], row["last_pos"])
 
 

@@ -14,9 +14,7 @@ from body_broker.world.epochs import EngineStatus
 from body_broker.world.model import CHANGE_CHANNEL
 
 _LOCK = "SELECT FROM world_engine FOR UPDATE"
-_PAUSE = """
-UPDATE world_engine SET paused_at = clock_timestamp(), paused_by = $1, epoch = epoch + 1, engine = NULL, lease_until = NULL
-"""
+_PAUSE = "UPDATE world_engine SET paused_at = clock_timestamp(), paused_by = $1"
 # No engine has them any more: they may be taken back while they wait, and expire.
 _UNSENT = "UPDATE world_change SET sent_epoch = NULL WHERE state = 'queued' AND sent_epoch IS NOT NULL"
 _RESUME = "UPDATE world_engine SET paused_at = NULL, paused_by = NULL"
@@ -35,9 +33,10 @@ async def pause(connection: Connection, *, by: str) -> EngineStatus:
     before = await locked(connection)
     if before.paused_at is not None:
         raise already_paused(before)
+    await epochs.begin_anew(connection)
     await connection.execute(_PAUSE, by)
     await connection.execute(_UNSENT)
-    return await _told(connection)
+    return await epochs.status(connection)
 
 
 async def resume(connection: Connection) -> EngineStatus:
@@ -49,7 +48,9 @@ async def resume(connection: Connection) -> EngineStatus:
     if (await locked(connection)).paused_at is None:
         raise not_paused()
     await connection.execute(_RESUME)
-    return await _told(connection)
+    # Whoever waits to arbitrate looks up.
+    await connection.execute("SELECT pg_notify($1, '')", CHANGE_CHANNEL)
+    return await epochs.status(connection)
 
 
 async def locked(connection: Connection) -> EngineStatus:
@@ -72,9 +73,3 @@ def not_paused() -> Conflict:
     return Conflict(
         "The engine is not paused.", next_step="Nothing is to be done: get_engine_status says who arbitrates."
     )
-
-
-async def _told(connection: Connection) -> EngineStatus:
-    # Whoever arbitrates, or waits to, looks up.
-    await connection.execute("SELECT pg_notify($1, '')", CHANGE_CHANNEL)
-    return await epochs.status(connection)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from body_broker.calls import Json
 from body_broker.storage.postgres import Pool
-from body_broker.work import keyed
 from body_broker.work.run import Handler, Run
 from body_broker.work.schedule import Schedule, every
 from body_broker.world import queue
@@ -22,7 +21,6 @@ def handlers(pool: Pool) -> Mapping[str, Handler]:
     """What does it, by kind of work."""
 
     async def purge(_run: Run) -> Json:
-        await keyed.purge(pool, older_than_s=KEPT_S)
         return {"purged": await queue.purge(pool, older_than_s=KEPT_S)}
 
     return {PURGE: purge}

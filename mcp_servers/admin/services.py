@@ -26,7 +26,7 @@ _THREADS = 8
 
 
 class Services:
-    """The studio's AWS account, read only.
+    """The studio's AWS account, read only, and the changes that people approve.
 
     Args:
         roles: Which IAM role each principal assumes; None where AWS is not set up.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from approvals import sweeper
 from approvals.desk import Desk
 from approvals.factors import Factors, RelyingParty
-from approvals.people import NOBODY, People, load_people
+from approvals.people import People, people_of
 from approvals.recording import Counts
 from approvals.waiting import Waiters, open_waiters
 from body_broker.audit.auditor import Auditor
@@ -22,6 +22,7 @@ from body_broker.storage.stores import Stores
 from body_broker.text import digest
 from body_broker.work.run import Handler
 from body_broker.work.schedule import Schedule
+from mcp_servers.hub.berth import Berth
 from mcp_servers.hub.listing import annotations_of
 from mcp_servers.hub.secrets import Secrets
 from policies.engine import Policy
@@ -29,7 +30,6 @@ from policies.engine import Policy
 if TYPE_CHECKING:
     from approvals.slack.opening import Slack
 
-PEOPLE_FILE = "approvers.toml"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "0.0.0.0", "::", ""})  # noqa: S104 - compared with, not bound
 
 
@@ -105,7 +105,7 @@ class Approvals:
 
     def pages_url(self) -> str | None:
         """Where people reach the hub's pages, without a slash at the end; None where nobody serves them."""
-        return (self._public_url and self._public_url.rstrip("/")) or self._served_at or self._kept_url
+        return self._public_url or self._served_at or self._kept_url
 
     def served_at(self, url: str | None) -> None:
         """Note where a listener of this installation serves the pages; browsers make passkeys on `localhost`, not on 127.0.0.1."""
@@ -170,7 +170,7 @@ async def open_approvals(
     Raises:
         SettingsError: The file of approvers does not fit.
     """
-    people, kept_url = await asyncio.to_thread(lambda: (_people(settings), _kept_url(settings)))
+    people, kept_url = await asyncio.to_thread(lambda: (people_of(settings), _kept_url(settings)))
     approvals = Approvals(
         settings=settings,
         stores=stores,
@@ -185,17 +185,17 @@ async def open_approvals(
     async with AsyncExitStack() as stack:
         approvals.waiters = await stack.enter_async_context(open_waiters(approvals.desk.get, stores.database_url))
         if settings.slack_bot_token is not None:
-            approvals.slack = await stack.enter_async_context(_open_slack(settings, stores, approvals, listen=lasting))
+            approvals.slack = await stack.enter_async_context(slack_of(settings, stores, approvals, listen=lasting))
         yield approvals
 
 
-@asynccontextmanager
-async def _open_slack(
+def slack_of(
     settings: Settings, stores: Stores, approvals: Approvals, *, listen: bool
-) -> AsyncGenerator[Slack | None]:
+) -> AbstractAsyncContextManager[Slack | None]:
+    """Slack over this process's approvals; with `listen` clicks are taken here."""
     from approvals.slack.opening import open_slack  # noqa: PLC0415 - imports aiohttp and slack_sdk, where Slack is set up
 
-    async with open_slack(
+    return open_slack(
         settings,
         pool=stores.pool,
         desk=approvals.desk,
@@ -204,25 +204,12 @@ async def _open_slack(
         failed=lambda: None,
         listen=listen,
         database_url=stores.database_url,
-    ) as slack:
-        yield slack
+    )
 
 
 def _kept_url(settings: Settings) -> str | None:
     """Where a hub of this data dir serves the pages over loopback now."""
-    if settings.public_url is not None:
-        return None
-    from mcp_servers.hub.loopback import Berth  # noqa: PLC0415 - imports us
-
-    return Berth(settings).url()
-
-
-def _people(settings: Settings) -> People:
-    """Who the file of approvers names; a file that is set must be there, the one in the data dir may be."""
-    if settings.approvers is not None:
-        return load_people(settings.approvers)
-    file = settings.data_dir / PEOPLE_FILE
-    return load_people(file) if file.exists() else NOBODY
+    return None if settings.public_url is not None else Berth(settings).url()
 
 
 def _definition(tool: Tool) -> str:

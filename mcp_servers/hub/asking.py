@@ -213,14 +213,13 @@ class Asking:
     def _subject(self, passage: Passage, ask: Ask, facts: frozenset[str], preview: Preview) -> Subject:
         operation, caller, session = passage.operation, passage.caller, passage.session
         assert session is not None, "the session is read before anything is decided"
-        above = (caller.conversation_of, *caller.ancestors) if caller.conversation_of else ()
         return Subject(
             tool=operation.name,
             server=passage.row.server,
             definition=self.approvals.definitions[operation.name],
             arguments=passage.values,
             chain=caller.chain,
-            sessions=(caller.session, *above),
+            sessions=caller.sessions,
             tokens=tuple(each for each in (caller.token_id, caller.asker_token_id) if each is not None),
             tainted=session.tainted,
             depth=passage.request.depth,

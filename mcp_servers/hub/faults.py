@@ -10,7 +10,8 @@ from body_broker.telemetry import get_logger
 
 log = get_logger(__name__)
 
-_STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
+STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
+"""What a store that went away raises."""
 
 
 def mapped(error: Exception, operation: str, call_id: str, timeout_s: float) -> BodyBrokerError:
@@ -19,11 +20,16 @@ def mapped(error: Exception, operation: str, call_id: str, timeout_s: float) -> 
         return error
     if isinstance(error, TimeoutError):
         return DeadlineExceeded(f"{operation} took longer than {timeout_s:g} s.")
-    if isinstance(error, _STORES_LOST):
-        log.warning("store_lost", operation=operation, call=call_id, error=type(error).__name__)
-        return Unavailable("A store that this call needs is away.", details={"component": "stores"})
+    if isinstance(error, STORES_LOST):
+        return stores_away(error, operation=operation, call=call_id)
     log.error("operation_failed", operation=operation, call=call_id, exc_info=error)
     return InternalError(f"{operation} failed inside the hub.", details={"call_id": call_id})
+
+
+def stores_away(error: BaseException, **about: str) -> Unavailable:
+    """What is told of a store that went away; logged with what it was `about`."""
+    log.warning("store_lost", error=type(error).__name__, **about)
+    return Unavailable("A store that this call needs is away.", details={"component": "stores"})
 
 
 def not_configured(setting: str) -> NotConfigured:

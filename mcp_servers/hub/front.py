@@ -49,7 +49,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A plain GET route. `needs_identity` is False only for the probes, which tell nothing but up or down."""
+    """A plain GET route. `needs_identity` is False only for the probes, which tell nothing but up or down, and where the OIDC issuer is."""
 
     answer: Callable[[Caller | None], Awaitable[Page]]
     needs_identity: bool = True

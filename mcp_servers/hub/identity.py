@@ -153,14 +153,7 @@ class Identities:
         roles = await self.roles_of(chain[0], sessions)
         if await self._directory.ended(sessions, chain, since, tokens):
             raise _revoked()
-        above = (*sessions[1:], None)
-        return Caller(
-            chain=tuple(chain),
-            roles={chain[0]: roles} if roles else {},
-            session=sessions[0],
-            conversation_of=above[0],
-            ancestors=tuple(sessions[2:]),
-        )
+        return Caller.of_sessions(chain, {chain[0]: roles} if roles else {}, sessions)
 
     async def still(self, caller: Caller) -> None:
         """Return where nothing that this caller came with has been revoked since it was checked.
@@ -171,8 +164,8 @@ class Identities:
         """
         await self._directory.refresh()
         await self._be_current()
-        ids = (caller.session, caller.conversation_of, *caller.ancestors, caller.token_id, caller.asker_token_id)
-        if not self._known.revoked.isdisjoint(each for each in ids if each is not None):
+        ids = {*caller.sessions, caller.token_id, caller.asker_token_id} - {None}
+        if not self._known.revoked.isdisjoint(ids):
             raise _revoked()
 
     async def _be_current(self) -> None:

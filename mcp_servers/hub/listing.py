@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import mcp_types as types
 import orjson
 
+from approvals.model import REASON_MAX
 from body_broker.calls import Caller, Operation, Prompt, Resource, Room, Tool
 from mcp_servers.hub.approval_tools import TOOLS as APPROVAL_TOOLS
 from policies.decision import chain_of
@@ -19,7 +20,7 @@ from policies.engine import Policy
 
 TTL_MS = 60_000
 _ABOUT_APPROVALS = frozenset(tool.name for tool in APPROVAL_TOOLS)
-_REASON: dict[str, Any] = {"type": "string", "maxLength": 500, "description": "Why, for the approver."}
+_REASON: dict[str, Any] = {"type": "string", "maxLength": REASON_MAX, "description": "Why, for the approver."}
 _KEPT_LISTS = 256
 
 

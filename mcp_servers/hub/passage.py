@@ -124,14 +124,7 @@ class Passage:
 
 def caller_of(approval: Approval) -> Caller:
     """Who asked for it, as they stood then: for a call that has begun, which nobody decides again."""
-    above = (*approval.sessions[1:], None)
-    return Caller(
-        chain=approval.chain,
-        roles=approval.roles,
-        session=approval.sessions[0],
-        conversation_of=above[0],
-        ancestors=approval.sessions[2:],
-    )
+    return Caller.of_sessions(approval.chain, approval.roles, approval.sessions)
 
 
 def _apart(raw: dict[str, Json]) -> tuple[dict[str, Json], str | None]:

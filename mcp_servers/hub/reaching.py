@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from approvals.model import Approval
-from mcp_servers.hub.approving import PEOPLE_FILE, Approvals
+from approvals.people import PEOPLE_FILE
+from mcp_servers.hub.approving import Approvals
 from policies.decision import Requirement
 
 

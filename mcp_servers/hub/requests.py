@@ -51,7 +51,8 @@ class Request:
     """What somebody wants done: a name, raw arguments, and who wants it.
 
     With `completing` it is not to be run: suggestions for that argument are wanted, and `arguments` holds what is there so far.
-    `sent` are all parameters as they came, where the client can be asked for input; only rows with `asks` have them read.
+    `sent` are all parameters as they came, where the client can be asked for input; only rows with `asks`, and those that people
+    may be asked for, have them read.
     `patience` says how the client waits where people are asked.
     """
 

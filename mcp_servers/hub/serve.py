@@ -22,9 +22,10 @@ from body_broker.calls import Caller
 from body_broker.errors import SettingsError, StartError
 from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
+from mcp_servers.hub.berth import bind_localhost, listen_at
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
-from mcp_servers.hub.loopback import bind_localhost, listen_at, pages_open
+from mcp_servers.hub.loopback import pages_open
 from mcp_servers.hub.oidc.metadata import challenge_of, metadata_routes
 from mcp_servers.hub.pages import make_site, routes
 from mcp_servers.hub.protocol import Protocol

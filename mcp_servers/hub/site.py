@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from starlette.types import Receive, Scope, Send
 
 from approvals.page.messages import BODY_BYTES_MAX, PageAnswer, PageRequest
 from approvals.page.pages import Pages
+from approvals.slack.words import PATH as SLACK_PATH
 from body_broker.errors import TooLarge
 from body_broker.settings import Settings
 
-SLACK_PATH = "/slack/interactions"
 # Slack sends the whole message along with a click.
 SLACK_BYTES_MAX = 1024 * 1024
 SlackDoor = Callable[[bytes, Mapping[str, str]], Awaitable[tuple[int, bytes]]]
@@ -34,7 +34,7 @@ class Site:
 
     def __init__(self, pages: Pages, settings: Settings, slack: SlackDoor | None = None) -> None:
         self._pages, self._slack = pages, slack
-        self._public = _origin(settings.public_url) if settings.public_url else None
+        self._public = settings.public_url
         self._tls, self._behind_proxy = settings.tls_certificate is not None, settings.behind_proxy
 
     @property
@@ -133,11 +133,6 @@ async def _send(send: Send, answer: PageAnswer) -> None:
     headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def _name_of(host: str) -> str:

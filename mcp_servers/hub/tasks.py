@@ -21,20 +21,16 @@ from approvals.model import READABLE_S, Approval
 from approvals.store import SERVICE
 from approvals.waiting import is_settled, waits_for
 from body_broker.calls import Caller, Json
-from body_broker.errors import BodyBrokerError, Conflict, NotFound, OutcomeUnknown, Relayed, Unavailable
-from body_broker.storage.postgres import LOST as POSTGRES_LOST
-from body_broker.storage.redis import LOST as REDIS_LOST
-from body_broker.telemetry import get_logger
+from body_broker.errors import BodyBrokerError, Conflict, NotFound, OutcomeUnknown, Relayed
 from body_broker.work.worker import RETENTION_S
 from mcp_servers.hub.endings import ended, found_by
+from mcp_servers.hub.faults import STORES_LOST, stores_away
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.own import Job
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer, Request
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.wire import tool_error, tool_result
-
-log = get_logger(__name__)
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
@@ -262,9 +258,8 @@ def _stores() -> Generator[None]:
     """What reads approvals beside the gate: a store that is away is told as the gate tells it."""
     try:
         yield
-    except (*POSTGRES_LOST, *REDIS_LOST) as error:
-        log.warning("store_lost", operation="tasks", error=type(error).__name__)
-        raise Unavailable("A store that this call needs is away.", details={"component": "stores"}) from error
+    except STORES_LOST as error:
+        raise stores_away(error, operation="tasks") from error
 
 
 def _waiting(approval: Approval, lacking: str | None, approve_at: str | None) -> Task:

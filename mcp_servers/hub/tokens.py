@@ -203,10 +203,11 @@ class Tokens:
             acts: Mapping[str, object] | None = None
             for tier in (*asker.chain[1:], actor):  # the innermost `act` is the first actor (RFC 8693 §4.1)
                 acts = {"sub": tier, "sid": await self._remembered_login(tier)} | ({"act": acts} if acts else {})
-        above = [asker.conversation_of, *asker.ancestors] if asker.conversation_of else []
         claims = self._claims(asker.asker, new_id("tok"), conversation, now, int(expires_at))
         return _sign(
-            claims | {"act": acts, "asker": {"sid": asker.session, "jti": asker.token_id, "above": above}}, key
+            claims
+            | {"act": acts, "asker": {"sid": asker.session, "jti": asker.token_id, "above": list(asker.sessions[1:])}},
+            key,
         )
 
     def _claims(self, sub: str, jti: str, sid: str, now: float, expires_at: int) -> dict[str, object]:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 from body_broker.calls import Caller, Preview
+from body_broker.lore import standing
 from body_broker.lore.importing import nothing_there
 from body_broker.lore.intake import make_draft
 from body_broker.lore.model import SHARED, Draft, Source, index_named, persona_index, shown
-from body_broker.lore.standing import newer_coming
 from body_broker.text import quoted
 from mcp_servers.rag.models import DeleteDocument, IngestDocuments, NewDocument, Reindex
 from mcp_servers.rag.services import Services
@@ -28,7 +28,7 @@ async def foresee_ingest(arguments: IngestDocuments, _caller: Caller, services: 
     drafts = await asyncio.to_thread(drafts_of, arguments.documents)
     await services.lore.importing.hashed(drafts)
     index = SHARED if arguments.persona is None else persona_index(arguments.persona)
-    there = await services.lore.importing.present(index, [draft.origin for draft in drafts], canon=False)
+    there = await standing.of_origins(services.pool, index, [draft.origin for draft in drafts], canon=False)
     lines = [f"{'replaces' if each.origin in there else 'new'}: {_sized(each)}" for each in drafts]
     count = f"{len(drafts)} documents" if len(drafts) > 1 else f"the document {quoted(drafts[0].title)}"
     return Preview(
@@ -54,8 +54,9 @@ async def foresee_delete(arguments: DeleteDocument, _caller: Caller, services: S
         Conflict: A newer text of it is being brought in.
     """
     part = await services.lore.get_document(arguments.id, characters_max=_EXCERPT)
-    if await services.lore.importing.awaits(part.doc_id):
-        raise newer_coming()
+    there = await standing.of_document(services.pool, part.doc_id)
+    if there is not None and there.newer:
+        raise standing.newer_coming()
     more = "" if part.end >= part.characters else f"\n[{part.characters - part.end} more characters]"
     about = f"{quoted(part.title)}, {part.source} in {part.index}, {part.characters} characters, revision {part.rev}"
     return Preview(

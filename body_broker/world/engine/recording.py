@@ -196,7 +196,7 @@ async def _check_batches(connection: Connection, changes: Mapping[str, Change], 
 async def entities_of(
     connection: Connection, effects: Sequence[EffectPart], others: Collection[str] = ()
 ) -> dict[str, Entity]:
-    """What effects touch, name, or leave without a place or a holder; nobody else writes any of it meanwhile: the fence holds."""
+    """What effects touch, name, or leave without a place or a holder; under the fence nobody else writes any of it."""
     rows = await connection.fetch(_ENTITIES, sorted(named_by(effects).union(others)))
     if gone := removed_by(effects):
         rows += await connection.fetch(_WITHIN, sorted(gone))

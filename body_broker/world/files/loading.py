@@ -17,7 +17,7 @@ from body_broker.world.files.checking import World
 from body_broker.world.files.model import Entry, data_of, region_of
 from body_broker.world.files.naming import overlap
 from body_broker.world.kinds import OUTSIDE_FIELDS
-from body_broker.world.model import CHANGE_CHANNEL, Effect, Entity, Event, Kind
+from body_broker.world.model import Effect, Entity, Event, Kind
 from body_broker.world.patching import after, merged
 from body_broker.world.reading import world_now
 
@@ -183,8 +183,6 @@ async def _write(
     if not effects:
         return [], None
     held = await epochs.begin_anew(connection)
-    # Whoever arbitrated looks up, and finds its epoch over.
-    await connection.execute("SELECT pg_notify($1, '')", CHANGE_CHANNEL)
     return await recorder.append(connection, effects, there, held), held.number
 
 

@@ -57,7 +57,7 @@ async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
     try:
         await reach.lore.get_document(document_id, characters_max=1)
     except NotFound:
-        return Found(state="done", text=f"{document_id} is gone: it can neither be read nor found.")
+        return Found(state="done", text=f"{document_id} is gone: it can no longer be read.")
     return Found(state="failed", text=f"{document_id} is still there.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -223,12 +223,12 @@ async def _approving(reach: Reach, document_id: str) -> Plan:
 async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
     if "document" in remembered:
         return await _is_canon(reach, remembered["document"], remembered["rev"])
-    job = remembered["job"] and await _ended(reach, remembered["job"])
-    if job is not None and job["state"] not in FINAL:
+    state = await _ended(reach, remembered["job"]) if remembered["job"] else None
+    if state is not None and state not in FINAL:
         text = f"The documents are stored, and {remembered['job']} is indexing them: get_job says when they are found."
         return Found(state="executing", text=text)
-    if job is not None and job["state"] != "succeeded":
-        return Found(state="failed", text=f"The import {remembered['job']} was {job['state']}.")
+    if state not in {None, "succeeded"}:
+        return Found(state="failed", text=f"The import {remembered['job']} was {state}.")
     wanted: dict[str, str] = remembered["documents"]
     hashes = await standing.hashes_of_canon(reach.pool, list(wanted))
     same = sum(hashes.get(document_id) == hashed for document_id, hashed in wanted.items())
@@ -238,17 +238,17 @@ async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
     text = (
         f"Of {ids} the canon has {same} of {len(wanted)} with the texts that were approved: others were changed since."
     )
-    return Found(state="done" if job is not None else "failed", text=text)
+    return Found(state="done" if state is not None else "failed", text=text)
 
 
-async def _ended(reach: Reach, job_id: str) -> Mapping[str, Any]:
+async def _ended(reach: Reach, job_id: str) -> str:
     """How the job stands once it has ended, or after a while."""
     clock = asyncio.get_running_loop()
     until = clock.time() + WAIT_S
     while True:
         job = await queue.get(reach.pool, job_id, owner=None)
         if job.state in FINAL or clock.time() >= until:
-            return {"state": job.state}
+            return job.state
         await asyncio.sleep(_LOOK_EVERY_S)
 
 

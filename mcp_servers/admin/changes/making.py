@@ -76,7 +76,7 @@ class Changes:
             NotConfigured: Its kind has no backend.
             BadInput, TooLarge, NotFound, Conflict: It could only fail.
         """
-        return (await self._plan(wanted))[1].foreseen
+        return (await self._plan(wanted)).foreseen
 
     async def draft(self, wanted: Requested, caller: Caller) -> Drafted:
         """The same, kept for a day.
@@ -116,12 +116,12 @@ class Changes:
         found = await self._read_back(kind, wanted.target, made)
         return made.id, found
 
-    async def _plan(self, wanted: Requested) -> tuple[Kind, Plan]:
+    async def _plan(self, wanted: Requested) -> Plan:
         kind = kind_named(wanted.kind)
-        return kind, await kind.plan(self._reach, wanted.target, params_of(kind, wanted.params))
+        return await kind.plan(self._reach, wanted.target, params_of(kind, wanted.params))
 
     async def _write(self, kind: Kind, wanted: Requested, maker: Maker, basis: str | None) -> Made:
-        _, plan = await self._plan(wanted)
+        plan = await self._plan(wanted)
         if plan.foreseen.basis != basis:
             raise Conflict(
                 "What this would change is no longer what was shown to those who approved it.",

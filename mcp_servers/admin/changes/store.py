@@ -40,7 +40,7 @@ UPDATE admin_change SET outcome = outcome || jsonb_build_object('found', $2::tex
     ended_at = CASE WHEN $3 = 'executing' THEN NULL ELSE coalesce(ended_at, clock_timestamp()) END
 WHERE id = $1
 """
-_OF_KEY = "SELECT id, state, outcome::text FROM admin_change WHERE key = $1"
+_OF_KEY = "SELECT id, outcome::text FROM admin_change WHERE key = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,6 @@ class Made:
     """A change that was made. `remembered` is what its kind reads it back by."""
 
     id: str
-    state: str
     remembered: Json
 
 
@@ -117,4 +116,4 @@ async def verified(connection: Executor, change_id: str, found: Found) -> None:
 async def made_under(connection: Executor, key: str) -> Made | None:
     """The change that was made under a key; None where none was."""
     row = await connection.fetchrow(_OF_KEY, key)
-    return None if row is None else Made(row["id"], row["state"], orjson.loads(row["outcome"])["made"])
+    return None if row is None else Made(row["id"], orjson.loads(row["outcome"])["made"])

@@ -11,6 +11,7 @@ from approvals.cards import Card, named
 from approvals.desk import Desk
 from approvals.factors import Proof
 from approvals.model import WORK_KIND, Approval, Standing, Verdict, Voter
+from approvals.voting import could_help
 from body_broker.errors import Conflict, NotFound
 from body_broker.settings import Settings
 from body_broker.work.model import Verdict as Finding
@@ -71,12 +72,9 @@ def _entry(runtime: Runtime, approval: Approval) -> str:
 
 
 def _could(runtime: Runtime, approval: Approval) -> list[str]:
-    people = runtime.approvals.people
-    wanted = {group for each in approval.requirements for group in each.approvers}
-    own = {approval.asker} if approval.alone and any(each.own for each in approval.requirements) else set[str]()
-    others = people.in_groups(frozenset(wanted)) - set(approval.chain)
-    said = {vote.voter for vote in approval.votes}
-    return [named(each, people) for each in sorted((own | others) - said)]
+    people, said = runtime.approvals.people, {vote.voter for vote in approval.votes}
+    everybody = {*people.persons, approval.asker} - said
+    return [named(each, people) for each in sorted(everybody) if could_help(approval, each, people.groups_of(each))]
 
 
 @approvals.command()

@@ -13,7 +13,7 @@ import click
 import segno
 
 from approvals.factors import FactorInfo, Factors, Invite
-from approvals.people import People, load_people
+from approvals.people import PEOPLE_FILE, People, load_people
 from body_broker.errors import BadInput, NotFound
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
@@ -36,7 +36,12 @@ def mfa() -> None:
 @person_option
 @click.option("--totp", "kind", flag_value="totp", default="totp", help="An authenticator app (default).")
 @click.option("--passkey", "kind", flag_value="passkey", help="A passkey, made in the browser by a one-time link.")
-@click.option("--label", default=None, metavar="TEXT", help="What it is called, such as: phone.")
+@click.option(
+    "--label",
+    default=None,
+    metavar="TEXT",
+    help="What an authenticator app is called, such as: phone; a passkey is named in the browser.",
+)
 @click.option(
     "--groups",
     default="sre,security,admin",
@@ -45,7 +50,7 @@ def mfa() -> None:
 )
 @data_dir_option
 def enroll(person: str, kind: str, label: str | None, groups: str, data_dir: Path | None) -> None:
-    """Enrol a second factor. The first of an installation counts at once; a later one once an enrolled approver confirmed it."""
+    """Enrol a second factor. The first of an installation counts at once; a later one once an enrolled approver, or the same person with an earlier factor, confirmed it."""
     if kind == "totp" and not at_terminal():
         raise BadInput(
             "The secret is shown once, to the person at a terminal, and there is none here.",
@@ -86,7 +91,7 @@ async def _by_code(factors: Factors, invite: Invite, label: str | None) -> Facto
 async def _with_approvers(runtime: Runtime, person: str, groups: list[str]) -> Factors:
     """The factors; where nobody is enrolled and no file names approvers, one is written first that names this person."""
     factors, settings = runtime.approvals.factors, runtime.settings
-    file = settings.data_dir / "approvers.toml"
+    file = settings.data_dir / PEOPLE_FILE
     if not settings.embedded or settings.approvers is not None or file.exists() or await factors.begun():
         return factors
     await record(runtime, "approvers write", {"person": person, "groups": groups})

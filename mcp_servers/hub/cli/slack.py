@@ -18,11 +18,11 @@ from approvals.slack.checking import channels_of, findings, post_trial, trial_re
 from approvals.slack.clicks import CHECK_CHANNEL
 from approvals.slack.client import SlackApi
 from approvals.slack.manifest import manifest as manifest_of
-from approvals.slack.opening import open_slack
 from approvals.slack.words import SlackRefused
 from body_broker.errors import BadInput, NotConfigured
 from body_broker.settings import Settings
 from body_broker.work.link import Link
+from mcp_servers.hub.approving import slack_of
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
 from mcp_servers.hub.runtime import Runtime, open_runtime
 
@@ -129,20 +129,11 @@ async def _hearing(runtime: Runtime, value: str) -> AsyncGenerator[asyncio.Futur
         lost=lambda: None,
         channel=CHECK_CHANNEL,
     )
-    approvals = runtime.approvals
     try:
         async with (
             link.connection(),
-            open_slack(
-                runtime.settings,
-                pool=runtime.stores.pool,
-                desk=approvals.desk,
-                people=approvals.people,
-                pages=approvals.pages_url,
-                failed=lambda: None,
-                listen=True,  # also real clicks that come here while it is open are counted
-                database_url=runtime.stores.database_url,
-            ),
+            # Also real clicks that come here while it is open are counted.
+            slack_of(runtime.settings, runtime.stores, runtime.approvals, listen=True),
         ):
             yield clicked
     finally:

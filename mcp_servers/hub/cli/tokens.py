@@ -73,7 +73,9 @@ def issue(
 
 
 @token.command()
-@click.option("--id", "token_id", metavar="JTI", help="Only the token with this id.")
+@click.option(
+    "--id", "token_id", metavar="JTI", help="Only the token with this id, or the OIDC login that `token logins` shows."
+)
 @click.option("--principal", metavar="WHO", help="Every token of tier:…, person:… or service:…; its session ends.")
 @data_dir_option
 def revoke(token_id: str | None, principal: str | None, data_dir: Path | None) -> None:

@@ -101,7 +101,7 @@ async def open_oidc(
 
 def resource_of(settings: Settings) -> str:
     """What this hub is called where tokens are made for it (RFC 8707, RFC 9728)."""
-    return f"{(settings.public_url or '').rstrip('/')}/mcp"
+    return f"{settings.public_url or ''}/mcp"
 
 
 def _login(claims: Claims) -> tuple[str | None, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlsplit
@@ -95,7 +94,7 @@ class OidcIssuer:
         self._keys: Keys = {}
         self._seen_at = self._asked_at = float("-inf")
         self._failed: str | None = None
-        self._one, self._used, self._closing = asyncio.Lock(), asyncio.Event(), AsyncExitStack()
+        self._one, self._used = asyncio.Lock(), asyncio.Event()
         self._wire: Wire | None = None
         self._provider: tuple[float, Provider] | None = None
 
@@ -177,7 +176,8 @@ class OidcIssuer:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._closing.aclose()
+        if self._wire is not None:
+            await self._wire.close()
 
     async def _verify(self, token: str) -> _Token:
         try:
@@ -258,7 +258,6 @@ class OidcIssuer:
             from mcp_servers.hub.oidc.wire import Wire  # noqa: PLC0415  # aiohttp, only where there is an issuer
 
             self._wire = Wire()
-            self._closing.push_async_callback(self._wire.close)
         return self._wire
 
 

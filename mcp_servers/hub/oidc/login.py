@@ -37,7 +37,7 @@ _AGAIN = "Begin the login again from the page."
 class OidcLogin:
     """Logs people in; `Identities.oidc.login` of a hub with an issuer and a client id, else None.
 
-    The pages keep what `begin` gives them for one browser and one use (a row of page_challenge under the hash of a cookie),
+    The pages keep what `begin` gives them for one browser and one use (a sealed cookie; that it was used is a row of page_challenge),
     and hand it to `finish`.
 
     Args:

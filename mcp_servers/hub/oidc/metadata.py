@@ -37,5 +37,5 @@ def challenge_of(settings: Settings) -> bytes:
     """The WWW-Authenticate of a 401."""
     if settings.oidc_issuer is None:
         return CHALLENGE
-    where = resource_of(settings).removesuffix("/mcp") + PATHS[1]
+    where = f"{settings.public_url or ''}{PATHS[1]}"
     return CHALLENGE + f', resource_metadata="{where}"'.encode("latin-1")

@@ -10,8 +10,9 @@ import pytest
 from starlette.types import Message
 
 from approvals.page.pages import PATHS
+from approvals.slack.words import PATH as SLACK_PATH
 from mcp_servers.hub import site
-from mcp_servers.hub.site import SLACK_BYTES_MAX, SLACK_PATH
+from mcp_servers.hub.site import SLACK_BYTES_MAX
 from tests.mcp_servers.hub.conftest import Hub, OpenHub
 
 

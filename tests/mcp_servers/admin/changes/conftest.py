@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from body_broker.calls import Caller, Receipt
-from body_broker.lore import Lore, make_draft
+from body_broker.lore import Lore, make_draft, standing
 from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import Redis
 from body_broker.tuning import Tuning
@@ -106,7 +106,7 @@ class Studio:
             document_id = intake.documents[0].doc_id
 
             async def there() -> bool:
-                found = await self.reach.lore.importing.present("shared", [draft.origin], canon=canon)
+                found = await standing.of_origins(self.reach.pool, "shared", [draft.origin], canon=canon)
                 return (
                     draft.origin in found
                     and found[draft.origin].document_id == document_id

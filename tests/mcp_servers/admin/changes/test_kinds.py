@@ -131,7 +131,7 @@ async def test_a_deleted_document_was_shown_and_is_gone(studio: Studio) -> None:
     assert "- The mayor is a ghost." in foreseen.diff
     assert foreseen.outside
     found = await studio.approved("delete_lore", document)
-    assert (found.state, found.text) == ("done", f"{document} is gone: it can neither be read nor found.")
+    assert (found.state, found.text) == ("done", f"{document} is gone: it can no longer be read.")
     with pytest.raises(NotFound):
         await studio.reach.lore.get_document(document)
     assert not (await studio.reach.lore.search("shared", "mayor ghost", limit=5)).passages
