@@ -315,6 +315,25 @@ async def test_a_rule_that_fired_and_was_changed_voids_it(
     await void(make_desk(policy=changed), approval, "The rule writes-need-approval, which asked for it, was changed")
 
 
+WRITES = 'forbid (principal, action in Hub::Action::"write", resource)\nunless {\n  context has approval &&'
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        WRITES.replace("\nunless", "\nwhen { context.depth < 9 }\nunless"),
+        WRITES.replace("context has", "context.depth < 9 && context has"),
+    ],
+    ids=["when", "unless"],
+)
+async def test_a_rule_that_fired_and_whose_condition_alone_was_changed_voids_it(
+    desk: Desk, make_desk: MakeDesk, policy: Policy, edited: Edited, condition: str
+) -> None:
+    approval = (await desk.ask(subject(policy))).approval
+    changed = await edited(WRITES, condition)
+    await void(make_desk(policy=changed), approval, "The rule writes-need-approval, which asked for it, was changed")
+
+
 async def test_a_rule_that_fired_and_is_gone_voids_it(
     desk: Desk, make_desk: MakeDesk, policy: Policy, edited: Edited
 ) -> None:

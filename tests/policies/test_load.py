@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,29 @@ def test_the_digest_of_a_rule_is_its_own(policy: Policy, studio: Studio) -> None
     digests = {rule.requirement.rule_digest for rule in policy.rules.values() if rule.requirement}
     assert {rule.requirement.rule_digest for rule in other.rules.values() if rule.requirement} == digests
     assert len(digests) == len([rule for rule in policy.rules.values() if rule.requirement])
+
+
+def asking(group: str = "queued", when: str = "context.depth > 5", unless: str = GATE) -> str:
+    """A studio's own rule that asks people, always with the same annotations."""
+    head = f'@id("more") {HEAD} forbid (principal, action in Hub::Action::"{group}", resource)'
+    return f"{head} when {{ {when} }} unless {{ {unless} }};"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"when": "context.depth > 6"}, {"unless": f"context.depth < 2 || {GATE}"}, {"group": "write"}],
+    ids=["when", "unless", "scope"],
+)
+def test_a_rule_whose_condition_changed_has_another_digest_though_its_annotations_stay(
+    studio: Studio, changed: dict[str, str]
+) -> None:
+    texts = (asking(), f"// a remark\n{asking()}", asking(**changed))
+    before, remarked, after = (studio(text).rules["more"].requirement for text in texts)
+    assert before is not None
+    assert after is not None
+    assert remarked == before
+    assert after.rule_digest != before.rule_digest
+    assert replace(after, rule_digest=before.rule_digest) == before, "its annotations ask for the same"
 
 
 def test_our_files_stand_in_the_package() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from body_broker.calls import Json
-from body_broker.errors import Conflict
+from body_broker.errors import Conflict, NotFound
 from body_broker.storage.postgres import Connection
 from body_broker.text import canonical_json, digest, quoted
 from body_broker.tuning import Wanted
@@ -68,11 +68,15 @@ async def _plan(reach: Reach, target: str, params: SetConfig) -> Plan:
 
 async def _read_back(reach: Reach, target: str, remembered: Json) -> Found:
     version = remembered["version"]
-    figure = await reach.tuning.get(target)
+    try:
+        figure = await reach.tuning.get(target)
+    except NotFound:  # no key is ever taken away
+        return Found(state="failed", text=f"There is no {target}, though it was set.")
     if figure.version == version and digest(figure.value) == remembered["value"]:
         return Found(state="done", text=f"{target} has version {version} with the value that was approved.")
     written = await reach.tuning.history(target, limit=1, before=version + 1)
-    if written and (written[0].version, digest(written[0].value)) == (version, remembered["value"]):
+    was = bool(written) and (written[0].version, digest(written[0].value)) == (version, remembered["value"])
+    if was and figure.version > version:
         return Found(
             state="done", text=f"{target} was set as version {version}; it has version {figure.version} since."
         )

@@ -157,6 +157,8 @@ async def _read_back(reach: Reach, _target: str, remembered: Json) -> Found:
         ):
             return Found(state="failed", text=f"{entity_id} did not become what was approved.")
     found, _ = await reading.entities(reach.pool, list(versions))
+    if lost := sorted(each.id for each in found if each.version < versions[each.id]):
+        return Found(state="failed", text=f"{', '.join(lost)} did not become what was approved.")
     since = [each.id for each in found if each.version > versions[each.id]]
     named = ", ".join(f"{entity_id} version {version}" for entity_id, version in sorted(versions.items()))
     changed = f" Changed since: {', '.join(sorted(since))}." if since else ""
