@@ -33,6 +33,7 @@ _ASKED = "LOCK TABLE approval IN SHARE MODE"
 _SHOWN = "LOCK TABLE approval_notice IN SHARE MODE"
 _VOTED = "LOCK TABLE approval_vote IN SHARE MODE"
 _CLAIMED = "SELECT pg_advisory_xact_lock(hashtext('work_claim'))"
+_DECIDED = "LOCK TABLE audit_record IN SHARE MODE"
 _OF_TITLE = """
 SELECT a.id, a.state, a.outcome, a.effect, a.delivered_at IS NOT NULL AS delivered, w.state AS work, n.message,
     (SELECT count(*) FROM approval_vote v WHERE v.approval_id = a.id) AS votes,
@@ -41,6 +42,11 @@ FROM approval a JOIN work w ON w.id = a.id LEFT JOIN approval_notice n ON n.appr
 WHERE a.arguments::jsonb ->> 'title' = $1 ORDER BY a.ordinal
 """
 _NOTICES = "SELECT count(*) AS n FROM work WHERE kind = 'approval_notice' AND state IN ('queued', 'running')"
+_UNRECORDED = "SELECT count(*) AS n FROM approval WHERE outcome IS DISTINCT FROM recorded"
+_HELD_BY = """
+SELECT split_part(worker, ':', 2)::integer AS pid, coalesce(open_effect, begun) AS effect
+FROM work WHERE id = ANY ($1) AND state = 'running'
+"""
 _VERDICTS = """
 SELECT body::jsonb ->> 'kind' AS kind, body::jsonb ->> 'verdict' AS verdict FROM audit_record
 WHERE body::jsonb -> 'details' ->> 'approval' = $1
@@ -112,6 +118,14 @@ class Studio:
             return (await self.product.sql(_NOTICES))[0]["n"] == 0
 
         await wait_until(none, "every notice is shown", PATIENCE_S)
+
+    async def settled(self) -> None:
+        """Return once no end is left to record, so that nothing but what is asked from now on waits for the audit."""
+
+        async def all_recorded() -> bool:
+            return (await self.product.sql(_UNRECORDED))[0]["n"] == 0
+
+        await wait_until(all_recorded, "every end is recorded", PATIENCE_S)
 
     async def click(self, message: Message) -> int:
         """Somebody clicks Approve; the HTTP status, 0 where nothing answered."""
@@ -225,6 +239,7 @@ class ApprovalSteps:
             Step("notice: posted, not yet noted", self._before_noted),
             Step("vote: recorded, not yet committed", self._before_voted),
             Step("vote: counted, nobody has claimed it", self._before_claimed),
+            Step("effect to be had once: claimed, not begun", self._before_begun),
             Step("effect to be had once: begun, not had", lambda v: self._inside(v, ONCE, press.BEFORE)),
             Step("effect to be had once: had, not told", lambda v: self._inside(v, ONCE, press.AFTER)),
             Step("effect that may repeat: begun, not had", lambda v: self._inside(v, AGAIN, press.BEFORE)),
@@ -311,6 +326,32 @@ class ApprovalSteps:
             assert (row["state"], row["work"]) == ("approved", "queued")
             yield "it is approved and waits for a worker"
             held.let_go()
+
+    @asynccontextmanager
+    async def _before_begun(self, _victim: Victim) -> AsyncGenerator[str]:
+        studio = self._studio
+        two = [studio.ask(ONCE) for _ in _WORKERS]
+        for wanted in two:
+            await studio.shown(wanted)
+        await studio.quiet()
+        await studio.settled()
+        async with AsyncExitStack() as stack:
+            claims = await stack.enter_async_context(holding(self._url, _CLAIMED))
+            for wanted in two:
+                await studio.approve(wanted)
+            decision = await stack.enter_async_context(holding(self._url, _DECIDED))
+            claims.let_go()
+            ids = [(await studio.asked(wanted))["id"] for wanted in two]
+
+            async def both() -> bool:
+                rows = await studio.product.sql(_HELD_BY, ids)
+                assert not any(row["effect"] for row in rows), "an effect began whose decision is not on the audit"
+                return {row["pid"] for row in rows} == {studio.product.pid(w) for w in _WORKERS}
+
+            await wait_until(both, "hub and worker have claimed one each", PATIENCE_S)
+            await decision.has_stopped(*_WORKERS)
+            yield "both are claimed, no effect has begun"
+            decision.let_go()
 
     @asynccontextmanager
     async def _inside(self, victim: Victim, tool: str, gate: str) -> AsyncGenerator[str]:
