@@ -70,6 +70,7 @@ class Studio:
                 yield await pool.fetchval("SELECT id FROM approval ORDER BY ordinal DESC LIMIT 1"), calling
             finally:
                 calling.cancel()
+                await asyncio.wait([calling])
 
     async def standing(self, approval: str) -> str:
         return (await self.hub.runtime.approvals.desk.get(approval)).standing
