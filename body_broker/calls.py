@@ -28,6 +28,9 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    exact: ClassVar[frozenset[str]] = frozenset()
+    """Fields that tell one from another: what would have to be cleaned to be one of them is refused, not cleaned."""
+
 
 class Result(BaseModel):
     """Base of every operation's result."""
@@ -252,6 +255,7 @@ class Caller:
         expires_at: Unix seconds, or None where the identity is the process itself (`--as`).
         token_id: The token's `jti`, for revocation; None with `--as`.
         asker_token_id: In a conversation the `jti` of the asker's own token.
+        depth: How many calls deep a call of theirs is already: their conversation was begun in one.
     """
 
     chain: tuple[str, ...]
@@ -262,6 +266,7 @@ class Caller:
     expires_at: float | None = None
     token_id: str | None = None
     asker_token_id: str | None = None
+    depth: int = 0
 
     @property
     def asker(self) -> str:
@@ -313,6 +318,14 @@ class Progress(Protocol):
         ...
 
 
+class Hear(Protocol):
+    """Takes what an operation says before its result is whole. Text from outside is passed on only once the session has its taint."""
+
+    async def __call__(self, said: Any, *, outside: bool) -> None:  # what each operation says is its own
+        """`said` is of the operation's own type, such as `tiers.model.Told`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """The gate's mark on a call. Only mcp_servers/hub/gate.py makes one (held by tests/test_architecture.py)."""
@@ -335,6 +348,8 @@ class Call:
         inputs: What the client sent beside the arguments; empty unless the row has `asks`.
         key: The approval it runs under, None without one: a `repeatable` effect under the same key is the same effect.
         basis: What `foresees` found when people were asked; the call refuses where it is no longer so.
+        hear: Hears what the operation says on the way; None where nobody does.
+        restarts: Whether who hears can take back what was said.
     """
 
     issuer: Issuer
@@ -349,6 +364,8 @@ class Call:
     inputs: Inputs = NO_INPUTS
     key: str | None = None
     basis: str | None = None
+    hear: Hear | None = None
+    restarts: bool = False
 
     def seal_cursor(self, state: Json | None) -> str | None:
         """A cursor for the next page, bound to this requester and operation; None for None."""

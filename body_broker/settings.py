@@ -147,6 +147,46 @@ class Settings(BaseModel):
     )
     oidc_client_id: str | None = Field(None, description="The client that the hub's pages log people in as.")
     oidc_client_secret: SecretStr | None = Field(None, description="That client's secret, where it has one.")
+    models: Path | None = Field(
+        None,
+        description="A studio's own models.toml, laid over ours: engines, prices, caps, roles. docs/tiers.md has the form.",
+    )
+    gold_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where TensorRT-LLM's server (trtllm-serve) is, without /v1: the real-time tier.",
+    )
+    gold_api_key: SecretStr | None = Field(None, description="Its API key, sent to `gold_url` and nowhere else.")
+    silver_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where vLLM, or any OpenAI-compatible API, is, without /v1: the tier of dialogue.",
+    )
+    silver_api_key: SecretStr | None = Field(None, description="Its API key, sent to `silver_url` and nowhere else.")
+    silver_model: str | None = Field(
+        None, description="What `silver_url` calls its model; without it the only one that it serves."
+    )
+    openai_api_key: SecretStr | None = Field(None, description="OpenAI's API key; with it the cloud tier has OpenAI.")
+    openai_url: str = Field(
+        "https://api.openai.com", pattern=r"^https?://\S+$", description="Where OpenAI's API is, without /v1."
+    )
+    azure_openai_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="An Azure OpenAI resource, such as https://NAME.openai.azure.com.",
+    )
+    azure_openai_api_key: SecretStr | None = Field(None, description="Its API key.")
+    anthropic_api_key: SecretStr | None = Field(
+        None, description="Anthropic's API key; with it the cloud tier has Anthropic."
+    )
+    anthropic_url: str = Field(
+        "https://api.anthropic.com", pattern=r"^https?://\S+$", description="Where Anthropic's API is, without /v1."
+    )
+    otlp_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where traces go: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318.",
+    )
     database_connections_max: int = Field(10, ge=4, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
 
@@ -171,7 +211,10 @@ class Settings(BaseModel):
         200, gt=0, le=1_000_000, description="Calls per second a principal may make, over all hubs."
     )
     concurrency_max: int = Field(
-        64, ge=1, le=100_000, description="Calls a principal may have open at once, over all hubs."
+        64,
+        ge=1,
+        le=100_000,
+        description="Calls a principal may have open at once, over all hubs; tiers that work for them have as many again.",
     )
     call_timeout_s: Seconds = Field(60, description="How long one call may take.")
 
@@ -207,6 +250,7 @@ class Settings(BaseModel):
         "scan_rules_dir",
         "aws_roles",
         "approvers",
+        "models",
     )
     @classmethod
     def _home(cls, path: Path | None) -> Path | None:

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.vllm.install import absence
+
 PROJECT = Path(__file__).parents[1]
 _SCRATCH_BYTES_MIN = 2 * 1024**3
 
@@ -116,6 +118,7 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "boxes": _boxes,
     "godot": _godot,
     "chromium": _chromium,
+    "vllm": absence,
 }
 
 

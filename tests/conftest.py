@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay whole where tests run on several cores; those that share a costly program stay together."""
     for item in items:
         needed = {component for marker in item.iter_markers("requires") for component in marker.args}
-        shared = needed & {"npm", "opensearch"}
+        shared = needed & {"npm", "opensearch", "vllm"}
         item.add_marker(pytest.mark.xdist_group(min(shared) if shared else str(item.path)))
 
 

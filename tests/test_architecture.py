@@ -48,6 +48,9 @@ LAZY: dict[tuple[str, str], str] = {
     ("approvals/factors/keyring.py", "approvals.factors.passkeys"): "fido2, only where a passkey is used",
     ("mcp_servers/hub/approving.py", "approvals.slack.opening"): "slack_sdk, only where Slack is configured",
     ("mcp_servers/hub/oidc/issuer.py", "mcp_servers.hub.oidc.wire"): "aiohttp, only where there is an OIDC issuer",
+    ("mcp_servers/hub/inferring.py", "tiers.opening"): "aiohttp and what else engines need, only where tiers are asked",
+    ("tiers/hubtools.py", "tiers.hubclient"): "fastmcp, a second or more, only where a tier calls tools",
+    ("mcp_servers/hub/tracing.py", "mcp_servers.hub.exporting"): "OpenTelemetry's SDK, only where there is a collector",
 }
 
 # The libraries that one room owns, and that room; "" is nobody yet.
@@ -62,6 +65,7 @@ OWNERS = {
     "fido2": "approvals/factors",
     "pyotp": "approvals/factors",
     "segno": "mcp_servers/hub/cli",
+    "fastmcp": "tiers/hubclient.py",
 }
 
 
@@ -192,6 +196,7 @@ def test_the_path_that_serves_loads_no_client_of_something_else() -> None:
         "numpy",
         "tokenizers",
         "aiohttp",
+        "opentelemetry.exporter",  # the SDK itself is loaded by redis-py wherever it is installed
         "hypothesis",
         "pytest",
     )
@@ -210,6 +215,8 @@ BROUGHT = {
     "cryptography": "pyjwt",
     "botocore": "boto3",
     "jmespath": "boto3",
+    "fastmcp": "fastmcp",  # its code is in a distribution of another name
+    "referencing": "jsonschema",
 }
 
 

@@ -42,9 +42,8 @@ PACKAGES = (
         "fastmcp",
         "fastmcp",
         "dependency",
-        "our client side: tests, the baseline of the benchmarks, tiers",
-        ("tests/bench/served.py",),
-        issue=7,
+        "our client side: the tiers' calls of tools, tests, the baseline of the benchmarks",
+        ("tiers/hubclient.py", "tests/bench/served.py"),
     ),
     Package(
         "opensearch-py",
@@ -71,7 +70,14 @@ PACKAGES = (
         ("mcp_servers/admin/aws.py",),
         issue=8,
     ),
-    Package("vllm", "vllm", "extra vllm", "silver's engine, on the machine that has the GPU", issue=7),
+    Package(
+        "vllm",
+        "vllm",
+        "extra vllm",
+        "silver's engine, on the machine that has the GPU; a program, never imported",
+        ("tiers/profiles.py", "tiers/wire/vllm.py"),
+        program="vllm",
+    ),
     Package("slack-sdk", "slack_sdk", "dependency", "approvals in Slack", ("approvals/slack/client.py",)),
     Package("pytest", "pytest", "group dev", "the tests", ("tests/conftest.py",)),
 )

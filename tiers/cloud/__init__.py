@@ -1,0 +1,1 @@
+"""Cloud: providers that are paid by the token."""

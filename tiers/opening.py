@@ -1,0 +1,91 @@
+"""Owns the tiers of one process, opened together: engines, ledger, tools, and who answers for each tier."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from body_broker.calls import Caller
+from body_broker.storage.postgres import Pool
+from body_broker.storage.redis import Redis
+from tiers.catalogue import Catalogue
+from tiers.chain import Chain
+from tiers.cloud.tier import CloudTier
+from tiers.cost import CostLedger
+from tiers.counts import Counts
+from tiers.engine import Engine
+from tiers.gold.sight import HubSight
+from tiers.gold.tier import GoldTier
+from tiers.hubtools import Connect, HubTools, Post
+from tiers.model import Tier
+from tiers.router import ModelRouter
+from tiers.silver.npc import SilverTierNPC
+from tiers.silver.tier import SilverTier
+from tiers.toolloop import ToolLoop
+
+Mint = Callable[[Caller, str, str, float], Awaitable[str]]
+"""`async (asker, actor, conversation, ttl_s) -> token`: the hub's, never a route."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """Everything that answers requests in one process."""
+
+    catalogue: Catalogue
+    engines: Mapping[str, Engine]
+    ledger: CostLedger
+    tools: HubTools
+    router: ModelRouter
+    gold: GoldTier
+    silver: SilverTier
+    npc: SilverTierNPC
+    cloud: CloudTier
+
+
+@asynccontextmanager
+async def open_tiers(
+    catalogue: Catalogue,
+    *,
+    pool: Pool,
+    redis: Redis,
+    counts: Counts,
+    connect: Connect,
+    mint: Mint,
+    post: Post | None = None,
+) -> AsyncGenerator[Tiers]:
+    """The tiers, until the way out.
+
+    Args:
+        catalogue: What models.toml and the settings say.
+        pool: Of the database with the money.
+        redis: Where dialogue, caches and intents are.
+        counts: Takes measurements.
+        connect: Makes HTTP clients that reach the hub.
+        post: Takes a message to the same hub at less expense.
+        mint: Makes a conversation's token.
+    """
+    async with AsyncExitStack() as stack:
+        engines = {name: Engine(spec, counts) for name, spec in catalogue.engines.items() if spec.url is not None}
+        for engine in engines.values():
+            stack.push_async_callback(engine.close)
+        asked = tuple(engine.spec for engine in engines.values())
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, catalogue.caps, counts, engines=asked))
+        tools = await stack.enter_async_context(HubTools.opened(connect, mint, counts, post))
+        chain = Chain(ledger, counts)
+        gold = GoldTier(chain, redis, counts, sight=HubSight(tools))
+        silver = SilverTier(chain, ToolLoop(tools, counts, catalogue.tool_groups), counts)
+        cloud = CloudTier(silver, redis, counts, asked)
+        serving = {Tier.GOLD: gold, Tier.SILVER: silver, Tier.CLOUD: cloud}
+        router = ModelRouter(catalogue, engines, serving, spent_out=ledger.spent_out, counts=counts)
+        yield Tiers(
+            catalogue=catalogue,
+            engines=engines,
+            ledger=ledger,
+            tools=tools,
+            router=router,
+            gold=gold,
+            silver=silver,
+            npc=SilverTierNPC(router, tools, redis, counts),
+            cloud=cloud,
+        )

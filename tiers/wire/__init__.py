@@ -1,0 +1,1 @@
+"""The wire forms that engines speak; one dialect a module."""
