@@ -62,8 +62,17 @@ UPDATE work SET result = NULL WHERE kind = 'approved_call' AND result IS NOT NUL
 """
 
 
-def handlers(desk: Desk) -> Mapping[str, Handler]:
-    """What does it, by kind of work."""
+Statement = tuple[str, tuple[object, ...]]
+"""SQL, and its values."""
+
+
+def handlers(desk: Desk, *, also: Mapping[str, Statement] | None = None) -> Mapping[str, Handler]:
+    """What does it, by kind of work.
+
+    Args:
+        desk: Approvals.
+        also: What else is forgotten once an hour, by what it is.
+    """
 
     async def sweep(_run: Run) -> Json:
         return {
@@ -74,7 +83,7 @@ def handlers(desk: Desk) -> Mapping[str, Handler]:
         }
 
     async def tidy(_run: Run) -> Json:
-        return await _forget(desk.pool)
+        return await _forget(desk.pool, also or {})
 
     return {SWEEP: sweep, TIDY: tidy}
 
@@ -128,15 +137,16 @@ async def _tell_again(pool: Pool) -> int:
     return count
 
 
-async def _forget(pool: Pool) -> dict[str, int]:
+async def _forget(pool: Pool, also: Mapping[str, Statement]) -> dict[str, int]:
     """Logins and challenges past their time, results nobody may read any more, and the sweeps themselves."""
     kept_s = float(READABLE_S)
-    statements = {
+    statements: dict[str, Statement] = {
         "logins": ("DELETE FROM page_login WHERE expires_at <= clock_timestamp()", ()),
         "challenges": ("DELETE FROM page_challenge WHERE expires_at <= clock_timestamp()", ()),
         "steps": (_FORGET_STEPS, (kept_s,)),
         "results": (_FORGET_RESULTS, (kept_s,)),
         "sweeps": (_OLD_SWEEPS, (SWEEP, float(_TIDY_EVERY_S))),
+        **also,
     }
     return {
         what: int((await pool.execute(statement, *values)).rpartition(" ")[2])

@@ -25,6 +25,7 @@ from body_broker.work.schedule import Schedule
 from mcp_servers.hub.berth import Berth
 from mcp_servers.hub.listing import annotations_of
 from mcp_servers.hub.secrets import Secrets
+from mcp_servers.hub.session_store import FORGET_CONVERSATIONS
 from policies.engine import Policy
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Approvals:
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs beside the executor: notices and sweeping."""
-        return {**sweeper.handlers(self.desk), **(self.slack.handlers if self.slack else {})}
+        also = {"conversations": FORGET_CONVERSATIONS}
+        return {**sweeper.handlers(self.desk, also=also), **(self.slack.handlers if self.slack else {})}
 
     def schedules(self) -> tuple[Schedule, ...]:
         """The work of approvals that comes round by itself."""

@@ -11,6 +11,7 @@ from mcp_servers.hub.tokens import ACTORS_MAX
 
 # The issuer's clock may be this far ahead of ours; it concerns `iat` alone, never `nbf` or `exp`.
 ISSUED_AHEAD_S = 5.0
+DEPTH_MAX = 1_000
 Seconds = Annotated[float, Field(ge=0, le=1e11)]
 
 
@@ -43,6 +44,7 @@ class Claims(_Strict):
     nbf: Seconds | None = None
     act: _Act | None = None
     asker: _Asker | None = None
+    depth: Annotated[int, Field(ge=0, le=DEPTH_MAX)] = 0
 
     def actors(self) -> list[_Act]:
         """Who acts, the first one first."""

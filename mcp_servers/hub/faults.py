@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from body_broker.errors import BodyBrokerError, DeadlineExceeded, InternalError, NotConfigured, Unavailable
+from collections.abc import Sequence
+
+from body_broker.errors import (
+    BodyBrokerError,
+    DeadlineExceeded,
+    Denied,
+    Detail,
+    InternalError,
+    NotConfigured,
+    Unavailable,
+)
 from body_broker.settings import PREFIX, Settings
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
@@ -12,6 +22,7 @@ log = get_logger(__name__)
 
 STORES_LOST = (*POSTGRES_LOST, *REDIS_LOST)
 """What a store that went away raises."""
+NEEDS_BUDGET = "spend-needs-budget"
 
 
 def mapped(error: Exception, operation: str, call_id: str, timeout_s: float) -> BodyBrokerError:
@@ -30,6 +41,19 @@ def stores_away(error: BaseException, **about: str) -> Unavailable:
     """What is told of a store that went away; logged with what it was `about`."""
     log.warning("store_lost", error=type(error).__name__, **about)
     return Unavailable("A store that this call needs is away.", details={"component": "stores"})
+
+
+def denied(rules: Sequence[str], operation: str, asker: str) -> Denied:
+    """The refusal of a call by these rules."""
+    details: dict[str, Detail] = {"rules": list(rules)}
+    if tuple(rules) == (NEEDS_BUDGET,):
+        return Denied(
+            f"{operation} would cost money, and what {asker}, or everybody in that tier, may spend today is used up (rule {NEEDS_BUDGET}).",
+            next_step="Wait until 00:00 UTC. An engine without a price still answers: name it, such as model=silver, where one is configured."
+            " `body-broker status` says what today has cost; the caps are in models.toml.",
+            details=details,
+        )
+    return Denied(f"{operation} is not allowed here by rule {', '.join(rules)}.", details=details)
 
 
 def not_configured(setting: str) -> NotConfigured:

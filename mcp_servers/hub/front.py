@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
 from starlette.types import Message, Receive, Scope, Send
 
 from body_broker.calls import Caller, Operation
@@ -24,11 +24,14 @@ from body_broker.errors import (
     RateLimited,
     TooLarge,
     Unauthenticated,
+    WireError,
     on_the_wire,
 )
 from mcp_servers.hub.identity import Identities
 from mcp_servers.hub.protocol import CALLER, Protocol
 from mcp_servers.hub.requests import WAIT_META
+from mcp_servers.hub.tracing import arriving
+from mcp_servers.hub.usual import UsualCall, usual_call, usual_list
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _WATCH_AFTER_S = 0.25
@@ -122,6 +125,27 @@ def _is_port(text: str) -> bool:
     return text == "" or (text.isascii() and text.isdigit())
 
 
+class Api(typing.Protocol):
+    """Routes with a body and a token that are not MCP; each goes through the gate."""
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Every path of it; {} stands for one segment."""
+        ...
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is its."""
+        ...
+
+    def told(self, path: str, told: WireError) -> tuple[int, dict[str, Any]] | None:
+        """An error in the form that the clients of a path know; None where that is the hub's own."""
+        ...
+
+    async def __call__(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, whose Host, Origin and token were checked; raises BodyBrokerError."""
+        ...
+
+
 class Front:
     """The hub's ASGI application.
 
@@ -131,6 +155,7 @@ class Front:
         hosts: The names answered to.
         routes: Plain routes by path, beside /mcp.
         site: People's pages, which need no token.
+        api: Routes that are not MCP.
         request_bytes_max: Size of one body.
         approval_wait_s: How long a call may wait for people.
         challenge: What a 401 asks for.
@@ -145,10 +170,11 @@ class Front:
         *,
         request_bytes_max: int,
         site: Site | None = None,
+        api: Api | None = None,
         challenge: bytes = CHALLENGE,
         approval_wait_s: float = 0.0,
     ) -> None:
-        self.protocol, self.routes, self.site = protocol, routes, site
+        self.protocol, self.routes, self.site, self.api = protocol, routes, site, api
         self._identities, self._hosts = identities, hosts
         self._metrics = protocol.gate.metrics
         self._bytes_max, self._challenge = request_bytes_max, challenge
@@ -177,7 +203,8 @@ class Front:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._request(scope, receive, send)
+            with arriving(scope["headers"]):
+                await self._request(scope, receive, send)
         else:
             raise RuntimeError("only HTTP is served")
 
@@ -196,13 +223,16 @@ class Front:
             scope[CALLER] = caller
             if scope["path"] == "/mcp":
                 return await self._mcp(head, scope, receive, send)
+            if self.api is not None and self.api.takes(scope["path"]):
+                return await self._apart(caller, head, scope, receive, send)
             if route is None:
                 raise NotFound("There is no such page here.", next_step="MCP is served at /mcp.")
             if scope["method"] not in {"GET", "HEAD"}:
                 return await respond(send, Page(405, b"{}"))
             await respond(send, await route.answer(caller))
         except BodyBrokerError as error:
-            await _respond_error(send, error, self._challenge)
+            form = None if self.api is None else self.api.told(scope["path"], on_the_wire(error))
+            await _respond_error(send, error, self._challenge, form)
 
     async def _identify(self, headers: list[tuple[bytes, bytes]], head: dict[bytes, bytes]) -> Caller:
         try:
@@ -211,20 +241,33 @@ class Front:
             self._metrics.refused("identity")
             raise
 
-    async def _mcp(self, head: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _apart(
+        self, caller: Caller, head: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """A request to the API: bounded as MCP's are."""
+        assert self.api is not None
+        self._check_takes(head)
+        await self.api(caller, scope, receive, send)
+
+    def _check_takes(self, head: dict[bytes, bytes]) -> None:
         if self.protocol.draining:
             raise Draining("This hub is stopping.")
         if (length := head.get(b"content-length", b"0")).isdigit() and int(length) > self._bytes_max:
             raise TooLarge(f"The request is larger than {self._bytes_max} bytes.", details={"limit": self._bytes_max})
+
+    async def _mcp(self, head: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_takes(head)
         first = await receive()
         body: bytes = first.get("body", b"")
         whole = not first.get("more_body")
         if whole and head.get(b"mcp-method") == b"tools/list" and await self._list_tools(head, body, scope, send):
             return
-        if whole and not self._wants_stream(head, body, scope["method"]):
-            await self._answer_json(scope, first, receive, send)
-        else:
+        if not whole or self._wants_stream(head, body, scope["method"]):
             await self._stream.handle_request(scope, _replayed(first, receive), send)
+        elif (call := self._usual_call(head, body, scope)) is not None:
+            await _unless_left(receive, self._call(scope[CALLER], call, send))
+        else:
+            await _unless_left(receive, self._plain.handle_request(scope, _replayed(first, receive), send))
 
     def _wants_stream(self, head: dict[bytes, bytes], body: bytes, verb: str) -> bool:
         """Progress, listening, long calls and long waits for people need SSE (+100 us); everything else is one JSON answer."""
@@ -236,50 +279,39 @@ class Front:
         name = head.get(b"mcp-name")
         return name in self._streamed if b"mcp-method" in head else any(n in body for n in self._streamed)
 
-    async def _answer_json(self, scope: Scope, first: Message, receive: Receive, send: Send) -> None:
-        """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        watcher: asyncio.Task[None] | None = None
-        left = False
+    def _usual_call(self, head: dict[bytes, bytes], body: bytes, scope: Scope) -> UsualCall | None:
+        """A call that nothing of the SDK is needed for; None leaves whatever is unusual to it."""
+        if scope["method"] != "POST" or head.get(b"mcp-method") != b"tools/call" or len(body) > self._bytes_max:
+            return None
+        if len(head) != len(scope["headers"]) or self.protocol.draining:
+            return None
+        return usual_call(head, body, self.protocol.mirrored)
 
-        async def watch() -> None:
-            nonlocal left
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            left = True
-            task.cancel()
-
-        def start_watching() -> None:
-            nonlocal watcher
-            watcher = loop.create_task(watch())
-
-        later = loop.call_later(_WATCH_AFTER_S, start_watching)
-        try:
-            await self._plain.handle_request(scope, _replayed(first, receive), send)
-        except asyncio.CancelledError:
-            if not left:
-                raise
-            task.uncancel()
-        finally:
-            later.cancel()
-            if watcher is not None:
-                watcher.cancel()
+    async def _call(self, caller: Caller, call: UsualCall, send: Send) -> None:
+        status, answer = await self.protocol.call_json(caller, call)
+        await respond(send, Page(status, answer))
 
     async def _list_tools(self, head: dict[bytes, bytes], body: bytes, scope: Scope, send: Send) -> bool:
         """tools/list of the modern era from bytes kept per policy load; False leaves whatever is unusual to the SDK."""
-        request = _usual_list(head, body, scope)
-        if request is None:
+        if scope["method"] != "POST" or len(head) != len(scope["headers"]):
+            return False
+        if (request_id := usual_list(head, body)) is None:
             return False
         listed = await self.protocol.tools_json(scope[CALLER])
         meta = orjson.dumps(self.protocol.server_meta)
-        answer = b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (orjson.dumps(request["id"]), listed[:-1], meta)
+        answer = b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (orjson.dumps(request_id), listed[:-1], meta)
         await respond(send, Page(200, answer))
         return True
 
+    @asynccontextmanager
+    async def answering(self) -> AsyncGenerator[None]:
+        """MCP is answered until the way out; enter and leave in one task."""
+        async with self._plain.run(), self._stream.run():
+            yield
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        async with self._plain.run(), self._stream.run():
+        async with self.answering():
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self.begin_draining()
@@ -309,27 +341,35 @@ def _streams(operation: Operation) -> bool:
     return operation.reports_progress or "long_running" in operation.modifiers
 
 
-def _usual_list(head: dict[bytes, bytes], body: bytes, scope: Scope) -> dict[str, Any] | None:
-    """The request of a tools/list that the SDK would answer without a word; None for whatever is unusual."""
+async def _unless_left(receive: Receive, answering: Coroutine[Any, Any, None]) -> None:
+    """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    watcher: asyncio.Task[None] | None = None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    def start_watching() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    later = loop.call_later(_WATCH_AFTER_S, start_watching)
     try:
-        request: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in head.items()}
-    if not isinstance(request, dict) or scope["method"] != "POST" or len(head) != len(scope["headers"]):
-        return None
-    found = cast("dict[str, Any]", request)
-    params: Any = found.get("params")
-    usual = (
-        found.get("jsonrpc") == "2.0"
-        and type(found.get("id")) in {int, str}
-        and isinstance(params, dict)
-        and cast("dict[str, Any]", params).keys() == {"_meta"}
-        and "application/json" in headers.get("accept", "")
-        and headers.get("content-type") == "application/json"
-        and b'"progressToken"' not in body
-    )
-    return found if usual and isinstance(classify_inbound_request(found, headers=headers), InboundModernRoute) else None
+        await answering
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+    finally:
+        later.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 def _replayed(first: Message, receive: Receive) -> Receive:
@@ -349,11 +389,12 @@ async def respond(send: Send, page: Page, *more: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.body", "body": page.body})
 
 
-async def _respond_error(send: Send, error: BodyBrokerError, challenge: bytes) -> None:
+async def _respond_error(send: Send, error: BodyBrokerError, challenge: bytes, form: tuple[int, Any] | None) -> None:
     told = on_the_wire(error)
+    status, body = form or (told.http_status, {"error": told.body()})
     more: list[tuple[bytes, bytes]] = []
     if isinstance(error, Unauthenticated):
         more.append((b"www-authenticate", challenge))
     if isinstance(error, RateLimited) and error.retry_after_s is not None:
         more.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-    await respond(send, Page(told.http_status, orjson.dumps({"error": told.body()})), *more)
+    await respond(send, Page(status, orjson.dumps(body)), *more)

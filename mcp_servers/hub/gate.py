@@ -13,28 +13,15 @@ from approvals.executor import Perform
 from approvals.model import Approval
 from approvals.voting import check_given
 from body_broker.audit.auditor import Auditor
-from body_broker.calls import (
-    Call,
-    Caller,
-    CursorSeal,
-    Issuer,
-    Json,
-    Operation,
-    Progress,
-    Result,
-    Room,
-)
-from body_broker.errors import (
-    BodyBrokerError,
-    Denied,
-    Unauthenticated,
-    UnknownTool,
-)
+from body_broker.calls import Call, Caller, CursorSeal, Issuer, Json, Operation, Progress, Result, Room
+from body_broker.errors import BodyBrokerError, Unauthenticated, UnknownTool
 from body_broker.inputs import AskClient
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
+from body_broker.tracing import span
 from mcp_servers.hub.asking import Asking
-from mcp_servers.hub.faults import mapped, not_configured
+from mcp_servers.hub.faults import denied, mapped, not_configured
+from mcp_servers.hub.hearing import guarded
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import takes_reason
 from mcp_servers.hub.metrics import Metrics
@@ -122,14 +109,17 @@ class Gate:
         Raises:
             BodyBrokerError: Whatever refused or failed; anything else is mapped before it leaves the gate.
         """
-        if request.caller is None:
+        caller = request.caller
+        if caller is None:
             self.metrics.refused("no_identity")
             raise Unauthenticated("The call carries no identity.")
         began = time.perf_counter()
+        if caller.depth > request.depth:
+            request = replace(request, depth=caller.depth)
         row = self._rows.get((request.kind, request.name))
         if row is None:
-            return await self._unknown(request, request.caller, began)
-        passage = Passage(request, new_id("call"), began, request.caller, row)
+            return await self._unknown(request, caller, began)
+        passage = Passage(request, new_id("call"), began, caller, row)
         await self._enter(passage)
         self.metrics.open_calls.inc()
 
@@ -138,7 +128,8 @@ class Gate:
             self._leave(passage)
             self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
 
-        with self._ending(passage, end):
+        about = {"operation": row.operation.name, "caller": kind_of(caller), "call": passage.id}
+        with span("hub.call", **about), self._ending(passage, end):
             return await self._pass(passage)
 
     @contextmanager
@@ -300,8 +291,7 @@ class Gate:
             self._sessions.record(caller, passage.row.group)
             return None
         if isinstance(decision, Deny):
-            rules = list(decision.rules)
-            raise Denied(f"{operation.name} is not allowed here by rule {', '.join(rules)}.", details={"rules": rules})
+            raise denied(decision.rules, operation.name, caller.asker)
         return _Asked(decision, facts)
 
     def _question(self, passage: Passage) -> Question:
@@ -323,9 +313,9 @@ class Gate:
             facts = frozenset({"within_budget"})
         if operation.establishes is None:
             return facts
-        # Who is denied with every fact and with none is not looked up for.
+        # Who is denied with every fact and with none is not looked up for, and told what no fact would change.
         if all(isinstance(self.policy.decide(question._replace(facts=f)), Deny) for f in (frozenset(FACTS), facts)):
-            return facts
+            return frozenset(FACTS)
         services = self._services.get(passage.row.server)
         return facts | await operation.establishes(passage.arguments, passage.caller, services)
 
@@ -357,6 +347,8 @@ class Gate:
             inputs=passage.inputs,
             key=passage.approval.id if passage.approval else None,
             basis=passage.approval.basis if passage.approval else None,
+            hear=guarded(passage.request.hear, self._sessions, passage.caller, passage.operation.name),
+            restarts=passage.request.restarts,
         )
 
     async def _run(self, passage: Passage, call: Call) -> Result:
@@ -366,7 +358,7 @@ class Gate:
             if outcome != "ok" or passage.operation.effect != "none" or passage.approval is not None:
                 self._records.ended(passage, outcome)
 
-        with self._ending(passage, end):
+        with span("hub.run", operation=passage.operation.name), self._ending(passage, end):
             async with asyncio.timeout(self._timeout_s):
                 return await passage.operation.run(passage.arguments, call, self._services.get(passage.row.server))
 

@@ -224,6 +224,7 @@ class Identities:
             expires_at=claims.exp,
             token_id=claims.jti,
             asker_token_id=claims.asker.jti if claims.asker else None,
+            depth=claims.depth,
         )
 
     async def _key(self, token: str) -> Ed25519PublicKey:

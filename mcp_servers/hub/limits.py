@@ -24,7 +24,7 @@ _TIMEOUT_S = 1.0
 _PATIENCE_S = 0.01
 _PATIENCE = 8
 
-# One hash a principal: the bucket (`level`, `at`) and a field per hub, "tokens slots until sequence". Tokens that hubs hold
+# One hash for each lease's name: the bucket (`level`, `at`) and a field per hub, "tokens slots until sequence". Tokens that hubs hold
 # count as if they were still in the bucket, so that level + leased never exceeds the burst: whatever hubs do with their
 # leases, no window of T seconds admits more than burst + rate * T. Times are Redis' own, in microseconds.
 # ARGV: hub, sequence, rate, burst, tokens kept, tokens wanted, slots in all, slots needed, slots to spare, lease.
@@ -63,7 +63,10 @@ return {got, held, roomy and 1 or 0, math.ceil(math.min(2592000000000, math.max(
 
 
 class _Lease:
-    """What this hub holds for one principal; times are monotonic seconds."""
+    """What this hub holds under one name: tokens and slots of a principal, or slots alone of the work in somebody's name.
+
+    Times are monotonic seconds.
+    """
 
     __slots__ = (
         "begun",
@@ -72,19 +75,23 @@ class _Lease:
         "freed",
         "held",
         "left",
+        "name",
+        "rated",
         "roomy",
         "settled_at",
         "settling",
+        "thirsty",
         "until",
         "used_at",
         "waiting",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, *, rated: bool) -> None:
+        self.name, self.rated = name, rated
         self.left = 0  # tokens
         self.held = 0  # slots, of which
         self.busy = 0  # are in use
-        self.waiting = 0
+        self.thirsty = self.waiting = 0  # calls that wait for a token, and for a slot
         self.roomy = True  # plenty of slots are free over all hubs, so that unused ones may wait here for the next call
         self.until = self.used_at = self.settled_at = self.empty_until = float("-inf")
         self.settling: asyncio.Task[None] | None = None
@@ -100,7 +107,9 @@ class Limits:
     """The limits of every principal, as one hub sees them; made by `open_limits`.
 
     A call counts for its asker alone: a tier that works for somebody uses up that person's allowance, never the tier's own, so
-    that no asker can starve another's conversations.
+    that no asker can starve another's conversations. Its rate is the asker's own. Its open calls have as many places as the
+    asker's, of their own for each chain: whoever has every place of theirs in a talk with a tier must not keep out the tools of
+    those very talks.
 
     A hub leases tokens and slots in chunks, so that a call usually costs no round trip; at most one chunk lies unused in each.
     What a killed hub held comes back after `LEASE_S`. The one exception to the bound on open calls: those that go on running in
@@ -129,28 +138,29 @@ class Limits:
             TooBusy: The principal has as many calls open as it may.
             Unavailable: Redis is down and what this hub had leased is used up.
         """
-        lease = self._leases.get(caller.asker)
-        if lease is None:
-            lease = self._leases[caller.asker] = _Lease()
+        rated = self._lease(caller.asker, rated=True)
+        places = rated if (name := _places_of(caller)) == caller.asker else self._lease(name, rated=False)
         now = self._monotonic()
-        if self._take(lease, now):
-            if lease.left * 2 <= self._chunk and lease.settling is None and now >= lease.empty_until:
-                self._begin(caller.asker, lease)
+        if self._take(rated, places, now):
+            if rated.left * 2 <= self._chunk and rated.settling is None and now >= rated.empty_until:
+                self._begin(rated)
             return
-        lease.waiting += 1
+        rated.thirsty += 1
+        places.waiting += 1
         try:
-            await self._wait(caller.asker, lease)
+            await self._wait(rated, places)
         finally:
-            lease.waiting -= 1
+            rated.thirsty -= 1
+            places.waiting -= 1
 
     def leave(self, caller: Caller) -> None:
         """The call that entered has ended."""
-        lease = self._leases[caller.asker]
-        lease.busy -= 1
-        if lease.waiting:
-            lease.freed.set()
-        if not lease.roomy and lease.settling is None and lease.unused():
-            self._begin(caller.asker, lease)
+        places = self._leases[_places_of(caller)]
+        places.busy -= 1
+        if places.waiting:
+            places.freed.set()
+        if not places.roomy and places.settling is None and places.unused():
+            self._begin(places)
 
     async def keep(self) -> None:
         """Renew what is in use and give back what is not, until cancelled."""
@@ -162,74 +172,83 @@ class Limits:
         """One round of `keep`: leases of open calls are renewed, idle ones given back and forgotten."""
         now = self._monotonic()
         begun: list[asyncio.Task[None]] = []
-        for principal, lease in list(self._leases.items()):
-            idle = not lease.busy and not lease.waiting and now - lease.used_at >= _RENEW_S
+        for name, lease in list(self._leases.items()):
+            used = lease.busy or lease.waiting or lease.thirsty
+            idle = not used and now - lease.used_at >= _RENEW_S
             if lease.settling is not None:
                 continue
             if not idle:
                 if now - lease.settled_at >= _RENEW_S:
-                    begun.append(self._begin(principal, lease))
+                    begun.append(self._begin(lease))
                 continue
-            del self._leases[principal]
+            del self._leases[name]
             if now < lease.until and (lease.left or lease.held):
-                begun.append(self._begin(principal, lease, give_back=True))
+                begun.append(self._begin(lease, give_back=True))
         await asyncio.gather(*begun, return_exceptions=True)
 
     async def give_all_back(self) -> None:
         """Return every lease; called once, when no call is left."""
         while begun := [lease.settling for lease in self._leases.values() if lease.settling]:
             await asyncio.gather(*begun, return_exceptions=True)
-        begun = [self._begin(principal, lease, give_back=True) for principal, lease in self._leases.items()]
+        begun = [self._begin(lease, give_back=True) for lease in self._leases.values()]
         await asyncio.gather(*begun, return_exceptions=True)
 
-    def _take(self, lease: _Lease, now: float) -> bool:
-        if now >= lease.until or lease.left < 1 or lease.busy >= lease.held:
+    def _lease(self, name: str, *, rated: bool) -> _Lease:
+        lease = self._leases.get(name)
+        if lease is None:
+            lease = self._leases[name] = _Lease(name, rated=rated)
+        return lease
+
+    def _take(self, rated: _Lease, places: _Lease, now: float) -> bool:
+        """Take a token and a slot, or neither."""
+        if now >= rated.until or rated.left < 1 or now >= places.until or places.busy >= places.held:
             return False
-        lease.left -= 1
-        lease.busy += 1
-        lease.used_at = now
+        rated.left -= 1
+        places.busy += 1
+        rated.used_at = places.used_at = now
         return True
 
-    async def _wait(self, principal: str, lease: _Lease) -> None:
-        patience, answered = _PATIENCE, lease.begun
-        while not self._take(lease, now := self._monotonic()):
-            if now < lease.until and lease.left < 1 and now < lease.empty_until:
+    async def _wait(self, rated: _Lease, places: _Lease) -> None:
+        patience, answered = _PATIENCE, places.begun
+        while not self._take(rated, places, now := self._monotonic()):
+            if now < rated.until and rated.left < 1 and now < rated.empty_until:
                 raise RateLimited(
                     f"More than {self._rate_per_s:g} calls per second.",
-                    retry_after_s=lease.empty_until - now,
+                    retry_after_s=rated.empty_until - now,
                     details={"limit_per_s": self._rate_per_s},
                 )
-            settling = lease.settling or self._begin(principal, lease)
-            question = lease.begun
+            lacking = rated if now >= rated.until or rated.left < 1 else places
+            settling = lacking.settling or self._begin(lacking)
+            question = lacking.begun
             await asyncio.shield(settling)
-            if question <= answered or lease.left < 1 or lease.busy < lease.held:
+            if lacking is not places or question <= answered or rated.left < 1 or places.busy < places.held:
                 continue  # it was asked before we came, or there is something to take, or the reason is at the top
             answered = question
             patience -= 1
             if not patience:
                 raise TooBusy(f"{self._slots_max} calls are open already.", details={"limit": self._slots_max})
-            lease.freed.clear()
+            places.freed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await lease.freed.wait()
+                    await places.freed.wait()
 
-    def _begin(self, principal: str, lease: _Lease, *, give_back: bool = False) -> asyncio.Task[None]:
+    def _begin(self, lease: _Lease, *, give_back: bool = False) -> asyncio.Task[None]:
         lease.begun += 1
-        lease.settling = task = asyncio.create_task(self._settle(principal, lease, give_back=give_back))
+        lease.settling = task = asyncio.create_task(self._settle(lease, give_back=give_back))
         task.add_done_callback(
             lambda t: t.cancelled() or t.exception()
         )  # nobody may be waiting: it is logged where it is raised
         return task
 
-    async def _settle(self, principal: str, lease: _Lease, *, give_back: bool) -> None:
+    async def _settle(self, lease: _Lease, *, give_back: bool) -> None:
         try:
-            await self._ask(principal, lease, give_back=give_back)
+            await self._ask(lease, give_back=give_back)
         finally:
             lease.settling = None  # here, not in a callback: who finds it must be able to wait for it
         if not give_back and not lease.roomy and lease.unused():
-            self._begin(principal, lease)
+            self._begin(lease)
 
-    async def _ask(self, principal: str, lease: _Lease, *, give_back: bool) -> None:
+    async def _ask(self, lease: _Lease, *, give_back: bool) -> None:
         """Tell Redis what is kept and needed, and take what it grants."""
         began = self._monotonic()
         if began >= lease.until or give_back:
@@ -237,13 +256,13 @@ class Limits:
         kept, need = lease.left, lease.busy + lease.waiting
         # Until Redis has answered, only what it cannot refuse is ours.
         lease.held = min(lease.held, need)
-        want = 0 if give_back else max(self._chunk, lease.waiting) - kept
+        want = max(self._chunk, lease.thirsty) - kept if lease.rated and not give_back else 0
         spare = 0 if give_back else self._spare
         self._sequence += 1
         numbers = (self._sequence, self._rate_per_s, self._burst, kept, max(0, want), self._slots_max, need, spare)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                granted = await self._script([f"limit:{principal}"], [self._hub, *numbers, int(LEASE_S * 1_000_000)])
+                granted = await self._script([f"limit:{lease.name}"], [self._hub, *numbers, int(LEASE_S * 1_000_000)])
         except LOST as error:
             log.warning("limits_not_reached", error=type(error).__name__)
             raise Unavailable("Redis cannot be asked what is left.", details={"component": "redis"}) from error
@@ -255,6 +274,11 @@ class Limits:
         lease.settled_at, lease.until = began, began + LEASE_S
         if want > 0 and not got:
             lease.empty_until = self._monotonic() + wait_us / 1_000_000
+
+
+def _places_of(caller: Caller) -> str:
+    """Under which name a call's place is leased: the asker's, or in a conversation the whole chain's."""
+    return caller.asker if caller.conversation_of is None else caller.requester
 
 
 @asynccontextmanager
@@ -270,7 +294,7 @@ async def open_limits(
     Args:
         redis: Where all hubs meet.
         rate_per_s: Calls per second of one principal; as many may come at once.
-        concurrency_max: Calls one principal may have open.
+        concurrency_max: Calls one principal may have open, and as many again each chain of tiers that works for them.
         monotonic: Seconds.
     """
     limits = Limits(redis, rate_per_s=rate_per_s, concurrency_max=concurrency_max, monotonic=monotonic)

@@ -16,7 +16,11 @@ from body_broker.work import queue
 from body_broker.work.model import State, WorkItem, WorkSummary
 from mcp_servers.hub.approval_tools import TOOLS as APPROVAL_TOOLS
 from mcp_servers.hub.approval_tools import job_facts
+from mcp_servers.hub.generating import RESOURCES as GENERATING_RESOURCES
+from mcp_servers.hub.generating import TOOLS as GENERATING_TOOLS
+from mcp_servers.hub.inferring import Inferring
 from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.talking import TOOLS as TALKING_TOOLS
 
 _APPROVAL = "apr_"
 JobId = Annotated[str, Field(min_length=5, max_length=80)]
@@ -29,6 +33,7 @@ class HubServices:
     pool: Pool
     metrics: Metrics
     desk: Desk
+    inferring: Inferring
 
 
 class Nothing(Arguments):
@@ -203,6 +208,8 @@ ROOM = Room(
             output="as_marked",
         ),
         *APPROVAL_TOOLS,
+        *GENERATING_TOOLS,
+        *TALKING_TOOLS,
     ),
     resources=(
         Resource(
@@ -213,5 +220,6 @@ ROOM = Room(
             description="This hub's metrics in Prometheus' text form; also served at /metrics.",
             uri="hub://metrics",
         ),
+        *GENERATING_RESOURCES,
     ),
 )

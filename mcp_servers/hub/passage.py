@@ -106,6 +106,7 @@ class Passage:
         if self.row.reasoned and isinstance(raw, dict) and "reason" in raw:
             raw, self.reason = _apart(cast("dict[str, Json]", raw))
         self.values = clean_arguments(raw)
+        _check_exact(self.operation.arguments.exact, raw, self.values)
         try:
             self.arguments = self.operation.arguments.model_validate(self.values)
         except ValidationError as error:
@@ -125,6 +126,16 @@ class Passage:
 def caller_of(approval: Approval) -> Caller:
     """Who asked for it, as they stood then: for a call that has begun, which nobody decides again."""
     return Caller.of_sessions(approval.chain, approval.roles, approval.sessions)
+
+
+def _check_exact(names: frozenset[str], raw: Json, cleaned: dict[str, Json]) -> None:
+    given = cast("dict[str, Json]", raw or {})
+    changed = sorted(name for name in names if cleaned.get(name) != given.get(name))
+    if changed:
+        raise BadInput(
+            f"Invisible characters are in {', '.join(changed)}.",
+            details={"problems": [f"{name}: invisible characters" for name in changed]},
+        )
 
 
 def _apart(raw: dict[str, Json]) -> tuple[dict[str, Json], str | None]:

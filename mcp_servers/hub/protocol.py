@@ -23,25 +23,26 @@ from body_broker.calls import (
     ResourceText,
     Suggestions,
 )
-from body_broker.errors import ApprovalPending, BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
+from body_broker.errors import BodyBrokerError, Denied, Draining, NotFound, Unauthenticated
 from body_broker.inputs import AskClient
 from body_broker.telemetry import get_logger
 from body_broker.text import clean
+from mcp_servers.hub.calling import Calling
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import TTL_MS, Listing, Listings, with_parameter_headers
-from mcp_servers.hub.requests import Request, patience_of
-from mcp_servers.hub.rounds import BadRound, input_required
+from mcp_servers.hub.requests import Request
+from mcp_servers.hub.rounds import input_required
 from mcp_servers.hub.tasks import METHODS, Tasks, has_tasks
 from mcp_servers.hub.telling import progress_of
+from mcp_servers.hub.tracing import traced, within
+from mcp_servers.hub.usual import UsualCall, failed, told
 from mcp_servers.hub.wire import (
     OUTSIDE_META,
     prompt_messages,
     protocol_error,
     resource_contents,
-    tool_error,
-    tool_result,
 )
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy
@@ -93,6 +94,7 @@ class Protocol:
         self._bus = bus
         self.draining = False
         self.listening = ListenHandler(bus)
+        self.mirrored = with_parameter_headers(gate.rooms)
         self.server: Server[Any] = Server(
             "body-broker",
             version=VERSION,
@@ -108,14 +110,15 @@ class Protocol:
             on_completion=self._complete,
             on_subscriptions_listen=self._listen,
             # Without it every call with arguments runs a hidden tools/list (facts/mcp.md §3).
-            get_tool_input_schema=with_parameter_headers(gate.rooms).get,
+            get_tool_input_schema=self.mirrored.get,
         )
         # By this name: the constructor's own parameter warns that MCP will drop log levels; clients of 2025-11-25 have them.
         self.server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, self._set_log_level)
         self.tasks = Tasks(gate)
         self.tasks.serve(self.server, self.caller_of)
+        self._calling = Calling(gate, self.tasks)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
-        self.server.middleware[:] = [self._admit]
+        self.server.middleware[:] = [traced, self._admit]
         stamp = self.server.server_info_stamp
         self.server_meta: dict[str, Json] = {SERVER_INFO_META_KEY: stamp}
 
@@ -180,44 +183,33 @@ class Protocol:
 
     def _enveloped(self, ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
         """The result with what each protocol revision wants around it."""
-        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            return result
+        return self._modern(result) if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS else result
+
+    def _modern(self, result: dict[str, Any]) -> dict[str, Any]:
         meta = result.get("_meta")
         result["_meta"] = (meta | self.server_meta) if meta else self.server_meta
         result.setdefault("resultType", "complete")
         return result
 
     async def _called(self, ctx: Context, caller: Caller, name: str, arguments: Json) -> dict[str, Any]:
-        task = has_tasks(ctx)
-        try:
-            answer = await self.gate.run(
-                Request(
-                    name=name,
-                    kind="tool",
-                    arguments=arguments,
-                    caller=caller,
-                    progress=progress_of(ctx, caller, self._bus),
-                    sent=_sent(ctx),
-                    patience=patience_of(ctx.params, task=task),
-                )
-            )
-            job = answer.result.handle() if task else None
-            return tool_result(answer) if job is None else await self.tasks.created(job, caller)
-        except ApprovalPending as pending:
-            return await self._pending(pending, caller) if task else tool_error(pending)
-        except AskClient as ask:
-            sent = _sent(ctx)
-            return tool_error(ask) if sent is None else input_required(ask, sent)
-        except BadRound as error:
-            raise protocol_error(error) from None
-        except BodyBrokerError as error:
-            return tool_error(error)
+        return await self._calling.called(
+            caller,
+            name,
+            arguments,
+            ctx.params,
+            modern=ctx.protocol_version in MODERN_PROTOCOL_VERSIONS,
+            task=has_tasks(ctx),
+            progress=progress_of(ctx, caller, self._bus),
+        )
 
-    async def _pending(self, pending: ApprovalPending, caller: Caller) -> dict[str, Any]:
+    async def call_json(self, caller: Caller, call: UsualCall) -> tuple[int, bytes]:
+        """The status and the whole answer of a usual tools/call, as `_admit` and the SDK around it would have them."""
         try:
-            return await self.tasks.created(str(pending.details["approval"]), caller)
-        except BodyBrokerError as error:
-            return tool_error(error)
+            with within(call.params):
+                result = await self._calling.called(caller, call.name, call.arguments, call.params, modern=True)
+        except Exception as error:  # noqa: BLE001 - told, and logged where it is none of ours, as the SDK does
+            return failed(call.id, error)
+        return 200, told(call.id, self._modern(result))
 
     async def _call_tool(
         self, ctx: Context, params: types.CallToolRequestParams

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from approvals.waiting import WAIT_MAX_S
-from body_broker.calls import Caller, Json, Operation, Progress, Result
+from body_broker.calls import Caller, Hear, Json, Operation, Progress, Result
 from body_broker.errors import BadInput
 
 WAIT_META = "body-broker/wait_s"
@@ -53,7 +53,8 @@ class Request:
     With `completing` it is not to be run: suggestions for that argument are wanted, and `arguments` holds what is there so far.
     `sent` are all parameters as they came, where the client can be asked for input; only rows with `asks`, and those that people
     may be asked for, have them read.
-    `patience` says how the client waits where people are asked.
+    `patience` says how the client waits where people are asked. `hear` hears what the operation says on the way,
+    and `restarts` says whether it can take that back.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Request:
     completing: str | None = None
     sent: Mapping[str, Json] | None = None
     patience: Patience = Patience()
+    hear: Hear | None = None
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,15 +19,20 @@ from mcp_servers.hub.cursors import CursorSeals
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.identity import Identities, open_identities
+from mcp_servers.hub.inferring import Inferring, open_inferring
+from mcp_servers.hub.inner_door import InnerDoor
 from mcp_servers.hub.limits import Limits, open_limits
 from mcp_servers.hub.listing import Listings
 from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.services import RoomServices, open_services
 from mcp_servers.hub.sessions import Sessions, open_sessions
+from mcp_servers.hub.tier_metrics import TierCounts
 from mcp_servers.hub.tokens import Tokens
+from mcp_servers.hub.tracing import open_tracing
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 
@@ -53,6 +58,7 @@ class Runtime:
     services: RoomServices
     approvals: Approvals
     executor: Executor
+    inferring: Inferring
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -108,55 +114,81 @@ async def open_runtime(
     policy = await asyncio.to_thread(load_policy, settings, rooms)
     every, rooms, lasting = _every(rooms), profiled(rooms, settings.tools), name != "cli"
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(settings, name=name))
-        secrets = await asyncio.to_thread(Secrets.load, settings)
-        auditor = await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
-        identities = await stack.enter_async_context(open_identities(stores.pool, settings))
-        sessions = await stack.enter_async_context(open_sessions(stores.redis, stores.pool))
-        limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
-        limits = await stack.enter_async_context(limiting)
+        stores, secrets, auditor = await _open_ground(stack, settings, name)
+        identities, sessions, limits = await _open_callers(stack, settings, stores)
         bus, metrics = EventBus(stores.redis), Metrics()
         services = await stack.enter_async_context(open_services(settings, stores, bus, policy, lasting=lasting))
         opening = open_approvals(
             settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
         approvals = await stack.enter_async_context(opening)
+        tokens, counts = Tokens(stores.pool, settings, secrets), TierCounts(metrics.registry)
+        tiers = open_inferring(settings, stores, secrets, tokens=tokens, sessions=sessions, counts=counts)
+        inferring = await stack.enter_async_context(tiers)
+        ours = {own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk, inferring)}
         gate = Gate(
             rooms=rooms,
             approved=every,
             policy=policy,
-            services=dict(services.by_room())
-            | {own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk), **(extra_services or {})},
+            services={**services.by_room(), **ours, **(extra_services or {})},
             auditor=auditor,
             sessions=sessions,
             limits=limits,
             cursors=CursorSeals(secrets.derive("cursors")),
             rounds=Rounds(secrets.derive("request-states")),
-            asking=Asking(
-                approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s, still=identities.still
-            ),
+            asking=_asking(settings, approvals, sessions, policy, identities),
             metrics=metrics,
             configured=configured(settings),
             call_timeout_s=settings.call_timeout_s,
         )
         stack.push_async_callback(gate.drain)
+        listings = Listings(rooms, policy, configured(settings))
+        inferring.reaches(lambda: InnerDoor(Protocol(gate, listings, limits, bus), identities, settings))
+        stack.push_async_callback(inferring.close)
         yield Runtime(
             settings=settings,
             rooms=rooms,
             stores=stores,
             secrets=secrets,
             auditor=auditor,
-            tokens=Tokens(stores.pool, settings, secrets),
+            tokens=tokens,
             identities=identities,
             sessions=sessions,
             limits=limits,
             bus=bus,
             gate=gate,
-            listings=Listings(rooms, policy, configured(settings)),
+            listings=listings,
             services=services,
             approvals=approvals,
             executor=Executor(approvals.desk, identities.standing, gate.authorise, gate.resume),
+            inferring=inferring,
         )
+
+
+async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> tuple[Stores, Secrets, Auditor]:
+    """What everything else stands on; traces first, which end last."""
+    await stack.enter_async_context(open_tracing(settings.otlp_url))
+    stores = await stack.enter_async_context(open_stores(settings, name=name))
+    secrets = await asyncio.to_thread(Secrets.load, settings)
+    return stores, secrets, await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
+
+
+async def _open_callers(
+    stack: AsyncExitStack, settings: Settings, stores: Stores
+) -> tuple[Identities, Sessions, Limits]:
+    """Who calls, what they have read, and how much they may."""
+    limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
+    return (
+        await stack.enter_async_context(open_identities(stores.pool, settings)),
+        await stack.enter_async_context(open_sessions(stores.redis, stores.pool)),
+        await stack.enter_async_context(limiting),
+    )
+
+
+def _asking(
+    settings: Settings, approvals: Approvals, sessions: Sessions, policy: Policy, identities: Identities
+) -> Asking:
+    return Asking(approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s, still=identities.still)
 
 
 def configured(settings: Settings) -> frozenset[str]:

@@ -22,6 +22,7 @@ from body_broker.calls import Caller
 from body_broker.errors import SettingsError, StartError
 from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
+from mcp_servers.hub.api import make_api
 from mcp_servers.hub.berth import bind_localhost, listen_at
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
@@ -129,6 +130,7 @@ def make_front(runtime: Runtime, bind_host: str = "127.0.0.1") -> Front:
         routes(protocol, runtime.stores.pool, runtime.stores.redis, runtime.auditor) | metadata_routes(settings),
         request_bytes_max=settings.request_bytes_max,
         site=make_site(runtime),
+        api=make_api(runtime),
         challenge=challenge_of(settings),
         approval_wait_s=settings.approval_wait_s,
     )
@@ -198,6 +200,7 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
     front = make_front(runtime, address.host)
     runtime.approvals.served_at(url)
     server = HttpServer(front, runtime.settings)
+    await runtime.inferring.prepare()
     async with beside(runtime):
         serving = asyncio.create_task(server.serve(sockets=bound), name="http")
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event

@@ -32,6 +32,7 @@ from mcp_servers.rag.services import Services as Rag
 from mcp_servers.storyteller.services import Services as Storyteller
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy
+from tiers import sweeping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,13 @@ class RoomServices:
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to do the work of every server."""
-        return {**self.rag.handlers(), **self.cybersecurity.handlers(), **purging.handlers(self.game_state.pool)}
+        pool = self.game_state.pool
+        behind = {**purging.handlers(pool), **sweeping.handlers(pool)}
+        return {**self.rag.handlers(), **self.cybersecurity.handlers(), **behind}
 
     def schedules(self) -> tuple[Schedule, ...]:
         """The work that comes round by itself."""
-        return (*purging.schedules(), *(self.copy.schedules() if self.copy else ()))
+        return (*purging.schedules(), *sweeping.schedules(), *(self.copy.schedules() if self.copy else ()))
 
 
 @asynccontextmanager

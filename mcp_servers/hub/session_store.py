@@ -61,6 +61,14 @@ _CLEAR = """
 UPDATE session_witness SET tainted_at = NULL, tainted_by = NULL, clearing = NULL, nonce = $3, cleared_at = now(), cleared_by = $4
 WHERE session = $1 AND clearing = $2 RETURNING session
 """
+# Whoever goes on with one of them begins a new state, or finds the old one in Redis, whose taint stands.
+FORGET_CONVERSATIONS: tuple[str, tuple[float]] = (
+    """
+    DELETE FROM session_witness
+    WHERE session LIKE 'cnv\\_%' AND greatest(began_at, tainted_at) < clock_timestamp() - make_interval(secs => $1::float8)
+    """,
+    (float(CONVERSATION_EXPIRY_S),),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class Tokens:
         """A short token with which a tier works for `asker` in one conversation; a callable of the hub, never a route.
 
         It lives no longer than the asker's own token, dies with the asker's or the tier's login, and its session sees the
-        taint of the asker's live.
+        taint of the asker's live. Calls made with it are one deeper than the asker's own.
 
         Args:
             asker: Who asked, as the gate knows them; may itself be in a conversation, at most three actors deep.
@@ -206,7 +206,8 @@ class Tokens:
         claims = self._claims(asker.asker, new_id("tok"), conversation, now, int(expires_at))
         return _sign(
             claims
-            | {"act": acts, "asker": {"sid": asker.session, "jti": asker.token_id, "above": list(asker.sessions[1:])}},
+            | {"act": acts, "asker": {"sid": asker.session, "jti": asker.token_id, "above": list(asker.sessions[1:])}}
+            | {"depth": asker.depth + 1},
             key,
         )
 

@@ -39,7 +39,7 @@ class Filters(BaseModel):
     source: Source | None = None
     document: Annotated[str | None, Field(max_length=80)] = None
     spoiler_max: Annotated[int | None, Field(ge=0, le=100)] = None
-    known_to: Annotated[str | None, Field(max_length=64)] = None
+    known_to: Annotated[str | None, Field(max_length=80)] = None
     fields: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=200)] | int | float | bool] | None,
         Field(max_length=8, description="Values of the documents' metadata."),

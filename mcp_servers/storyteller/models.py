@@ -57,7 +57,7 @@ class RetrieveLore(Arguments):
     ] = Field(default={})
     k: Annotated[int, Field(ge=1, le=20)] = 5
     spoiler_max: Annotated[int | None, Field(ge=0, le=100)] = None
-    known_to: Annotated[str | None, Field(max_length=64, description="Only what this one knows.")] = None
+    known_to: Annotated[str | None, Field(max_length=80, description="Only what this one knows.")] = None
     entities: Annotated[list[Name], Field(max_length=16, description="Whose facts to add.")] = Field(default=[])
     as_of: Moment = None
 

@@ -28,6 +28,10 @@ _COMMANDS = {
     "mfa": "mfa",
     "tools": "calling",
     "call": "calling",
+    "ask": "asking",
+    "route": "routing",
+    "engine-profile": "profiles",
+    "validate": "validate",
     "status": "status",
     "backup": "backup",
     "restore": "backup",
@@ -46,7 +50,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"mcp_servers.hub.cli.{_COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
 

@@ -20,6 +20,7 @@ from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_s
 from mcp_servers.hub.cli.context import operator, record, run, settings_of
 from mcp_servers.hub.cli.demo_approvals import go_ask
 from mcp_servers.hub.cli.demo_round import REPOSITORY, DemoFailed, go_round, say
+from mcp_servers.hub.cli.demo_talk import go_talk
 from mcp_servers.hub.cli.world import load_world
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, Listening, listening
@@ -28,6 +29,7 @@ TOKEN_TTL_S = 12 * 3600
 _WITHOUT = (
     *("database_url", "redis_url", "aws_roles", "opensearch_url", "public_url", "oidc_issuer"),
     *("slack_bot_token", "slack_app_token", "slack_signing_secret", "slack_channel"),
+    *("gold_url", "openai_api_key", "azure_openai_api_key", "anthropic_api_key"),
 )
 
 
@@ -65,9 +67,8 @@ def leaves(group: BaseExceptionGroup[DemoFailed]) -> list[DemoFailed]:
 
 async def _demo(settings: Settings, *, once: bool, in_slack: bool) -> None:
     began = time.monotonic()
-    click.echo(
-        click.style("Body Broker demo", bold=True) + "  (scripted clients speak for the agents: no model runs here)\n"
-    )
+    models = "no model runs here" if settings.silver_url is None else "a model speaks for one NPC alone"
+    click.echo(click.style("Body Broker demo", bold=True) + f"  (scripted clients speak for the agents: {models})\n")
     async with open_runtime(settings, name="demo") as runtime, listening(runtime, Address("127.0.0.1", 0)) as hub:
         say("stores", f"PostgreSQL and Valkey, embedded in {settings.data_dir} ({time.monotonic() - began:.1f} s)")
         await _load_world(runtime)
@@ -75,6 +76,7 @@ async def _demo(settings: Settings, *, once: bool, in_slack: bool) -> None:
         say("hub", f"{hub.url}, {len(runtime.gate.policy.catalogue.entries)} operations behind one gate")
         lacks = runtime.services.embedding.lacks
         await go_round(hub.url, runtime.tokens, by_meaning=lacks is None)
+        await go_talk(hub.url, runtime.tokens)
         await go_ask(runtime, hub.url, at_terminal=not once and sys.stdin.isatty(), in_slack=in_slack)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")

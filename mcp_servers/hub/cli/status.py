@@ -13,6 +13,9 @@ from body_broker.storage.postgres import Pool
 from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.scanners import find_semgrep
+from tiers.catalogue import Catalogue
+from tiers.cost import CostLedger
+from tiers.counts import NoCounts
 
 _COUNTS = """
 SELECT (SELECT count(*) FROM audit_record) AS records, (SELECT count(*) FROM lore_document) AS documents,
@@ -48,7 +51,8 @@ async def _status(settings: Settings) -> str:
             ("approvals", await approvals_line(runtime.stores.pool)),
             ("slack", await slack_line(runtime.stores.pool, settings)),
         ]
-        rows = [*await _stores(runtime), *approvals, *_served(runtime)]
+        models = [("models", await models_line(runtime.stores.pool, runtime.inferring.catalogue))]
+        rows = [*await _stores(runtime), *approvals, *models, *_served(runtime)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
 
@@ -98,6 +102,22 @@ async def slack_line(pool: Pool, settings: Settings) -> str:
     if not found["connected"]:
         return "NOT CONNECTED: a hub tries to reach Slack; body-broker slack check"
     return f"connected since {found['state_change']:%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def models_line(pool: Pool, catalogue: Catalogue) -> str:
+    """Which engines have an address, and what was taken of today's money, over all hubs."""
+    engines = [spec for spec in catalogue.engines.values() if spec.url is not None]
+    if not engines:
+        return "none configured: docs/tiers.md"
+    caps = catalogue.caps.tier_day
+    sums = {
+        each.tier: each for each in await CostLedger(pool, catalogue.caps, NoCounts()).figures() if each.asker == "*"
+    }
+    money = [
+        f"{tier} {each.spent_usd if (each := sums.get(tier)) else 0:.4f} of {caps.get(tier, 0):.2f} US dollars today"
+        for tier in dict.fromkeys(spec.tier for spec in engines if spec.price is not None)
+    ]
+    return "; ".join([", ".join(spec.name for spec in engines), *money])
 
 
 def _served(runtime: Runtime) -> list[tuple[str, str]]:

@@ -81,6 +81,34 @@ async def test_a_request_that_nobody_comes_back_to_is_ended_by_the_worker_once_i
         assert await state(kept) == "pending"
 
 
+async def test_the_worker_forgets_conversations_that_are_long_over(studio: Studio) -> None:
+    async with studio.runtime() as runtime:
+        pool = runtime.stores.pool
+        await pool.executemany(
+            """
+            INSERT INTO session_witness (session, requester, nonce, began_at, tainted_at)
+            VALUES ($1, 'person:anna', 'n', now() - make_interval(days => $2::integer), now() - make_interval(days => $3::integer))
+            """,
+            [
+                ("cnv_over", 40, None),
+                ("cnv_over_tainted", 40, 35),
+                ("cnv_new", 1, None),
+                ("cnv_tainted_lately", 40, 1),
+                ("ses_anna", 400, None),
+            ],
+        )
+
+        async def kept() -> set[str]:
+            return {row["session"] for row in await pool.fetch("SELECT session FROM session_witness")}
+
+        async def forgotten() -> bool:
+            return "cnv_over" not in await kept()
+
+        async with working(runtime):
+            await wait_until(forgotten, "the worker forgets what is over", timeout_s=30)
+        assert await kept() == {"cnv_new", "cnv_tainted_lately", "ses_anna"}
+
+
 async def test_the_worker_forgets_logins_to_the_pages_that_are_over(studio: Studio) -> None:
     async with studio.runtime() as runtime:
         pool = runtime.stores.pool

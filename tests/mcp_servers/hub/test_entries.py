@@ -65,6 +65,17 @@ COMMANDS = {
     "approvals",
     "mfa",
     "slack",
+    "ask",
+    "route",
+    "validate",
+    "engine-profile",
+}
+# Beside MCP, with the same token: a body that fits, and the operation it is a call of; None only lists.
+API: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "/v1/models": ("GET", None),
+    "/v1/models/{}": ("GET", None),
+    "/v1/chat/completions": ("POST", {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}),
+    "/npcs/{}/talk": ("POST", {"message": "hello"}),
 }
 # People's pages: no bearer token, but a login of their own; tests/mcp_servers/hub/test_site.py walks them as a stranger.
 PAGES = {
@@ -100,6 +111,7 @@ WORK = {
     "approved_call",
     "approvals.sweep",
     "approvals.tidy",
+    "spend.sweep",
 }
 
 
@@ -113,6 +125,8 @@ async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
     assert {path: route.needs_identity for path, route in hub.front.routes.items()} | {"/mcp": True} == ROUTES
     assert hub.front.site is not None
     assert hub.front.site.paths == PAGES
+    assert hub.front.api is not None
+    assert hub.front.api.paths == set(API)
     assert set(body_broker.list_commands(None)) == COMMANDS  # type: ignore[arg-type]
     assert set(make_worker(hub.runtime)._handlers) == WORK  # pyright: ignore[reportPrivateUsage]
 
@@ -124,6 +138,17 @@ async def test_no_method_answers_over_http_without_identity(hub: Hub) -> None:
             del headers["authorization"]
             answer = await http.post(hub.url, headers=headers, json=request(method, params))
             assert answer.status_code == 401, method
+
+
+async def test_no_path_of_the_api_answers_without_identity_nor_lets_a_stranger_or_gold_have_anything(hub: Hub) -> None:
+    async with httpx2.AsyncClient() as http:
+        for path, (method, body) in API.items():
+            url = hub.base + path.replace("{}", "auto")
+            assert (await http.request(method, url, json=body)).status_code == 401, path
+            for principal in STRANGERS:
+                headers = {"authorization": f"Bearer {await hub.token(principal)}"}
+                answer = await http.request(method, url, json=body, headers=headers)
+                assert answer.status_code == 403, (path, principal, answer.text)
 
 
 async def test_no_method_answers_over_a_stream_without_identity(hub: Hub) -> None:

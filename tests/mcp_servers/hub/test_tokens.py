@@ -208,6 +208,7 @@ async def test_a_minted_token_names_asker_actor_conversation_and_the_asker_s_ses
         "exp": int(clock.now + 120),
         "act": {"sub": "tier:silver", "sid": silver.sid},
         "asker": {"sid": "ses_of-anna", "jti": "tok_of-anna", "above": []},
+        "depth": 1,
     }
 
 

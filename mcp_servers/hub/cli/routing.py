@@ -1,0 +1,113 @@
+"""The command `route`: which tier a request would go to, why, and who would be asked."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from pydantic import ValidationError
+
+from body_broker.errors import BadInput
+from body_broker.text import clean
+from mcp_servers.hub.cli.context import data_dir_option, settings_of
+from mcp_servers.hub.generating import Generate
+from mcp_servers.hub.inferring import given_by
+from tiers.catalogue import Catalogue
+from tiers.cloud.worth import by_worth
+from tiers.counts import NoCounts
+from tiers.engine import Engine
+from tiers.faults import IN_WORDS
+from tiers.model import InferenceRequest, Tier
+from tiers.reading import read_catalogue
+from tiers.router import Decision, ModelRouter, budget_s
+
+_PROBLEMS_MAX = 20
+_AFTERWARDS = {
+    Tier.GOLD: "the NPC's last intent, then a fixed rule",
+    Tier.SILVER: "an earlier answer to the same, then a fixed text",
+    Tier.BRONZE: "nobody yet: this version has no bronze tier, so the request is refused",
+    Tier.CLOUD: "an earlier answer to the same, then a fixed text",
+}
+
+
+@click.command()
+@click.argument("request", metavar="JSON")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@data_dir_option
+def route(request: str, *, as_json: bool, data_dir: Path | None) -> None:
+    """Say which tier a request goes to, why, who is asked in order, and who is not.
+
+    JSON is the arguments of the tool generate, such as '{"sla": "real-time", "max_tokens": 8, "prompt": "the door opens"}', or - to read it from stdin. Nothing
+    is asked: it is decided by what is configured. A running hub knows, besides, what is down, slow or has spent its money.
+    """
+    asked = _asked(sys.stdin.buffer.read() if request == "-" else request)
+    catalogue = read_catalogue(given_by(settings_of(data_dir)))
+    engines = {name: Engine(spec, NoCounts()) for name, spec in catalogue.engines.items() if spec.url is not None}
+    router = ModelRouter(catalogue, engines, {})
+    decision = router.decide(asked, remaining_s=budget_s(asked))
+    decision = replace(decision, candidates=by_worth(decision.candidates, asked, remaining_s=budget_s(asked)))
+    click.echo(_as_json(decision, asked) if as_json else _as_text(decision, asked, catalogue))
+    router.check_fits(asked, decision)
+
+
+def _asked(text: str | bytes) -> InferenceRequest:
+    """The request as the tool `generate` reads it.
+
+    Raises:
+        BadInput: It is no JSON object, or a field is unknown or does not fit; each is named.
+    """
+    try:
+        return Generate.model_validate(orjson.loads(text)).request()
+    except orjson.JSONDecodeError as error:
+        raise BadInput(
+            f"The request is not JSON: line {error.lineno}, column {error.colno}.",
+            next_step="""Such as: '{"sla": "interactive", "prompt": "hello", "max_tokens": 100}'.""",
+        ) from error
+    except ValidationError as error:
+        problems = [_problem(found) for found in error.errors(include_url=False, include_input=False)][:_PROBLEMS_MAX]
+        raise BadInput(
+            f"The request does not fit: {'; '.join(problems)}.",
+            next_step=f"Its fields are {', '.join(Generate.model_fields)}.",
+            details={"problems": problems},
+        ) from error
+
+
+def _problem(found: Any) -> str:  # pydantic's ErrorDetails
+    place = ".".join(clean(str(part), limit=40) for part in found["loc"]) or "request"
+    if found["type"] == "model_type":
+        return f"{place}: must be a JSON object"
+    return f"{place}: unknown" if found["type"] == "extra_forbidden" else f"{place}: {found['msg']}"
+
+
+def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue) -> str:
+    lines = [f"{decision.tier}: {decision.reason}; {budget_s(asked):g} s for the whole answer"]
+    for place, candidate in enumerate(decision.candidates, 1):
+        spec = candidate.engine.spec
+        cost = "" if spec.price is None else f", {spec.price.completion} USD for a million tokens written"
+        wait = f", while {candidate.needs_s:g} s are left" if candidate.needs_s else ""
+        lines.append(
+            f"  {place}. {spec.name} ({spec.tier}, {spec.dialect}, {spec.model or 'the model it serves'}{cost}{wait})"
+        )
+    lines.append(f"  {'then' if decision.candidates else 'at once'}: {_AFTERWARDS[decision.tier]}")
+    lines += [f"  not {skip.engine}: {IN_WORDS.get(skip.reason, skip.reason)}" for skip in decision.skipped]
+    if all(spec.url is None for spec in catalogue.engines.values()):
+        lines.append("No engine is configured: BODY_BROKER_SILVER_URL, or an API key, is where most begin.")
+    return "\n".join(lines)
+
+
+def _as_json(decision: Decision, asked: InferenceRequest) -> str:
+    body = {
+        "tier": decision.tier,
+        "reason": decision.reason,
+        "budget_s": budget_s(asked),
+        "candidates": [
+            {"engine": c.engine.spec.name, "tier": c.tier, "needs_s": c.needs_s} for c in decision.candidates
+        ],
+        "skipped": [{"engine": s.engine, "reason": s.reason} for s in decision.skipped],
+        "then": _AFTERWARDS[decision.tier],
+    }
+    return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()

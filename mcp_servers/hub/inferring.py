@@ -1,0 +1,215 @@
+"""Owns the inference tiers of one process: read at the start, opened when somebody first asks them, MCP clients of this very hub."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from body_broker.calls import Call, Caller
+from body_broker.errors import Unavailable
+from body_broker.settings import Settings
+from body_broker.storage.stores import Stores
+from mcp_servers.hub.secrets import Secrets
+from mcp_servers.hub.sessions import Sessions
+from mcp_servers.hub.tokens import Tokens
+from tiers.catalogue import Catalogue, Given
+from tiers.counts import Counts
+from tiers.model import BUDGET_S, Asker, Sla
+from tiers.reading import read_catalogue
+
+if TYPE_CHECKING:
+    from mcp_servers.hub.inner_door import InnerDoor
+    from tiers.opening import Tiers
+
+CONVERSATION_PREFIX = "cnv"
+_MARGIN_S, _MARGIN_SHARE = 2.0, 0.25
+"""How long before its call an answer ends at the latest, and at most this part of the call: what came of it is still to be told."""
+_LEAST_MS = 1.0
+
+
+class Inferring:
+    """The tiers of one process; made by `open_inferring`.
+
+    Attributes:
+        catalogue: Engines, roles, prices and caps as models.toml and the settings say.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        stores: Stores,
+        *,
+        tokens: Tokens,
+        sessions: Sessions,
+        counts: Counts,
+        key: bytes,
+        call_timeout_s: float,
+    ) -> None:
+        self.catalogue, self.counts = catalogue, counts
+        self._longest_s = call_timeout_s - min(_MARGIN_S, call_timeout_s * _MARGIN_SHARE)
+        self._stores, self._tokens, self._sessions, self._key = stores, tokens, sessions, key
+        self._door: Callable[[], InnerDoor] | None = None
+        self._tiers: Tiers | None = None
+        self._opening, self._open, self._closed = asyncio.Lock(), AsyncExitStack(), False
+
+    def reaches(self, door: Callable[[], InnerDoor]) -> None:
+        """How tiers reach this hub as MCP clients; told once, when there is a gate."""
+        self._door = door
+
+    async def tiers(self) -> Tiers:
+        """The tiers, opened now if nobody has asked before.
+
+        Raises:
+            Unavailable: This process is stopping.
+        """
+        if self._tiers is None:
+            async with self._opening:
+                if self._closed or self._door is None:
+                    raise Unavailable("The tiers of this hub are not open.", details={"component": "tiers"})
+                if self._tiers is None:
+                    self._tiers = await self._open_tiers(self._door())
+        return self._tiers
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody has asked for the tiers, or the start has."""
+        return self._tiers is not None
+
+    async def prepare(self) -> None:
+        """Open the tiers where an engine has an address, so that nobody's deadline pays for what is loaded first."""
+        if any(spec.url is not None for spec in self.catalogue.engines.values()):
+            await (await self.tiers()).tools.ready()
+
+    async def _open_tiers(self, door: InnerDoor) -> Tiers:
+        # A second's worth of libraries, in a thread: whoever else is being served waits for none of it.
+        opening = await asyncio.to_thread(_opener)
+        async with AsyncExitStack() as stack:  # whoever fails or leaves half-way leaves nothing open
+            await stack.enter_async_context(door.serving())
+            tiers = await stack.enter_async_context(
+                opening(
+                    self.catalogue,
+                    pool=self._stores.pool,
+                    redis=self._stores.redis,
+                    counts=self.counts,
+                    connect=door.client,
+                    post=door.post,
+                    mint=self._tokens.mint,
+                )
+            )
+            self._open = stack.pop_all()
+        return tiers
+
+    async def close(self) -> None:
+        """End what was opened: conversations under way are cancelled by their callers first."""
+        async with self._opening:
+            self._closed, self._tiers = True, None
+            await self._open.aclose()
+
+    def conversation(self, caller: Caller, *about: str) -> str:
+        """The id, and session, of a conversation of this caller's about these things: the same on every hub, and unguessable."""
+        said = "\0".join((caller.session, caller.requester, *about)).encode()
+        return f"{CONVERSATION_PREFIX}_{hmac.new(self._key, said, hashlib.sha256).hexdigest()[:40]}"
+
+    def budget_ms(self, sla: Sla, asked_ms: float | None, *, began: float) -> float:
+        """How long the whole answer may take: as asked for, or as its sla usually gets, and less than is left of the call.
+
+        Args:
+            sla: Of the request.
+            asked_ms: Its latency_budget_ms.
+            began: When the call began, by the loop's clock.
+        """
+        wanted_ms = BUDGET_S[sla] * 1_000 if asked_ms is None else asked_ms
+        left_s = self._longest_s - (asyncio.get_running_loop().time() - began)
+        return max(_LEAST_MS, min(wanted_ms, left_s * 1_000))
+
+    async def begin(self, call: Call, tier: str, conversation: str, *, heard_outside: str | None = None) -> Asker:
+        """For whom a tier works in this call, with what the conversation and its asker have read.
+
+        Args:
+            call: The call that the gate let in.
+            tier: The principal that will act, such as `tier:silver`.
+            conversation: Its id.
+            heard_outside: What brings text from outside into it now, such as a player's words; the taint is stored before this
+                returns, and stays in this conversation.
+
+        Raises:
+            Unavailable: A store is down.
+        """
+        caller = call.caller
+        above = (caller.session, *([caller.conversation_of] if caller.conversation_of else []), *caller.ancestors)
+        acting = Caller(
+            chain=(*caller.chain, tier),
+            roles=caller.roles,
+            session=conversation,
+            conversation_of=above[0],
+            ancestors=above[1:],
+        )
+        if heard_outside is not None:
+            await self._sessions.taint(acting, heard_outside)
+        state = await self._sessions.enter(acting, fresh=True)
+        return Asker(
+            caller=replace(caller, depth=call.depth),  # a token minted for them is one deeper than this call
+            conversation=conversation,
+            tainted=state.tainted or call.tainted,
+        )
+
+
+def _opener() -> Callable[..., AbstractAsyncContextManager[Tiers]]:
+    from tiers.opening import open_tiers  # noqa: PLC0415  # aiohttp and what else engines need, where tiers are asked
+
+    return open_tiers
+
+
+def given_by(settings: Settings) -> Given:
+    """What the settings say of engines: their addresses, keys and models, by the names that models.toml has for them."""
+    urls: dict[str, str | None] = {
+        "gold": settings.gold_url,
+        "silver": settings.silver_url,
+        "openai": settings.openai_url if settings.openai_api_key else None,
+        "azure": settings.azure_openai_url if settings.azure_openai_api_key else None,
+        "anthropic": settings.anthropic_url if settings.anthropic_api_key else None,
+    }
+    keys = {
+        "gold": settings.gold_api_key,
+        "silver": settings.silver_api_key,
+        "openai": settings.openai_api_key,
+        "azure": settings.azure_openai_api_key,
+        "anthropic": settings.anthropic_api_key,
+    }
+    models: Mapping[str, str | None] = {"silver": settings.silver_model}
+    return Given(
+        file=settings.models,
+        urls={name: url for name, url in urls.items() if url},
+        keys={name: key.get_secret_value() for name, key in keys.items() if key},
+        models={name: model for name, model in models.items() if model},
+    )
+
+
+@asynccontextmanager
+async def open_inferring(
+    settings: Settings, stores: Stores, secrets: Secrets, *, tokens: Tokens, sessions: Sessions, counts: Counts
+) -> AsyncGenerator[Inferring]:
+    """The tiers of this process; closed on the way out, where nobody closed them before.
+
+    Raises:
+        SettingsError: models.toml does not fit.
+    """
+    catalogue = await asyncio.to_thread(read_catalogue, given_by(settings))
+    inferring = Inferring(
+        catalogue,
+        stores,
+        tokens=tokens,
+        sessions=sessions,
+        counts=counts,
+        key=secrets.derive("conversations"),
+        call_timeout_s=settings.call_timeout_s,
+    )
+    try:
+        yield inferring
+    finally:
+        await inferring.close()

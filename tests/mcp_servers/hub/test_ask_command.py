@@ -1,0 +1,145 @@
+"""`ask` as a person meets it: with an engine, without one, at a terminal and in a pipe, and what it says when it is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+
+from body_broker.storage import embedded
+from tests.components import scratch_dir
+from tests.counterparts.faultwall.wall import MODEL, FaultWall, Reply, Tool, fault_wall
+from tests.mcp_servers.hub.terminal import at_terminal
+from tests.mcp_servers.hub.test_clients import HUB, run
+from tests.waiting import wait_until, wait_until_sync
+
+SAID = "The Tallyman's office."
+
+
+@pytest.fixture
+async def wall() -> AsyncGenerator[FaultWall]:
+    async with fault_wall("vllm") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    """A data dir whose stores stay up between the commands of this file."""
+    folder = Path(tempfile.mkdtemp(prefix="body-broker-ask-", dir=scratch_dir()))
+    embedded.start(folder)
+    yield folder
+    embedded.release(folder)
+    wait_until_sync(lambda: embedded.status(folder).keeper_pid is None, "the keeper ends")
+    shutil.rmtree(folder)
+
+
+async def ask(*command: str, data_dir: Path, **env: str) -> tuple[int, str, str]:
+    return await run(HUB, "ask", *command, "--data-dir", str(data_dir), **env)
+
+
+async def test_a_pipe_gets_the_answer_and_a_person_how_it_came_about(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(calls=(Tool("whoami"),)), Reply(text=SAID, usage=(40, 6, 0)))
+    code, out, err = await ask(
+        *("Who audits the cemetery?", "--tools", "whoami", "--persona", "support"),
+        data_dir=data_dir,
+        BODY_BROKER_SILVER_URL=wall.url["vllm"],
+    )
+    assert (code, out) == (0, f"{SAID}\n"), err
+    lines = err.splitlines()
+    assert lines[:2] == ["· goes to silver: interactive, with tools", "· calls whoami"]
+    facts = dict(line.split(maxsplit=1) for line in lines if not line.startswith("·"))
+    assert facts["from"] == f"model, by silver ({MODEL}) of silver"
+    assert "tier" not in facts, "it was said before"
+    assert facts["tool"].startswith("whoami: ok, ")
+    assert "first words after" in facts["time"]
+    assert facts["cost"].startswith("$0 for ")
+    roles = [message["role"] for message in wall.asked("vllm")[0].body["messages"]]
+    assert roles == ["system", "user"], "the persona stands before the question"
+
+
+async def test_a_terminal_sees_the_words_as_they_come(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(pieces=("The Tally", "man", "'s", " o", "ff", "ic", "e", "."), gap_s=0.4))
+    command = ("ask", "Who?", "--data-dir", str(data_dir))
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+        await terminal.sees("The Tally")
+        assert wall.inside["vllm"] == 1, "it is still being said"
+        assert await terminal.ends() == 0
+    assert terminal.said.count(SAID) == 1
+
+
+async def test_a_terminal_sees_that_words_are_taken_back(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(text=SAID, fault="cut"))
+    command = ("ask", "Who?", "--data-dir", str(data_dir))
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+        await terminal.sees("· what it said so far is taken back")
+        assert await terminal.ends() == 2
+    assert terminal.said.index("taken back") < terminal.said.index("This text was not written by one.")
+
+
+async def test_who_interrupts_it_frees_the_engine(data_dir: Path, wall: FaultWall) -> None:
+    wall.always["vllm"] = Reply(pieces=("drip ",) * 1_000, gap_s=0.05)
+    command = ("ask", "Who?", "--budget-ms", "60000", "--data-dir", str(data_dir))
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+        await terminal.sees("drip")
+        terminal.interrupts()
+        assert await terminal.ends() == 130
+    assert "Traceback" not in terminal.said
+    await wait_until(lambda: wall.left["vllm"] == 1, "the engine sees that nobody waits")
+
+
+async def test_without_an_engine_it_shows_every_step_down_to_the_fixed_text(data_dir: Path) -> None:
+    code, out, err = await ask("Who audits the cemetery?", data_dir=data_dir)
+    assert code == 2, "a script can tell it from an answer"
+    assert out == "No model could answer. This text was not written by one.\n"
+    assert "step   not silver: it has no address" in err
+    assert "step   not anthropic: it has no address" in err
+    assert "from   template, by no model" in err
+    assert "BODY_BROKER_SILVER_URL" in err
+    assert "bronze" not in err, "it would not go on with this"
+
+
+async def test_a_step_down_is_said_once_and_in_words(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(text=SAID, fault="cut"))
+    code, out, err = await ask("Who?", data_dir=data_dir, BODY_BROKER_SILVER_URL=wall.url["vllm"])
+    assert code == 2
+    assert out == "No model could answer. This text was not written by one.\n"
+    steps = [line for line in err.splitlines() if not line.startswith("note")]
+    assert steps[:2] == ["· goes to silver: interactive", "· not silver: its answer broke off"]
+    assert sum("not silver:" in line for line in steps) == 1
+    assert "again" not in err
+    assert "silver: its answer broke off." in err
+
+
+async def test_a_program_gets_one_object(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(text=SAID), Reply(fault="failed"))
+    env = {"BODY_BROKER_SILVER_URL": wall.url["vllm"]}
+    code, out, err = await ask("Who?", "--json", data_dir=data_dir, **env)
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["content"], found["tier"], found["engine"], found["source"]) == (SAID, "silver", "silver", "model")
+    code, out, _ = await ask("Who?", "--json", data_dir=data_dir, **env)
+    assert code == 2
+    assert {"engine": "silver", "reason": "failed"} in json.loads(out)["fallbacks"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--npc osric_vane --model gold", "--model: not with --npc"),
+        ("--player anna", "--player: only with --npc"),
+        ("--npc nobody_at_all", "There is no npc"),
+        ("--npc nobody_at_all", "`body-broker world load`"),
+        ("--max-tokens -1", "max_tokens"),
+        ("--sla async", "The bronze tier is not there yet"),
+        ("--as person:anna", "default-deny:draft"),
+    ],
+)
+async def test_what_it_cannot_do_is_said_in_two_lines(data_dir: Path, options: str, said: str) -> None:
+    code, out, err = await ask("Hello?", *options.split(), data_dir=data_dir)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert len(err.splitlines()) == 2

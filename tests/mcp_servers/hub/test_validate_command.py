@@ -1,0 +1,77 @@
+"""The command `validate` as an operator meets it: a table, what to do, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.counterparts.faultwall.wall import KEY, FaultWall, fault_wall
+from tests.mcp_servers.hub.conftest import SECRET
+from tests.mcp_servers.hub.test_clients import HUB, run
+
+Validate = Callable[..., Any]
+
+
+@pytest.fixture
+async def wall() -> AsyncIterator[FaultWall]:
+    async with fault_wall("vllm", "trtllm") as found:
+        yield found
+
+
+@pytest.fixture
+def validate(database_url: str, redis_url: str, tmp_path: Path) -> Validate:
+    environment = {
+        "BODY_BROKER_DATABASE_URL": database_url,
+        "BODY_BROKER_REDIS_URL": redis_url,
+        "BODY_BROKER_SECRET_KEY": SECRET,
+        "BODY_BROKER_DATA_DIR": str(tmp_path / "data"),
+        "BODY_BROKER_EMBEDDINGS": "off",
+    }
+
+    async def command(*arguments: str, **more: str) -> tuple[int, str, str]:
+        return await run(HUB, "validate", *arguments, **environment, **more)
+
+    return command
+
+
+async def test_a_tier_that_is_up_is_shown_check_by_check(validate: Validate, wall: FaultWall) -> None:
+    code, out, err = await validate(
+        "silver", "--requests", "2", BODY_BROKER_SILVER_URL=wall.url["vllm"], BODY_BROKER_SILVER_API_KEY=KEY
+    )
+    lines = {line.split()[1]: line.split()[2] for line in out.splitlines()[:-1] if line.startswith("silver ")}
+    assert {name: lines[name] for name in ("reachable", "model", "schema", "tools")} == dict.fromkeys(
+        ("reachable", "model", "schema", "tools"), "ok"
+    ), (out, err)
+    assert code == (0 if lines["latency"] == "ok" else 1), "a slow machine may fail latency, and nothing else"
+
+
+async def test_an_engine_that_is_down_fails_with_what_to_do(validate: Validate, wall: FaultWall) -> None:
+    await wall.refuse("trtllm")
+    code, out, _ = await validate("gold", BODY_BROKER_GOLD_URL=wall.url["trtllm"])
+    assert code == 1
+    assert "gold        reachable   FAIL  nothing listens at its address" in out
+    assert "gold, reachable: Start the server, or correct the address" in out
+    assert "Traceback" not in out
+
+
+async def test_without_an_engine_it_says_how_to_name_one(validate: Validate) -> None:
+    code, out, _ = await validate("all")
+    assert code == 1
+    assert "no engine has an address" in out
+    assert "Set BODY_BROKER_" in out
+
+
+async def test_of_all_tiers_those_without_an_engine_are_left_out_where_one_has_some(
+    validate: Validate, wall: FaultWall
+) -> None:
+    _, out, _ = await validate(
+        "all", "--json", "--requests", "1", BODY_BROKER_SILVER_URL=wall.url["vllm"], BODY_BROKER_SILVER_API_KEY=KEY
+    )
+    found = {(check["engine"], check["name"]): check["verdict"] for check in json.loads(out)}
+    assert found["gold", "configured"] == "left out"
+    assert found["cloud", "configured"] == "left out"
+    assert found["silver", "model"] == "ok"
