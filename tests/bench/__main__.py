@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import approvals, decisions, door, retrieval, starting, world
+from tests.bench import approvals, decisions, door, overload, retrieval, starting, stream, tiers, tool_loop, world
 
 
 class Wanted(argparse.Namespace):
@@ -27,6 +27,10 @@ TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
     "world": lambda folder, wanted: world.measure(folder / "world", wanted.rounds, wanted.seconds),
     "approvals": lambda folder, wanted: approvals.measure(folder / "approvals", wanted.rounds, wanted.seconds),
+    "tiers": lambda folder, wanted: tiers.measure(folder / "tiers", wanted.rounds),
+    "stream": lambda folder, wanted: stream.measure(folder / "stream", wanted.rounds),
+    "overload": lambda folder, wanted: overload.measure(folder / "overload", 30 * wanted.seconds),
+    "tool_loop": lambda folder, wanted: tool_loop.measure(folder / "tool_loop", wanted.rounds),
     "retrieval": lambda folder, wanted: retrieval.measure(folder / "lore", opensearch=wanted.opensearch),
 }
 
