@@ -13,6 +13,8 @@ from body_broker.world.engine.messages import FIELD
 KEPT = 10_000
 FIRST = "0-0"
 _READ_MAX = 64
+_BLOCK_MS_MAX = 2_000
+"""Less than the client's own limit of a read (body_broker/storage/redis.py): a quiet stream is no lost Redis."""
 
 
 class Stream:
@@ -49,10 +51,11 @@ class Stream:
 
         Args:
             after: The id of the last entry that was read.
-            block_ms: How long to wait; None does not.
+            block_ms: How long to wait, two seconds at most; None does not.
             count: At most so many.
         """
-        reply: Any = await self._redis.xread({self._name: after}, count=count, block=block_ms)
+        wait_ms = None if block_ms is None else min(block_ms, _BLOCK_MS_MAX)
+        reply: Any = await self._redis.xread({self._name: after}, count=count, block=wait_ms)
         streams: list[Any] = (
             list(cast("dict[Any, Any]", reply).values())
             if isinstance(reply, dict)
