@@ -21,19 +21,14 @@ from body_broker.storage.postgres import Pool, open_pool
 from body_broker.storage.redis import Redis, open_redis
 from body_broker.telemetry import configure_logging
 from tests.components import data_dir, need, scratch_dir
+from tests.scheduling import pytest_xdist_make_scheduler
 from tests.waiting import wait_until_sync
+
+__all__ = ["pytest_xdist_make_scheduler"]  # a hook
 
 OURS = ["body_broker", "policies", "approvals", "tiers", "mcp_servers"]
 _STORES = "body-broker-tests-"
 _numbers = itertools.count()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole where tests run on several cores; those that share a costly program stay together."""
-    for item in items:
-        needed = {component for marker in item.iter_markers("requires") for component in marker.args}
-        shared = needed & {"npm", "opensearch", "vllm"}
-        item.add_marker(pytest.mark.xdist_group(min(shared) if shared else str(item.path)))
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def store_urls() -> Iterator[embedded.StoreUrls]:
     yield embedded.start(data)
     embedded.release(data)
     wait_until_sync(lambda: embedded.status(data).keeper_pid is None, "the keeper ends")
-    shutil.rmtree(data)
+    shutil.rmtree(data, ignore_errors=True)  # another session's sweep may be at it
 
 
 def _sweep() -> None:

@@ -13,7 +13,7 @@ _POLL_S = 0.01
 
 
 async def wait_until(
-    predicate: Callable[[], T] | Callable[[], Awaitable[T]], description: str, timeout_s: float = 15.0
+    predicate: Callable[[], T] | Callable[[], Awaitable[T]], description: str, timeout_s: float = 60.0
 ) -> T:
     """The first true value of the predicate, which may be async; fails naming what did not come about."""
     deadline = time.monotonic() + timeout_s
@@ -27,7 +27,7 @@ async def wait_until(
         await asyncio.sleep(_POLL_S)
 
 
-def wait_until_sync(predicate: Callable[[], T], description: str, timeout_s: float = 15.0) -> T:
+def wait_until_sync(predicate: Callable[[], T], description: str, timeout_s: float = 60.0) -> T:
     """The same where there is no event loop."""
     deadline = time.monotonic() + timeout_s
     while not (found := predicate()):

@@ -78,8 +78,9 @@ async def test_one_that_leaves_takes_nothing_from_the_others(desk: Desk, waiters
 
 
 async def test_whoever_waits_is_told_for_whom_and_again_with_every_vote(
-    desk: Desk, waiters: Waiters, policy: Policy
+    desk: Desk, waiters: Waiters, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("approvals.waiting.TELL_EVERY_S", 600.0)  # it is told of votes, and of nothing else
     heard: list[tuple[float, float | None, str | None]] = []
 
     async def hear(done: float, total: float | None = None, message: str | None = None) -> None:

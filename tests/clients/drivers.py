@@ -113,7 +113,7 @@ async def _sdk_client(door: Door, mode: str) -> AsyncGenerator[mcp.Client]:
             yield client
         return
     async with (
-        httpx2.AsyncClient(headers={"authorization": f"Bearer {door.token}"}, timeout=20) as http,
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {door.token}"}, timeout=60) as http,
         mcp.Client(streamable_http_client(door.url, http_client=http), mode=mode) as client,
     ):
         yield client

@@ -169,6 +169,6 @@ async def hears_of_a_change(client: Driver, door: Door, kind: Kind) -> None:
     with refusing("listen", kind):
         async with client.listening(uri) as next_uri:
             await door.bring(title, told)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 assert await next_uri() == uri
             assert await client.read(uri) == told

@@ -35,7 +35,7 @@ async def fill_in(context: ClientRequestContext, params: types.ElicitRequestPara
 @asynccontextmanager
 async def official_client(pair: Pair, mode: str = "auto") -> AsyncGenerator[Client]:
     async with (
-        httpx2.AsyncClient(timeout=20) as http,
+        httpx2.AsyncClient(timeout=60) as http,
         Client(
             streamable_http_client(pair.balancer.url, http_client=http), elicitation_callback=fill_in, mode=mode
         ) as client,
@@ -54,7 +54,7 @@ async def raw_call(pair: Pair, params: dict[str, Any], token: str | None = None,
     headers = modern(token or "", "tools/call", whole["name"])
     if token is None:
         del headers["authorization"]
-    async with httpx2.AsyncClient(timeout=20) as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = await http.post(pair.balancer.url if token is None else pair.hub_url, headers=headers, json=body)
     found: dict[str, Any] = answer.json()
     return found

@@ -69,7 +69,7 @@ async def _recorded(pair: Pair, called: set[str]) -> None:
 async def test_nobody_but_whom_its_policy_file_names_sees_the_fixture(pair: Pair) -> None:
     token = (await pair.runtime.tokens.issue("service:game", ttl_s=600)).token
     async with (
-        httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=20) as http,
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=60) as http,
         Client(streamable_http_client(pair.hub_url, http_client=http)) as client,
     ):
         listed = {t.name for t in (await client.list_tools()).tools}

@@ -88,7 +88,7 @@ class Cloud:
     def post(self, path: str, body: bytes = b"") -> None:
         """Call moto's own interface."""
         asked = urllib.request.Request(f"{self.url}/moto-api/{path}", data=body, headers={"content-type": "text/plain"})  # noqa: S310 - loopback
-        with urllib.request.urlopen(asked, timeout=10):  # noqa: S310 - the same
+        with urllib.request.urlopen(asked, timeout=60):  # noqa: S310 - the same
             pass
 
     def _user(self, name: str, statement: dict[str, Any]) -> tuple[str, str]:

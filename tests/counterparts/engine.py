@@ -123,7 +123,7 @@ class Session:
 
     def __init__(self, url: str, name: str) -> None:
         # Any: redis-py has no types for what it reads.
-        self.redis: Any = redis.asyncio.from_url(url, socket_timeout=5, protocol=2)
+        self.redis: Any = redis.asyncio.from_url(url, socket_timeout=60, protocol=2)
         self.name, self.instance = name, f"{random.getrandbits(48):x}"
         self.game = Game()
         self.after: str = "0-0"

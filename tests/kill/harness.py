@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 
 T = TypeVar("T")
 PROGRAM = str(Path(sys.executable).with_name("body-broker"))
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long something that must come about may take on a loaded machine; what passes does not wait for it."""
 
 
@@ -183,8 +183,9 @@ class Program:
         """What `find` finds in its output; fails with the output where the program ends before that."""
 
         def found() -> T | None:
+            alive = self.pid is not None  # asked first: what it says last is there once it has ended
             seen = find(self.said())
-            assert seen is not None or self.pid is not None, f"it ended, but not: {what}\n{self.said()}"
+            assert seen is not None or alive, f"it ended, but not: {what}\n{self.said()}"
             return seen
 
         got = await wait_until(found, what, timeout_s=PATIENCE_S)

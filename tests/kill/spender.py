@@ -12,7 +12,7 @@ from tests.counterparts.faultwall.strict import KEY, MODEL
 from tiers.catalogue import Caps, EngineSpec, Price
 from tiers.chain import Candidate, Chain, Course, Exhausted
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.model import Message, Tier
@@ -66,10 +66,10 @@ async def _spend(orders: Orders) -> None:
         price=PRICE,
         failure_threshold=100_000,
     )
-    engine = Engine(spec, NoCounts())
+    engine = Engine(spec, Counts())
     async with open_pool(orders.database_url, name="spender") as pool:
-        async with CostLedger.opened(pool, orders.caps(), NoCounts()) as ledger:
-            chain = Chain(ledger, NoCounts())
+        async with CostLedger.opened(pool, orders.caps(), Counts()) as ledger:
+            chain = Chain(ledger, Counts())
             await asyncio.gather(*(_client(chain, engine, orders.askers, n) for n in range(orders.clients)))
         await engine.close()
 

@@ -72,10 +72,10 @@ async def kill_valkey(hub: Hub) -> None:
     async def another_one() -> bool:
         return (await asyncio.to_thread(embedded.status, data_dir)).valkey_pid not in {None, killed}
 
-    await wait_until(another_one, "the keeper starts another Valkey", timeout_s=30)
-    async with httpx2.AsyncClient() as http:
+    await wait_until(another_one, "the keeper starts another Valkey", timeout_s=90)
+    async with httpx2.AsyncClient(timeout=60) as http:
 
         async def ready() -> bool:
             return (await http.get(f"{hub.base}/readyz")).status_code == 200
 
-        await wait_until(ready, "the hub reaches it", timeout_s=30)
+        await wait_until(ready, "the hub reaches it", timeout_s=90)

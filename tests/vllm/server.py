@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx2
 
 from tests.components import missing
+from tests.ports import free_port
 from tests.vllm.install import absence, python
 from tests.vllm.model import CONTEXT_TOKENS, Wanted, make_model
 from tests.waiting import wait_until_sync
@@ -74,7 +74,7 @@ class VllmServer:
         """Its base URL, once it answers."""
         interpreter = python()
         assert interpreter is not None, "a test that needs vLLM says so: pytest.mark.requires"
-        self._port = _free_port()
+        self._port = free_port()
         command = [str(interpreter), "-m", "vllm.entrypoints.openai.api_server", "--host=127.0.0.1"]
         command += [f"--port={self._port}", f"--model={self._folder / 'model'}", "--served-model-name=tiny", *_FLAGS]
         if ends_with_us := shutil.which("setpriv"):  # a test run that is killed leaves nothing
@@ -123,17 +123,11 @@ class VllmServer:
 
 async def gauge(url: str, name: str) -> float:
     """What /metrics says of one measure, all its series together."""
-    async with httpx2.AsyncClient(timeout=10) as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         told = (await http.get(f"{url}/metrics")).text
     series = [line for line in told.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     assert series, f"vLLM has no {name}"
     return sum(float(line.rpartition(" ")[2]) for line in series)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

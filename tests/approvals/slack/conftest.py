@@ -14,6 +14,7 @@ from aiohttp import web
 from approvals.desk import Desk
 from approvals.model import WORK_KIND, Approval
 from approvals.people import People
+from approvals.slack import clicks
 from approvals.slack.opening import Slack, open_slack
 from body_broker.background import end
 from body_broker.calls import Json
@@ -77,6 +78,15 @@ class Studio:
         """Return once no notice is on its way."""
         query = "SELECT count(*) = 0 FROM work WHERE kind = 'approval_notice' AND state IN ('queued', 'running') AND run_at <= clock_timestamp() + interval '3 seconds'"
         await wait_until(lambda: self.pool.fetchval(query), "every notice is shown")
+
+
+@pytest.fixture(autouse=True)
+def patient_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slack and the hub wait for each other longer than three seconds: what is about those seconds sets its own."""
+    monkeypatch.setattr(clicks, "ANSWER_S", 50.0)
+    monkeypatch.setattr("tests.counterparts.slack.ACK_S", 60.0)
+    monkeypatch.setattr("tests.counterparts.slack.TRIGGER_S", 60.0)
+    monkeypatch.setattr("tests.counterparts.slack.TICKET_S", 600.0)
 
 
 @pytest.fixture

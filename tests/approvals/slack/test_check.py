@@ -201,7 +201,7 @@ async def test_the_terminal_hears_the_click_on_the_test_card_whoever_slack_sent_
     studio: Studio, tmp_path: Path, redis_url: str
 ) -> None:
     async with checking(studio, tmp_path, redis_url) as process:
-        await wait_until(lambda: studio.slack.in_channel(CHANNEL), "the test card is there", timeout_s=30)
+        await wait_until(lambda: studio.slack.in_channel(CHANNEL), "the test card is there", timeout_s=90)
         (card,) = studio.slack.in_channel(CHANNEL)
         del studio.slack.sockets[1:]  # Slack sends a click to any one connection: here to the hub's, not the command's
         assert (await studio.slack.click(ANNA, card, "check")).status == 200

@@ -312,7 +312,7 @@ async def test_a_connection_is_made_once_slack_is_there_and_again_when_it_breaks
     slack.broken["apps.connections.open"] = [(503, {}, {}), (200, {"ok": False, "error": "internal_error"}, {})]
     async with open_api(slack.token, slack.url) as api:
         taking = clicks.Clicks(pool=desk.pool, desk=desk, people=desk.people, slack=api, now=lambda: datetime.now(UTC))
-        async with listening(slack.app_token, slack.url, taking, ping_s=0.1):
+        async with listening(slack.app_token, slack.url, taking, ping_s=2.0):
             await wait_until(lambda: slack.sockets, "it is connected in the end")
             await slack.sockets[0].close()
             await wait_until(lambda: len(slack.sockets) == 2, "it is connected again")

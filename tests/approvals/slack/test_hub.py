@@ -26,7 +26,7 @@ CHANGE = {"kind": "config", "target": "flags.night_market", "params": {"value": 
 async def hub_with_slack(open_hub: OpenHub, settings: dict[str, Any], tmp_path: Path) -> AsyncGenerator[Hub]:
     file = tmp_path / "approvers.toml"
     file.write_text(APPROVERS, encoding="utf-8")
-    async with open_hub(approvers=file, approval_wait_s=20, **settings) as hub, working(hub.runtime):
+    async with open_hub(approvers=file, approval_wait_s=60, **settings) as hub, working(hub.runtime):
         yield hub
 
 

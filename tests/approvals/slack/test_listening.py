@@ -31,6 +31,8 @@ def live(slack: Workspace) -> int:
     return len([socket for socket in slack.sockets if not socket.closed])
 
 
+PING_S = 2.0
+"""A pong is waited for half as long: a connection must not be lost because this machine stands still for a moment."""
 AWAY: tuple[int, dict[str, Any], dict[str, str]] = (503, {}, {})
 
 
@@ -39,7 +41,7 @@ async def test_after_a_failed_handshake_a_new_ticket_is_asked_for(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     slack.broken["link"] = [AWAY, AWAY]
-    async with listening(slack.app_token, slack.url, Taker(), ping_s=0.05):
+    async with listening(slack.app_token, slack.url, Taker(), ping_s=PING_S):
         await wait_until(lambda: live(slack) == 1, "it is connected in the end")
     assert len(set(slack.links)) == len(slack.links) == 3
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith("aiohttp.access")]
@@ -48,7 +50,7 @@ async def test_after_a_failed_handshake_a_new_ticket_is_asked_for(
 
 
 async def test_a_refresh_whose_handshake_fails_does_not_leave_the_hub_deaf(slack: Workspace) -> None:
-    async with listening(slack.app_token, slack.url, Taker(), ping_s=0.05):
+    async with listening(slack.app_token, slack.url, Taker(), ping_s=PING_S):
         await wait_until(lambda: live(slack) == 1, "it is connected")
         slack.broken["link"] = [AWAY]
         await slack.disconnect()
@@ -59,7 +61,7 @@ async def test_one_process_listens_another_takes_over_and_status_says_so(
     slack: Workspace, pool: Pool, database_url: str
 ) -> None:
     settings = load_settings({}, slack_bot_token=slack.token, slack_app_token=slack.app_token)
-    shared: dict[str, Any] = {"pool": pool, "database_url": database_url, "ping_s": 0.05}
+    shared: dict[str, Any] = {"pool": pool, "database_url": database_url, "ping_s": PING_S}
 
     async def connected() -> bool:
         return (await slack_line(pool, settings)).startswith("connected since")

@@ -290,12 +290,20 @@ async def test_who_was_not_called_because_slack_refused_is_called_in_the_next_tr
 @pytest.mark.parametrize("post_every_s", [0.3], indirect=True)
 async def test_an_approved_call_begins_at_once_while_long_requests_are_written(studio: Studio) -> None:
     small, _ = await studio.ask_and_see(count=77)
+    hold = asyncio.Event()
+
+    async def stop(method: str) -> None:
+        if method == "chat.postMessage" and len(studio.slack.messages) >= 5:
+            await hold.wait()  # a slow machine is not to get further meanwhile
+
+    studio.slack.before_answer = stop
     for number in range(4):  # as many as the worker runs at once
         await studio.ask(name=f"{number}" + "x" * 150_000)
     await wait_until(lambda: len(studio.slack.messages) >= 5, "parts are being written")
     await yes(studio.desk, small)
     await wait_until(lambda: studio.effects, "the call begins")
     assert len([message for message in studio.slack.messages if message.thread]) < 8
+    hold.set()
 
 
 async def test_however_slow_slack_is_notices_hold_one_place_of_a_worker(studio: Studio) -> None:

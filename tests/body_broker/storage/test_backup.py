@@ -65,6 +65,7 @@ async def test_a_job_that_was_queued_goes_on_where_the_backup_is_restored(own_di
         importing = asyncio.create_task(_import(runtime, tmp_path, STORY))
         job = await wait_until(lambda: runtime.stores.pool.fetchval(_QUEUED), "the import is queued")
         importing.cancel()
+        await asyncio.wait([importing])
         await runtime.stores.pool.execute("INSERT INTO lore_copy (generation, state) VALUES ('lore-ours', 'serving')")
         await backed_up(own_dir, tmp_path / "hub.backup")
 
@@ -219,7 +220,7 @@ async def _hub(data_dir: Path) -> AsyncGenerator[tuple[Runtime, str]]:
 async def _client(url: str, token: str) -> AsyncGenerator[Client]:
     headers = {"authorization": f"Bearer {token}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=20) as http,
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
         Client(streamable_http_client(url, http_client=http)) as client,
     ):
         yield client

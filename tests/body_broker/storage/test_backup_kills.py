@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,5 +117,4 @@ async def _killed_when(reached: Callable[[], object], *words: str | Path) -> boo
         assert process.returncode == 0
         return False
     process.kill()
-    await process.wait()
-    return True
+    return await process.wait() == -signal.SIGKILL  # it may have ended at that very moment

@@ -10,9 +10,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from approvals.desk import Desk
+from approvals.model import WORK_KIND, Approval, Verdict
+from approvals.voting import Void
 from body_broker.audit.verify import verify
 from body_broker.calls import Caller, Json
-from body_broker.errors import StoreStartError
+from body_broker.errors import Conflict, StoreStartError
 from body_broker.settings import Settings
 from body_broker.storage import embedded
 from body_broker.storage.archive import Facts, new_file
@@ -20,6 +23,7 @@ from body_broker.storage.backup import write_backup
 from body_broker.storage.embedded.binaries import POSTGRES_MAJOR
 from body_broker.storage.migrations import Migration, migrate, migrations
 from body_broker.storage.postgres import Pool, open_pool
+from body_broker.work import queue
 from body_broker.work.model import Origin
 from body_broker.work.run import Run
 from body_broker.work.worker import Worker
@@ -33,6 +37,7 @@ from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.worker import working
 from tests.body_broker.storage.commands import command, restored
+from tests.mcp_servers.hub.deeds import APPROVERS, say
 from tests.waiting import wait_until
 
 KNOWN = migrations()
@@ -40,7 +45,9 @@ EARLIER = range(1, len(KNOWN))
 ROWS = Path(__file__).with_name("rows")
 SECRET = "a-secret-key-of-the-tests-0123456789"
 BROKEN = Migration(len(KNOWN) + 1, "broken", "DROP TABLE work CASCADE; SELECT nonsense")
-AUDIT, IDENTITY, LORE, TUNING, WORLD, CANON = 2, 3, 4, 5, 7, 8
+AUDIT, IDENTITY, LORE, TUNING, WORLD, CANON, APPROVAL = 2, 3, 4, 5, 7, 8, 10
+DECIDED, WAITING = "apr_Gax4ehk_NWdLhdQ3s2g9WuK8", "apr_Hzs0l0II9QjCXvDxsVt8OI1N"
+"""What a person said yes to under schema 10, and what still waited."""
 _TABLES = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
 
 
@@ -97,6 +104,38 @@ async def test_what_an_earlier_program_left_works_after_the_migration(
                 await _world_goes_on(runtime)
             if schema >= CANON:
                 assert [fact.object for fact in await read_facts(pool, ["mara"])] == ["grey", "anna"]
+
+
+@pytest.mark.parametrize("verdict", ["approve", "deny"])
+async def test_what_waited_for_people_is_read_and_decided_after_the_migration(
+    store_urls: embedded.StoreUrls, old_url: str, redis_url: str, tmp_path: Path, verdict: Verdict
+) -> None:
+    approvers = tmp_path / "approvers.toml"
+    await asyncio.to_thread(approvers.write_text, APPROVERS, "utf-8")
+    settings = {"database_url": old_url, "redis_url": redis_url, "secret_key": SECRET, "data_dir": tmp_path}
+    async with earlier(store_urls, old_url, APPROVAL) as pool:
+        await _wait_for_people(pool)
+        assert await migrate(pool) == len(KNOWN)
+
+        async with open_runtime(
+            Settings.model_validate(settings | {"embeddings": "off", "approvers": approvers})
+        ) as runtime:
+            desk = runtime.approvals.desk
+            decided, waiting = await desk.get(DECIDED), await desk.get(WAITING)
+            assert (decided.standing, decided.tool) == ("done", "ingest_documents")
+            assert [(vote.voter, vote.verdict, vote.via) for vote in decided.votes] == [
+                ("person:demo-ada", "approve", "local")
+            ]
+            assert (waiting.standing, waiting.headline) == ("pending", "Set “spawn.night.rate” to 2")
+            assert [each.id for each in await desk.waiting_for("person:otto")] == [WAITING]
+
+            if verdict == "approve" and not await _still_stands(desk, waiting):
+                with pytest.raises(Conflict, match="The request is cancelled"):  # its tool or rule is another by now
+                    await say(desk, WAITING, verdict)
+                assert (await desk.get(WAITING)).standing == "cancelled"
+            else:
+                stands = (await say(desk, WAITING, verdict)).standing
+                assert stands == {"approve": "approved", "deny": "denied"}[verdict]
 
 
 @pytest.mark.parametrize("schema", [*EARLIER, len(KNOWN)])
@@ -212,6 +251,23 @@ async def _world_goes_on(runtime: Runtime) -> None:
         ("waiting", "expired"),
         ("back", "applied"),
     ]
+
+
+async def _wait_for_people(pool: Pool) -> None:
+    """As it stood a moment after it was asked for: its time is not over, and its work is there."""
+    await pool.execute("UPDATE approval SET expires_at = now() + interval '10 minutes' WHERE id = $1", WAITING)
+    origin = Origin(chain=("person:root",), session="tests")
+    await queue.enqueue(
+        pool, WORK_KIND, {"approval": WAITING}, origin=origin, work_id=WAITING, waiting=True, expires_in_s=600
+    )
+
+
+async def _still_stands(desk: Desk, approval: Approval) -> bool:
+    try:
+        await desk.still_stands(approval)
+    except Void:
+        return False
+    return True
 
 
 async def _titles(runtime: Runtime, caller: Caller, query: str) -> list[str]:

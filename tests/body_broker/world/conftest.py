@@ -14,6 +14,7 @@ from body_broker.storage.redis import Redis
 from body_broker.work.model import Origin
 from body_broker.world import queue
 from body_broker.world.arbiter import Arbiter
+from body_broker.world.engine import relay
 from body_broker.world.map import WorldMap
 from body_broker.world.model import Event, Proposal, Queued
 from tests.body_broker.world.scene import GAME, populate
@@ -63,6 +64,12 @@ class Bench:
         )
         assert row is not None
         assert row["n"] == row["top"] == row["last"]
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay looks as often as it would in a short lease; the leases of tests are long."""
+    monkeypatch.setattr(relay, "_LOOKS", 60)
 
 
 @pytest.fixture

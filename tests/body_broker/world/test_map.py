@@ -56,7 +56,7 @@ async def test_the_map_follows_the_engine_and_tells_of_each_event_once_in_order(
     async with engine():
         (taken,) = await bench.submit(proposal("ben", "move", {"to": "chapel"}, expect_version=1))
         await bench.submit(*(proposal("mara", "heal", {"by": n}) for n in range(1, 21)))
-        standing = await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
+        standing = await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=60)
         assert standing.state == "applied"
         assert [each.id for each in world.in_region("hills")] == ["ben", "chapel"], "who waited reads what was done"
         await wait_until(lambda: (mara := world.get("mara")) and mara.version == 21, "the map has it all")
@@ -71,7 +71,7 @@ async def test_what_is_removed_is_gone_from_every_list_and_still_says_so_itself(
 ) -> None:
     async with engine():
         (taken,) = await bench.submit(proposal("ben", "remove", {}, expect_version=1))
-        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
+        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=60)
 
     ben = world.get("ben")
     assert ben is not None
@@ -83,12 +83,12 @@ async def test_what_is_removed_is_gone_from_every_list_and_still_says_so_itself(
 async def test_a_change_that_is_refused_wakes_who_waits_for_it(bench: Bench, engine: Engine, world: WorldMap) -> None:
     async with engine():
         (taken,) = await bench.submit(proposal("olga", "say", {"text": "…"}))
-        standing = await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
-        with world.deciding("sch_later") as decided:
-            (other,) = await bench.submit(proposal("olga", "heal", {"by": 1}))
-            with world.deciding(other.change_id) as told:
-                await wait_until(told.is_set, "the decision is heard of, though there is no event")
-            assert not decided.is_set()
+        standing = await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=60)
+    (other,) = await bench.submit(proposal("olga", "heal", {"by": 1}))  # nobody decides it before it is waited for
+    with world.deciding("sch_later") as decided, world.deciding(other.change_id) as told:
+        async with engine():
+            await wait_until(told.is_set, "the decision is heard of, though there is no event")
+        assert not decided.is_set()
 
     assert (standing.state, standing.rule) == ("rejected", "dead_actor")
 
@@ -141,7 +141,7 @@ async def test_an_entry_that_is_no_event_does_not_stop_the_map(
 
     async with engine():
         (taken,) = await bench.submit(proposal("mara", "heal", {"by": 1}))
-        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
+        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=60)
         await wait_until(lambda: world.entities["mara"].version == 2, "the map goes on")
 
 
@@ -209,7 +209,7 @@ async def test_entries_that_are_of_no_event_do_not_stop_the_map(
 
     async with engine():
         (taken,) = await bench.submit(proposal("mara", "heal", {"by": 1}))
-        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=10)
+        await queue.wait(bench.pool, world, taken.change_id, "service:game", timeout_s=60)
         await wait_until(lambda: world.entities["mara"].version == 2, "the map goes on")
     # Beyond the record's end: never used, and what comes after is.
     await redis.xadd(EVENT_STREAM, {"event": encode({**event_body(first), "pos": 99, "version": 3})}, id="99-0")

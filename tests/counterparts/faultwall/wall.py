@@ -17,6 +17,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -80,8 +81,10 @@ class FaultWall:
         seen: Every request that was well formed, in order.
         inside, peak: Requests being answered now, and the most there were at once.
         done, left: Answered to the end; and those whose client went away before.
+        left_at: When each of those was seen to be gone, by time.perf_counter.
         refused: Requests that the dialect does not take, with why.
         models: What /v1/models lists.
+        context_tokens: How much each holds, where vLLM's list says it.
         healthy: Whether /health says so.
     """
 
@@ -95,8 +98,10 @@ class FaultWall:
     peak: Counter[str] = field(default_factory=Counter[str])
     done: Counter[str] = field(default_factory=Counter[str])
     left: Counter[str] = field(default_factory=Counter[str])
+    left_at: list[float] = field(default_factory=list[float])
     refused: list[tuple[DialectName, Refusal]] = field(default_factory=list[tuple[DialectName, Refusal]])
     models: tuple[str, ...] = (MODEL,)
+    context_tokens: int | None = None
     healthy: bool = True
     _script: dict[str, deque[Reply]] = field(default_factory=dict[str, deque[Reply]])
     _runners: dict[str, web.AppRunner] = field(default_factory=dict[str, web.AppRunner])
@@ -166,7 +171,11 @@ class FaultWall:
             return _denied(dialect, denied)
         if not self.healthy:
             return web.Response(status=503)
-        kind = {"type": "model"} if dialect == "anthropic" else {"object": "model", "created": 1, "owned_by": "wall"}
+        kind: Json = (
+            {"type": "model"} if dialect == "anthropic" else {"object": "model", "created": 1, "owned_by": "wall"}
+        )
+        if dialect == "vllm" and self.context_tokens is not None:
+            kind["max_model_len"] = self.context_tokens
         return web.json_response({"object": "list", "data": [{"id": name, **kind} for name in self.models]})
 
     async def _chat(self, dialect: DialectName, request: web.Request) -> web.StreamResponse:
@@ -182,16 +191,20 @@ class FaultWall:
         try:
             answer = await _Answering(seen, self._reply(seen), request).run()
         except asyncio.CancelledError:
-            self.left[dialect] += 1
+            self._gone(dialect)
             raise
         except ConnectionError:  # nobody is there to be answered, which is no fault to be told of
-            self.left[dialect] += 1
+            self._gone(dialect)
             return web.Response()
         else:
             self.done[dialect] += 1
             return answer
         finally:
             self.inside[dialect] -= 1
+
+    def _gone(self, dialect: DialectName) -> None:
+        self.left[dialect] += 1
+        self.left_at.append(time.perf_counter())
 
     def _reply(self, seen: Seen) -> Reply:
         script = self._script.get(seen.dialect)

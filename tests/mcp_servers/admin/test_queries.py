@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -279,7 +280,7 @@ async def test_a_metadata_service_that_never_answers_is_not_waited_for(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        async with poor.client("person:anna", "sre") as anna:  # which itself gives up after 20 s
+        async with poor.client("person:anna", "sre") as anna, asyncio.timeout(50):  # sooner than the hub ends a call
             assert (await refusal(anna, **VPCS))["code"] == "not_configured"
 
 

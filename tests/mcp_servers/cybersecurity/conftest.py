@@ -87,7 +87,8 @@ def guarded_hub(open_hub: OpenHub, tmp_path: Path, roots: Path, redis: object) -
 
     @asynccontextmanager
     async def make(*, works: bool = True, **overrides: Any) -> AsyncGenerator[Guarded]:
-        settings = {"scan_rules_dir": tmp_path / "rules", "gitleaks": program, "tools": "all", **overrides}
+        patience = {"scan_wait_s": 120, "call_timeout_s": 240}  # however slow the scanners are here
+        settings = {"scan_rules_dir": tmp_path / "rules", "gitleaks": program, "tools": "all", **patience, **overrides}
         async with open_hub(ROOMS, **settings) as hub:
             if works:
                 async with working(hub.runtime):

@@ -45,7 +45,7 @@ async def finished(guarded: Guarded, job_id: str) -> Any:
         found = await job(guarded, job_id)
         return found if found["finished_at"] else None
 
-    return await wait_until(ended, "the job ends", timeout_s=60)
+    return await wait_until(ended, "the job ends", timeout_s=120)
 
 
 async def test_a_scan_that_takes_longer_answers_with_a_job_that_has_the_report(
@@ -202,14 +202,14 @@ async def test_a_scan_whose_worker_is_killed_is_begun_again_and_kept_once(
         await guarded.register("game")
         started = await guarded.tell("scan_codebase", {"repo_path": "game", "wait_s": 0})
         first = Program(["worker"], tmp_path / "first.log", worker_settings)
-        await wait_until(lambda: pids(cue), "the first worker's scanner waits", timeout_s=60)
+        await wait_until(lambda: pids(cue), "the first worker's scanner waits", timeout_s=120)
         (pid,) = pids(cue)
         first.process.kill()
         await first.ended()
         await wait_until(lambda: not alive(pid), "its scanner died with it")
         assert len(list((tmp_path / "staging").glob("scan-*"))) == 1, "a killed process removes nothing"
         second = Program(["worker"], tmp_path / "second.log", worker_settings)
-        await wait_until(lambda: len(pids(cue)) == 2, "the second worker scans", timeout_s=60)
+        await wait_until(lambda: len(pids(cue)) == 2, "the second worker scans", timeout_s=120)
         assert len(list((tmp_path / "staging").glob("scan-*"))) == 1, "the first one's copy was swept"
         give(cue)
 

@@ -15,7 +15,10 @@ import pytest
 
 from mcp_servers.cybersecurity import programs
 from mcp_servers.cybersecurity.programs import Command, run
+from tests.tiers.clock import Clock, clock
 from tests.waiting import wait_until, wait_until_sync
+
+__all__ = ["clock"]  # a fixture
 
 FORKS = """
 import os, sys, time
@@ -26,7 +29,7 @@ time.sleep(600)
 """
 
 
-def python(work: Path, code: str, *words: str, timeout_s: float = 30) -> Command:
+def python(work: Path, code: str, *words: str, timeout_s: float = 60) -> Command:
     return Command(words=[sys.executable, "-I", "-c", code, *words], source=work, work=work, timeout_s=timeout_s)
 
 
@@ -76,9 +79,12 @@ async def test_words_of_a_command_reach_no_shell(tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
-async def test_past_its_time_the_whole_group_is_killed_and_what_it_said_is_kept(tmp_path: Path) -> None:
+async def test_past_its_time_the_whole_group_is_killed_and_what_it_said_is_kept(tmp_path: Path, clock: Clock) -> None:
     said = "print('found one', flush=True)\n"
-    ended = await run(python(tmp_path, said + FORKS, str(tmp_path / "pids"), timeout_s=1))
+    running = asyncio.create_task(run(python(tmp_path, said + FORKS, str(tmp_path / "pids"))))
+    await wait_until(lambda: len(pids(tmp_path / "pids")) == 2, "both processes run")
+    clock.move(61)
+    ended = await running
     assert (ended.why, ended.output.strip()[:9], ended.code) == ("timed out", b"found one", -signal.SIGKILL)
     both = pids(tmp_path / "pids")
     assert len(both) == 2

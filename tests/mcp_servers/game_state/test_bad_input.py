@@ -79,7 +79,7 @@ async def test_a_number_that_is_none_is_refused_before_anything_reads_it(hub: Hu
     headers = modern(await hub.token("service:game"), "tools/call", "queue_state_change")
     change = {**HURT, "payload": {"by": 12345}}
     body = request("tools/call", {"name": "queue_state_change", "arguments": {"change": change}})
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):
             content = httpx2.Request("POST", hub.url, json=body).read().replace(b"12345", number)
             answer = await http.post(hub.url, headers=headers, content=content)
@@ -158,7 +158,7 @@ async def test_a_flood_from_one_client_leaves_the_others_served(open_hub: OpenHu
         headers = modern(token, "tools/call", "queue_state_change")
         body = request("tools/call", {"name": "queue_state_change", "arguments": {"change": HURT}})
         async with (
-            httpx2.AsyncClient(timeout=30) as http,
+            httpx2.AsyncClient(timeout=60) as http,
             hub.client("service:game") as game,
             hub.client("tier:silver") as silver,
         ):

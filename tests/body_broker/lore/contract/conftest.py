@@ -29,7 +29,7 @@ from tests.opensearch_node import Node, ask, clear
 from tests.waiting import wait_until
 
 OPERATOR = Origin(chain=("operator:ann",), session="operator:ann")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class Shelf:
@@ -192,7 +192,7 @@ def node() -> Iterator[Node]:
 
 def settings_for(url: str, **more: object) -> Settings:
     return Settings.model_validate(
-        {"opensearch_url": url, "opensearch_engine": "lucene", "opensearch_timeout_s": 10, **more}
+        {"opensearch_url": url, "opensearch_engine": "lucene", "opensearch_timeout_s": 60, **more}
     )
 
 

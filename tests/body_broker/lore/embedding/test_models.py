@@ -87,7 +87,7 @@ async def test_the_old_model_serves_while_the_new_one_is_built(
         new = await studio.sql("SELECT id FROM lore_model")
         assert studio.told.models == [new]
         assert {model for model, _, _ in await studio.vectors()} == {new} != {old}
-        await wait_until(lambda: _answers(studio), "this process knows", timeout_s=5)
+        await wait_until(lambda: _answers(studio), "this process knows", timeout_s=60)
         assert name(other).startswith("another at http")
 
 
@@ -208,11 +208,11 @@ async def test_of_two_processes_with_different_settings_the_latest_start_wins_an
     async with open_studio(**by(api)) as old, open_studio(**by(other)) as new:
         await old.bring(*LANTERNS)
         async with old.working(name="old"), new.working(name="new"):
-            await wait_until(lambda: _all_made(new), "the new one serves", timeout_s=30)
+            await wait_until(lambda: _all_made(new), "the new one serves", timeout_s=90)
         assert await old.models() == {"serving": name(other)}, "nothing had been built of the old one"
         assert {job.state for job in await old.jobs()} <= {"succeeded"}
         # The old process serves on: it asks the new one's model, which needs no key here.
-        await wait_until(lambda: _answers(old), "the old process knows", timeout_s=5)
+        await wait_until(lambda: _answers(old), "the old process knows", timeout_s=60)
 
 
 async def test_a_worker_that_cannot_ask_the_wanted_model_leaves_it_to_others(
@@ -242,7 +242,7 @@ async def test_where_the_old_model_cannot_be_asked_any_more_the_answer_says_so_u
         page = await studio.search("lantern pier 7")
         assert (page.unavailable, page.passages[0].title) == (["vectors"], "Text 7")
         await studio.embed_all()
-        await wait_until(lambda: _answers(studio), "the switch", timeout_s=10)
+        await wait_until(lambda: _answers(studio), "the switch", timeout_s=60)
 
 
 async def test_off_embeds_nothing_and_forgets_nothing(open_studio: Open, api: EmbeddingsApi) -> None:
@@ -292,7 +292,7 @@ async def test_a_model_of_another_size_under_the_same_name_stores_nothing(studio
         (job,) = await wait_until(lambda: _refused(studio), "it tried")
     assert "a vector of 384 numbers; 768 were expected" in str(job.error)
     assert len(await studio.vectors()) == 1
-    await wait_until(lambda: _says_vectors(studio), "this process knows the model's size", timeout_s=5)
+    await wait_until(lambda: _says_vectors(studio), "this process knows the model's size", timeout_s=60)
 
 
 async def _says_vectors(studio: Studio) -> bool:

@@ -63,7 +63,11 @@ async def test_what_is_kept_is_bounded_in_bytes_and_the_longest_unused_goes_firs
         await makers.close()
 
 
-async def test_a_model_that_did_not_answer_is_not_waited_for_by_everybody(studio: Studio, api: EmbeddingsApi) -> None:
+async def test_a_model_that_did_not_answer_is_not_waited_for_by_everybody(
+    studio: Studio, api: EmbeddingsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("body_broker.lore.embedding.queries._AWAY_S", 600.0)  # a moment, however slow this machine is
+
     async def fail(_texts: list[str]) -> web.Response:
         return web.Response(status=500)
 

@@ -20,7 +20,11 @@ from body_broker.world.model import Effect, Proposal, Queued
 from tests.waiting import wait_until
 
 ORIGIN = Origin(chain=("service:game",), session="test")
-LEASE_S = 3.0
+LEASE_S = 12.0
+"""An engine played by hand never beats: however slow the machine, its epoch must outlast what a test says by it.
+
+Not longer, for engines that beat wait for a third of it in one read of Redis, which our client ends after 5 s.
+"""
 _keys = itertools.count()
 
 REGION = Effect(entity_id="morgue", type="loaded", kind="region", patch={"name": "The Morgue"})
@@ -72,7 +76,7 @@ async def state_of(pool: Pool, change_id: str) -> tuple[str, str | None]:
     return row["state"], row["rule"]
 
 
-async def decided(pool: Pool, change_id: str, timeout_s: float = 15) -> tuple[str, str | None]:
+async def decided(pool: Pool, change_id: str, timeout_s: float = 60) -> tuple[str, str | None]:
     """The same once it is decided."""
 
     async def look() -> tuple[str, str | None] | None:

@@ -48,7 +48,7 @@ async def _godot(tcp_url: str, tmp_path: Path) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("_godot")
 async def test_the_example_in_gdscript_passes_every_check(tcp_url: str) -> None:
     async with open_redis(tcp_url) as redis:
-        found = [finding async for finding in run_checks(redis)]
+        found = [finding async for finding in run_checks(redis, patience_s=30.0)]
 
     assert {f.check.name: f.fault for f in found} == {check.name: None for check in CHECKS}
 
@@ -61,7 +61,7 @@ async def test_godot_arbitrates_a_world(tcp_url: str, pool: Pool, database_url: 
         (dead,) = await ask(pool, ("ben", "hurt", {"by": 5}))
         whole = await ask(pool, ("ada", "hurt", {"by": 5}), ("ada", "heal", {"by": 1}), atomic=True)
 
-        assert await decided(pool, hurt, timeout_s=30) == ("applied", None)
+        assert await decided(pool, hurt) == ("applied", None)
         assert await decided(pool, dead) == ("rejected", "dead_actor")
         assert [await decided(pool, each) for each in whole] == [("applied", None)] * 2
     await is_sound(pool)

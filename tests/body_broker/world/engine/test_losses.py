@@ -16,7 +16,7 @@ from tests.body_broker.world.engine.outside import outside
 from tests.body_broker.world.engine.scene import ask, decided, is_sound, load, own_engine, relay_of
 from tests.waiting import wait_until
 
-LEASE_S = 1.0
+LEASE_S = 3.0
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ async def engine_named(pool: Pool, name: str) -> None:
         status = await epochs.status(pool)
         return status.live and status.engine == name
 
-    await wait_until(holds, f"{name} holds the world", timeout_s=30)
+    await wait_until(holds, f"{name} holds the world", timeout_s=90)
 
 
 async def test_an_engine_of_strangers_arbitrates_and_its_players_walk(
@@ -188,7 +188,7 @@ async def test_a_hello_of_long_ago_is_not_answered(pool: Pool, redis: Redis, dat
 
 async def test_changes_wait_where_nobody_arbitrates(pool: Pool, redis: Redis, database_url: str) -> None:
     changes = await hurts(pool, 2)
-    async with running(relay_of(pool, redis, database_url).run(), name="relay"):
+    async with running(relay_of(pool, redis, database_url, 9.0).run(), name="relay"):  # the next one waits for its end
         hand = Hand(redis)
         await hand.join()
         await hand.change(changes[1])

@@ -37,7 +37,7 @@ async def hub(settings_for: Callable[..., Settings], tmp_path: Path, pool: Pool,
 async def approve(hub: Hub, client: Client, *who: str, **request: Any) -> tuple[Any, Any]:
     """The result of a change that these people said yes to, and what they were shown."""
     call = asyncio.create_task(
-        client.call_tool("approve_change", {"change_request": request}, meta={"body-broker/wait_s": 30})
+        client.call_tool("approve_change", {"change_request": request}, meta={"body-broker/wait_s": 120})
     )
     approval_id, _ = await pending(hub.runtime.stores.pool, "approve_change")
     shown = await hub.runtime.approvals.desk.get(approval_id)
@@ -151,7 +151,7 @@ async def test_what_was_changed_since_the_ask_is_not_made_and_the_agent_hears_wh
     request = {"kind": "config", "target": "spawn.rate", "params": {"value": 2}}
     async with hub.client(BRONZE) as bronze:
         call = asyncio.create_task(
-            bronze.call_tool("approve_change", {"change_request": request}, meta={"body-broker/wait_s": 30})
+            bronze.call_tool("approve_change", {"change_request": request}, meta={"body-broker/wait_s": 120})
         )
         approval_id, _ = await pending(hub.runtime.stores.pool, "approve_change")
         await hub.runtime.services.rag.tuning.set("spawn.rate", 5, by="operator:ann")
@@ -211,7 +211,7 @@ async def do_ingest(hub: Hub, client: Client) -> str:
     """A document from outside; its id."""
     documents = [{"title": "The rumour", "text": "The mayor is a ghost."}]
     call = asyncio.create_task(
-        client.call_tool("ingest_documents", {"documents": documents}, meta={"body-broker/wait_s": 30})
+        client.call_tool("ingest_documents", {"documents": documents}, meta={"body-broker/wait_s": 120})
     )
     approval_id, _ = await pending(hub.runtime.stores.pool, "ingest_documents")
     await say(hub.runtime.approvals.desk, approval_id)

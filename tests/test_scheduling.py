@@ -1,0 +1,61 @@
+"""Tests of one file run in one process, and so do those of all files that need the same costly program."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scheduling import group_of
+from tests.tools.project import ROOT
+
+_TEST = """
+import os, pathlib, pytest
+{mark}
+@pytest.mark.parametrize("number", range(6))
+def test_it(number):
+    with pathlib.Path(__file__).with_suffix(".ran").open("a") as ran:
+        ran.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
+"""
+_COSTLY = 'pytestmark = pytest.mark.requires("java", "opensearch")'
+
+
+@pytest.mark.parametrize(
+    ("file", "group"),
+    [
+        ("tests/deploy/test_stack.py", "tests/deploy/test_stack.py"),
+        ("tests/tiers/vllm/test_npc.py", "vllm"),
+        ("tests/tiers/vllm/test_engine.py", "vllm"),
+        ("tests/clients/test_every_client.py", "npm"),
+        ("tests/kill/test_opensearch_rounds.py", "opensearch"),
+        ("tests/body_broker/lore/contract/test_services.py", "opensearch"),
+        ("tests/body_broker/lore/contract/test_words.py", "opensearch"),
+    ],
+)
+def test_a_file_goes_with_those_that_need_its_program(file: str, group: str) -> None:
+    assert group_of(ROOT, file) == group
+
+
+def test_each_group_runs_in_one_process(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.scheduling import pytest_xdist_make_scheduler\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = requires\n")
+    for name, mark in {"a": "", "b": "", "c": _COSTLY, "d": _COSTLY}.items():
+        (tmp_path / f"test_{name}.py").write_text(_TEST.format(mark=mark))
+
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(tmp_path)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = {name: (tmp_path / f"test_{name}.ran").read_text().split() for name in "abcd"}
+    assert [len(set(ran[name])) for name in "ab"] == [1, 1]
+    assert len({*ran["c"], *ran["d"]}) == 1
+    assert len({worker for each in ran.values() for worker in each}) == 2
