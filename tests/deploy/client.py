@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 async def search(url: str, token: str, query: str) -> Any:  # JSON of the tool
     headers = {"authorization": f"Bearer {token}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=60) as http,
+        httpx2.AsyncClient(headers=headers, timeout=600) as http,
         Client(streamable_http_client(url, http_client=http)) as client,
     ):
         answer = await client.call_tool("search_lore", {"query": query, "k": 1})

@@ -25,12 +25,16 @@ class Missing(Exception):
 
 
 def compose(env: Mapping[str, str]) -> dict[str, Any]:  # YAML
-    """compose.yaml with its variables filled in.
+    """compose.yaml with its variables filled in; a service's variable without a value is passed on where it is set.
 
     Raises:
         Missing: One that must be set is not, or is empty.
     """
-    return _filled(yaml.safe_load(COMPOSE.read_text("utf-8")), env)
+    found = _filled(yaml.safe_load(COMPOSE.read_text("utf-8")), env)
+    for service in found["services"].values():
+        given = service.get("environment", {})
+        given |= {name: env.get(name) for name, value in given.items() if value is None}
+    return found
 
 
 def _filled(node: Any, env: Mapping[str, str]) -> Any:  # YAML
@@ -54,6 +58,18 @@ def variables() -> dict[str, set[str]]:
     for match in _VARIABLE.finditer(COMPOSE.read_text("utf-8")):
         found.setdefault(match["name"], set()).add(match["how"] or "")
     return found
+
+
+def passed_on() -> set[str]:
+    """Every variable that a service gets as it is set, or not at all."""
+    services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"].values()
+    return {name for service in services for name, value in service.get("environment", {}).items() if value is None}
+
+
+def example() -> dict[str, str]:
+    """What .env.example names, with the values that stand there, in use or as a comment."""
+    text = (ROOT / ".env.example").read_text("utf-8")
+    return dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
 
 
 @dataclass(frozen=True)

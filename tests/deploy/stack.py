@@ -36,6 +36,9 @@ valkey:x:{VALKEY_UID}:{VALKEY_UID}::/data:/bin/sh
 body-broker:x:{HUB_UID}:{HUB_UID}::/data:/usr/sbin/nologin
 """
 _PGDATA = "/var/lib/postgresql/18/docker"
+_OPENSEARCH_DATA = "/usr/share/opensearch/data"
+_HEALTHY_S = 1_200.0
+"""Ten times and more what each service needs on a busy machine: OpenSearch alone takes 30 s on two cores that have other work."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VALKEY_CLI = f"""#!{BASE_PYTHON}
 # The wheel brings no valkey-cli: PING with the password of REDISCLI_AUTH, as that program does it.
@@ -184,6 +187,7 @@ class Stack:
         for program in (valkey_program(), SHARED / "s3" / "versitygw"):
             (image.programs / program.name).unlink(missing_ok=True)
             (image.programs / program.name).symlink_to(program)
+        self._prepare_opensearch()
         self._prepare_postgres()
 
     def start(self, *names: str) -> None:
@@ -194,7 +198,7 @@ class Stack:
         if "postgres" in names:
             self._create_database()
         for name in names:
-            wait_until_sync(lambda name=name: self._is_well(name), f"{name} is healthy", 120)
+            wait_until_sync(lambda name=name: self._is_well(name), f"{name} is healthy", _HEALTHY_S)
 
     def log(self, name: str) -> str:
         """The last of what the service said."""
@@ -236,7 +240,7 @@ class Stack:
         return self.home / "volumes" / name
 
     def _is_well(self, name: str) -> bool:
-        assert self.up[name].poll() is None, self.log(name)
+        assert self.up[name].poll() is None, f"{name} ended: {self.log(name)}"
         return self.healthy(name)[0]
 
     def _command(self, name: str) -> list[str]:
@@ -244,12 +248,21 @@ class Stack:
         if name in OURS:
             return ["body-broker", *command]
         if name == "opensearch":
-            heap = self.services[name]["environment"]["OPENSEARCH_JAVA_OPTS"].rpartition("-Xmx")[2]
-            start = str(SHARED / "opensearch" / "start")
-            return [start, "--port", "9200", "--heap", heap, "--data", "/usr/share/opensearch/data"]
+            return self._opensearch()
         if name == "s3":
             return ["versitygw", *command]
         return [*command, "-D", _PGDATA] if name == "postgres" else command
+
+    def _opensearch(self) -> list[str]:
+        """The node alone, not its script beside the tests' data: that ends a node which does not answer within a minute."""
+        heap = self.services["opensearch"]["environment"]["OPENSEARCH_JAVA_OPTS"].split()
+        quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # less than half the time until it answers
+        jars = str(SHARED / "opensearch" / "lib" / "*")
+        runner = ["org.codelibs.opensearch.runner.OpenSearchRunner", "-numOfNode", "1", "-clusterName", "test"]
+        # It numbers its nodes from 1 and adds that to the port.
+        places = ["-basePath", _OPENSEARCH_DATA, "-confPath", f"{_OPENSEARCH_DATA}/config", "-baseHttpPort", "9199"]
+        plugin = ["-useLogger", "-pluginTypes", "org.opensearch.knn.plugin.KNNPlugin"]
+        return ["java", *heap, *quick, "-cp", jars, *runner, *places, *plugin]
 
     def _spec(self, name: str) -> dict[str, Any]:  # what box.py takes
         service = self.services[name]
@@ -280,6 +293,15 @@ class Stack:
                 os.chown(folder, uid, uid)
         return folder
 
+    def _prepare_opensearch(self) -> None:
+        """What the image's own configuration says."""
+        folder = self._folder("opensearch-data", None) / "config"
+        folder.mkdir()
+        (folder / "opensearch.yml").write_text(
+            "discovery.type: single-node\nnetwork.host: 127.0.0.1\nhttp.port: 9200\ntransport.port: 9300\n"
+            "cluster.routing.allocation.disk.threshold_enabled: false\n"
+        )
+
     def _prepare_postgres(self) -> None:
         """What the image's entry point does when the volume is empty."""
         env = self.services["postgres"]["environment"]
@@ -293,7 +315,7 @@ class Stack:
         env = self.services["postgres"]["environment"]
         spec = self._spec("postgres")
         spec["env"] |= {"PGPASSWORD": env["POSTGRES_PASSWORD"], "PGUSER": env["POSTGRES_USER"], "PGHOST": "127.0.0.1"}
-        wait_until_sync(lambda: self._answers(spec), "postgres answers", 60)
+        wait_until_sync(lambda: self._answers(spec), "postgres answers", _HEALTHY_S)
         self.boxes.run(["createdb", "--maintenance-db=postgres", env["POSTGRES_DB"]], **spec)
 
     def _answers(self, spec: dict[str, Any]) -> bool:

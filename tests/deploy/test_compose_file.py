@@ -12,7 +12,19 @@ import pytest
 import yaml
 
 from body_broker.settings import load_settings
-from tests.deploy.files import COMPOSE, Missing, Service, compose, context, dockerfile, env_of, is_ignored, variables
+from tests.deploy.files import (
+    COMPOSE,
+    Missing,
+    Service,
+    compose,
+    context,
+    dockerfile,
+    env_of,
+    example,
+    is_ignored,
+    passed_on,
+    variables,
+)
 from tests.tools.project import PACKAGES, ROOT, pyproject
 
 SECRETS = {"BODY_BROKER_SECRET_KEY", "POSTGRES_PASSWORD", "VALKEY_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
@@ -71,11 +83,10 @@ def test_nothing_starts_without_a_secret_and_none_has_a_default(name: str) -> No
 
 
 def test_every_variable_stands_in_the_example_and_no_secret_has_a_value_there() -> None:
-    example = (ROOT / ".env.example").read_text()
-    named = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", example, re.MULTILINE))
+    named, text = example(), (ROOT / ".env.example").read_text()
 
-    assert set(variables()) <= set(named)
-    assert {name for name in named if re.search(rf"^{name}=", example, re.MULTILINE)} == SECRETS
+    assert set(variables()) | passed_on() == set(named)
+    assert {name for name in named if re.search(rf"^{name}=", text, re.MULTILINE)} == SECRETS
     assert not any(named[name] for name in SECRETS)
 
 
