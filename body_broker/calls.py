@@ -21,6 +21,10 @@ Profile = Literal["core", "all"]
 
 SUGGESTIONS_MAX = 100
 """MCP's bound on the values of one completion."""
+WAIT_META = "body-broker/wait_s"
+"""The `_meta` key by which a client says how long its call may wait for people."""
+OUTSIDE_META = "body-broker/outside"
+"""The `_meta` key of a result that holds text from outside."""
 
 
 class Arguments(BaseModel):
@@ -67,6 +71,9 @@ Complete = Callable[[str, Mapping[str, str], "Call", Any], Awaitable["Suggestion
 Establish = Callable[[Any, "Caller", Any], Awaitable[frozenset[str]]]
 """`async (arguments, caller, services) -> facts`: what the hub itself finds out about one call before it is decided (ADR 7)."""
 
+Explain = Callable[[Any, "Caller", Any], Awaitable[str]]
+"""`async (arguments, caller, services) -> why`: in words for the caller alone, why a fact that a rule asked for does not hold."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
@@ -108,6 +115,7 @@ class Operation:
         reports_progress: It reports progress, so its calls are streamed.
         asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
         establishes: What finds out the facts that rules read of its calls; a fact that is not found out is false.
+        explains: What says why such a fact does not hold, where it is all that a call is refused for.
         foresees: What tells people, when they are asked for a call, what it would do.
         work: The kind of durable work whose result is this row's result, where its answer may be a job's handle.
     """
@@ -128,6 +136,7 @@ class Operation:
     reports_progress: bool = False
     asks: bool = False
     establishes: Establish | None = None
+    explains: Explain | None = None
     foresees: Foresee | None = None
     work: str | None = None
 

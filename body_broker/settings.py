@@ -160,7 +160,11 @@ class Settings(BaseModel):
     silver_url: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="Where vLLM, or any OpenAI-compatible API, is, without /v1: the tier of dialogue.",
+        description="Where vLLM is, without /v1, or another OpenAI-compatible API with BODY_BROKER_SILVER_DIALECT: the tier of dialogue.",
+    )
+    silver_dialect: Literal["vllm", "trtllm", "openai", "azure", "anthropic"] | None = Field(
+        None,
+        description="What `silver_url` speaks, without it `vllm`; `openai` for what takes nothing but OpenAI's own fields.",
     )
     silver_api_key: SecretStr | None = Field(None, description="Its API key, sent to `silver_url` and nowhere else.")
     silver_model: str | None = Field(
@@ -271,7 +275,7 @@ def load_settings(
     """The settings from an optional TOML file, the environment over it, and the command line's overrides over both.
 
     Args:
-        environ: The process's environment; only names that start with BODY_BROKER_ are looked at.
+        environ: The process's environment; only names that start with BODY_BROKER_ are looked at. An empty one counts as not set.
         file: A body-broker.toml; keys are the names of the settings.
         overrides: Values given on the command line; None means not given.
 
@@ -285,6 +289,8 @@ def load_settings(
         field = name.removeprefix(PREFIX).lower()
         if field not in Settings.model_fields:
             raise SettingsError(f"{name} is not a setting.", next_step="docs/settings.md lists every setting.")
+        if not text:  # so Compose passes on what is not set
+            continue
         values[field] = tuple(filter(None, text.split(","))) if field == "allowed_hosts" else text
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
@@ -326,7 +332,7 @@ def _misfit(place: tuple[int | str, ...], kind: str, message: str) -> str:
     field = Settings.model_fields.get(name)
     if kind == "string_pattern_mismatch" and field is not None:
         return f"{PREFIX}{name.upper()} is not of its form ({field.description})"
-    return f"{'.'.join(map(str, place)) or 'settings'}: {message}"
+    return f"{'.'.join(map(str, place)) or 'settings'}: {message.removeprefix('Value error, ')}"
 
 
 def _check_lore(settings: Settings) -> None:

@@ -47,7 +47,8 @@ def accepting(request: InferenceRequest) -> Accept:
         if not completion.text.strip():
             raise EngineFault("empty")
         if completion.finish not in _WHOLE and (choices or obeys is not None):
-            raise EngineFault("schema")  # what was cut may fit by chance
+            # What was cut may fit by chance.
+            raise EngineFault("too_short" if completion.finish == "length" else "schema")
         if choices and completion.text.strip() not in choices:
             raise EngineFault("schema")
         if obeys is not None and not obeys(_parsed(completion.text)):

@@ -7,7 +7,8 @@ from tiers.model import Finish, Usage, prompt_bytes
 from tiers.wire.base import Ask, CallPiece, Completion, Piece
 from tiers.wire.openai import calls_of
 
-_BYTES_A_TOKEN = 4
+_BYTES_COUNTED = 4
+"""Of a token of English, about: what is told where an engine did not count. Nothing is decided by it, unlike by BYTES_A_TOKEN."""
 _COUNT_SLACK = 2
 """Tokens by which an engine's own count of an answer that it cut at max_tokens may lie under them."""
 
@@ -90,5 +91,5 @@ class Answer:
 
     def _estimate(self, ask: Ask) -> Usage:
         size = sum(len(text.encode()) for text in self.text) + sum(len(call.arguments.encode()) for call in self.calls)
-        prompt = prompt_bytes(ask.messages, ask.offers, ask.schema, ask.choices) // _BYTES_A_TOKEN
-        return Usage(prompt, max(self.pieces, size // _BYTES_A_TOKEN))
+        prompt = prompt_bytes(ask.messages, ask.offers, ask.schema, ask.choices) // _BYTES_COUNTED
+        return Usage(prompt, max(self.pieces, size // _BYTES_COUNTED))

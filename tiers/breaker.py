@@ -11,8 +11,6 @@ from body_broker.errors import Unavailable
 State = Literal["closed", "open", "half-open"]
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
-_REST_MAX_S = 3_600.0
-"""However long an engine asks to be left alone: after that it is tried again."""
 
 
 class CircuitBreakerOpen(Unavailable):
@@ -53,6 +51,11 @@ class TierCircuitBreaker:
             return "closed"
         return "half-open" if self._clock() >= self._opened_until else "open"
 
+    @property
+    def rest_s(self) -> float:
+        """How long it stays open from now; 0 where it is not."""
+        return max(0.0, self._opened_until - self._clock()) if self.state == "open" else 0.0
+
     def allows(self) -> bool:
         """Whether a request may be tried now; says nothing of who is the one trial. For deciding, which must not change it."""
         return self._failures < self._threshold or (self._trial is None and self._clock() >= self._opened_until)
@@ -77,7 +80,7 @@ class TierCircuitBreaker:
         self.left(entry)
         self._failures = max(self._failures + 1, self._threshold if for_s is not None else 0)
         if self._failures >= self._threshold:
-            rest_s = self._timeout if for_s is None else min(max(for_s, 0.0), _REST_MAX_S)
+            rest_s = self._timeout if for_s is None else for_s
             self._opened_until = max(self._opened_until, self._clock() + rest_s)  # a late failure does not shorten it
 
     def left(self, entry: Entry) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +65,8 @@ def key_of(tenant: str, request: InferenceRequest, messages: Sequence[Message], 
 class ResponseCache:
     """Answers by exact key, in Redis for every hub.
 
+    An answer is given as soon as it is there and kept beside that, by a task that `settled` waits for: a slow Redis delays nobody.
+
     Args:
         redis: Where they are; without it nothing is kept and everything is answered.
         counts: Told of hits and misses.
@@ -74,6 +75,12 @@ class ResponseCache:
     def __init__(self, redis: Redis, counts: Counts) -> None:
         self._redis, self._counts = redis, counts
         self._flights: dict[str, _Flight] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    async def settled(self) -> None:
+        """Return once everything that was to be kept is, or has failed to be: within a quarter of a second."""
+        while self._keeping:
+            await asyncio.wait(self._keeping)
 
     async def answer(self, key: str | None, make: Make, *, deadline: Deadline) -> InferenceResult:
         """The answer that is kept, that somebody is just being given, or a new one.
@@ -108,21 +115,30 @@ class ResponseCache:
         flight: _Flight = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         came: InferenceResult | None = None  # the next who waits for it makes it
+        kept: bytes | None = None
         try:
-            kept = await self._read(key, deadline)
-            if kept is not None:
-                came = kept
-                return self._hit(kept, began)
+            found = await self._read(key, deadline)
+            if found is not None:
+                came = found
+                return self._hit(found, began)
             self._counts.cached(Tier.CLOUD, hit=False)
             made = await make()
             if _is_good_for_others(made):
-                came = made
+                came, kept = made, _written(made)
+            return made
         finally:
-            del self._flights[key]
             flight.set_result(came)
-        if came is made and made.source == "model":
-            await self._write(key, made, deadline)
-        return made
+            if kept is None:
+                del self._flights[key]
+            else:
+                self._keep(key, kept)
+
+    def _keep(self, key: str, kept: bytes) -> None:
+        """Who asks the same before it is kept is answered by its flight."""
+        task = asyncio.create_task(self._write(key, kept))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        task.add_done_callback(lambda _task: self._flights.pop(key))
 
     async def _read(self, key: str, deadline: Deadline) -> InferenceResult | None:
         try:
@@ -133,19 +149,26 @@ class ResponseCache:
             return None
         return None if kept is None else _read(kept)
 
-    async def _write(self, key: str, made: InferenceResult, deadline: Deadline) -> None:
-        kept = orjson.dumps(
-            [made.text, made.tier, made.engine, made.model, made.source, made.finish, made.outside, made.reason]
-        )
-        if len(kept) > BYTES_MAX:
-            return
-        with suppress(*LOST):
-            async with deadline.within(_PATIENCE_S).scope():
+    async def _write(self, key: str, kept: bytes) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
                 await self._redis.set(_PREFIX + key, kept, ex=KEPT_S)
+        except LOST as error:
+            log.info("answer_not_kept", error=type(error).__name__)
 
 
 def _is_good_for_others(made: InferenceResult) -> bool:
     return made.source in _MADE and made.finish in _WHOLE and not made.tools and not made.tool_calls and bool(made.text)
+
+
+def _written(made: InferenceResult) -> bytes | None:
+    """None for what is not kept: another model's than was meant, and what is too long."""
+    if made.source != "model":
+        return None
+    kept = orjson.dumps(
+        [made.text, made.tier, made.engine, made.model, made.source, made.finish, made.outside, made.reason]
+    )
+    return kept if len(kept) <= BYTES_MAX else None
 
 
 def _read(kept: bytes | str) -> InferenceResult | None:

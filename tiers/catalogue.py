@@ -38,9 +38,10 @@ class EngineSpec:
         key: Its API key; never shown.
         model: As it calls its model; None: the one that it serves, asked once.
         variants: Other models that it may serve instead.
-        size: Parameters in words, such as 3B.
-        quantisation: Such as awq-4bit; None where it is not ours to say.
+        size: Parameters in words, such as 3B; None where the model may be another one than that of models.toml.
+        quantisation: Such as awq-4bit; None in the same case.
         context_tokens: The most that prompt and answer may have together.
+        context_known: Whether that was said of the very model it serves; where not, the engine is asked.
         concurrency: Requests it is given at once; others wait here. 0: it takes only what may wait.
         background: The same for what may wait: a queue of its own, so that neither waits for the other here. 0: it takes none.
         queue: How many may wait here.
@@ -66,6 +67,7 @@ class EngineSpec:
     size: str | None = None
     quantisation: str | None = None
     context_tokens: int = 8_192
+    context_known: bool = True
     concurrency: int = 32
     background: int = 4
     queue: int = 100
@@ -131,7 +133,7 @@ class Catalogue:
     """Everything in models.toml, checked.
 
     Attributes:
-        engines: By name, in the order of the file: within a tier that is the order of falling back.
+        engines: By name, in the order of the file; `of_tier` has the order of falling back.
         then: By tier the tiers that are asked when none of its own engines answers.
         tool_groups: The seeds' names for tools (semgrep, aws-api, rag_search, ...) to the hub's own.
     """
@@ -144,8 +146,10 @@ class Catalogue:
     profiles: Mapping[str, Profile]
 
     def of_tier(self, tier: Tier) -> tuple[EngineSpec, ...]:
-        """The engines of a tier, in the order of falling back."""
-        return tuple(spec for spec in self.engines.values() if spec.tier is tier)
+        """The engines of a tier, in the order of falling back: as in the file, but smaller ones after all others."""
+        return tuple(
+            sorted((spec for spec in self.engines.values() if spec.tier is tier), key=lambda spec: spec.smaller)
+        )
 
     def after(self, tier: Tier) -> tuple[Tier, ...]:
         """Where a tier goes on; where none of those has an address either, on to where they go on: with cloud keys alone gold reaches them."""
@@ -165,9 +169,10 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the settings say of the engines: addresses, keys and model names, by engine; and the studio's own file."""
+    """What the settings say of the engines: addresses, keys, model names and dialects, by address; and the studio's own file."""
 
     file: Path | None = None
     urls: Mapping[str, str] = field(default_factory=dict[str, str])
     keys: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     models: Mapping[str, str] = field(default_factory=dict[str, str])
+    dialects: Mapping[str, DialectName] = field(default_factory=dict[str, DialectName])

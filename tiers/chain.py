@@ -4,46 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from body_broker.tracing import span
 from tiers.catalogue import EngineSpec, Price
+from tiers.cost import CostLedger
 from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Debt, Engine
-from tiers.faults import EngineFault, Reason
+from tiers.faults import EngineFault
 from tiers.model import Fallback, Listener, Tier, Told, ToolUse, Usage, prompt_bytes
 from tiers.money import Reservation
 from tiers.wire.base import Ask, Completion, Piece
 
 _MILLION = 1_000_000
 NO_USAGE = Usage()
-
-
-class Ledger(Protocol):
-    """Reserves before a request and settles after it; `tiers.cost.CostLedger`."""
-
-    async def reserve(self, tier: Tier, tenant: str, engine: Engine, ask: Ask, bound: int) -> Reservation | None:
-        """The reservation; None where the engine costs nothing.
-
-        Raises:
-            EngineFault: `budget`.
-        """
-        ...
-
-    def settle(
-        self, reservation: Reservation | None, tier: Tier, tenant: str, usage: Usage, *, maybe: bool = False
-    ) -> float | None:
-        """Book what it cost, soon, and say it in US dollars; None with `maybe`: the engine did not count, and all of it is booked."""
-        ...
-
-    def release(self, reservation: Reservation | None) -> None:
-        """Give it back, soon: nothing was generated."""
-        ...
-
-    def forfeit(self, reservation: Reservation | None) -> None:
-        """Count it as spent, soon: it may have been."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +95,7 @@ class Course:
 class Chain:
     """Tries candidates in order."""
 
-    def __init__(self, ledger: Ledger, counts: Counts) -> None:
+    def __init__(self, ledger: CostLedger, counts: Counts) -> None:
         self._ledger, self._counts = ledger, counts
 
     async def run(self, candidates: Sequence[Candidate], course: Course) -> Outcome:
@@ -141,7 +115,9 @@ class Chain:
                 fallbacks.append(Fallback(candidate.engine.spec.name, fault.reason))
                 self._counts.fell_back(candidate.tier, fault.reason)
                 if told.began:
-                    await self._take_back(course, fault.reason, Interrupted(tuple(fallbacks), bill.usd))
+                    if course.listener is None or not course.listener.restarts:
+                        raise Interrupted(tuple(fallbacks), bill.usd) from fault
+                    await course.listener(Told("restart", fault.reason, course.outside))
                 if course.deadline.passed:
                     break
                 if course.listener is not None:
@@ -199,15 +175,9 @@ class Chain:
     async def _reserve(self, candidate: Candidate, course: Course, ask: Ask, bound: int) -> Reservation | None:
         try:
             async with course.deadline.scope():
-                return await self._ledger.reserve(candidate.tier, course.tenant, candidate.engine, ask, bound)
+                return await self._ledger.reserve(candidate.tier, course.tenant, candidate.engine.spec, ask, bound)
         except TimeoutError as error:
             raise EngineFault("deadline") from error
-
-    async def _take_back(self, course: Course, reason: Reason, interrupted: Interrupted) -> None:
-        listener = course.listener
-        if listener is None or not listener.restarts:
-            raise interrupted
-        await listener(Told("restart", reason, course.outside))
 
 
 def bound_of(ask: Ask, spec: EngineSpec) -> int:
@@ -234,7 +204,7 @@ class _Bill:
         if price is None or self._ceiling is None:
             return
         if self.usd is None or self.usd + most_usd(price, bound, max_tokens) > self._ceiling:
-            raise EngineFault("budget")
+            raise EngineFault("ceiling")
 
     def add(self, usd: float | None) -> None:
         """So much was paid; None: nobody knows how much."""

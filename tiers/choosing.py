@@ -17,7 +17,8 @@ GRAMMARS: frozenset[DialectName] = frozenset({"vllm", "trtllm"})
 """Dialects that hold an answer to one of several lines; others are given them as JSON Schema."""
 SCHEMA_TOKENS = 32
 """What a choice needs as JSON, beside its line."""
-_BYTES_A_TOKEN = 3
+_BYTES_AT_LEAST = 3
+"""Fewer than a token of a choice has on average, so that none is cut for want of tokens: more of them are set aside than by BYTES_A_TOKEN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Options:
 
     def json_tokens(self) -> int:
         """The most tokens that a choice has as JSON."""
-        return SCHEMA_TOKENS + max(len(line.encode()) for line in self.lines) // _BYTES_A_TOKEN
+        return SCHEMA_TOKENS + max(len(line.encode()) for line in self.lines) // _BYTES_AT_LEAST
 
     def _only(self, said: str) -> str:
         left = self._left(said)

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import asynccontextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
+from math import inf
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -19,7 +20,7 @@ from tiers.catalogue import Caps, EngineSpec
 from tiers.counts import Counts
 from tiers.faults import EngineFault
 from tiers.model import Tier, Usage
-from tiers.money import A_DOLLAR, Figure, Reservation, cap_of, cost_of, tokens_of
+from tiers.money import A_DOLLAR, Figure, Reservation, Standing, cap_of, cost_of, tokens_of
 from tiers.requests import BUDGET_MS_MAX
 from tiers.wire.base import Ask
 
@@ -53,20 +54,12 @@ ORDER BY tier, asker = '*' DESC, spent DESC, asker
 """
 
 
-class Priced(Protocol):
-    """An engine, as far as money is concerned."""
-
-    @property
-    def spec(self) -> EngineSpec:
-        """What it is, and its price."""
-        ...
-
-
 class _Left(NamedTuple):
-    """What was left of a cap, and until when that is believed."""
+    """What was left of a cap, until when that is believed, and when its day ends."""
 
     amount: int
     until: float
+    ends: float
 
 
 class CostLedger:
@@ -126,7 +119,7 @@ class CostLedger:
         self,
         tier: Tier,
         tenant: str,
-        engine: Priced,
+        spec: EngineSpec,
         ask: Ask,
         bound: int,
     ) -> Reservation | None:
@@ -135,14 +128,14 @@ class CostLedger:
         Args:
             tier: Whose cap.
             tenant: Who pays.
-            engine: Who is to be asked.
+            spec: Who is to be asked.
             ask: What it is to be asked.
             bound: The most tokens that its prompt can have.
 
         Raises:
             EngineFault: `budget`: a cap has no room for it, or nobody can say whether it has.
         """
-        price = engine.spec.price
+        price = spec.price
         if price is None:
             return None
         caps = self._caps(tier, tenant)
@@ -150,7 +143,7 @@ class CostLedger:
         if amount > min(caps) or min(caps) == 0:
             raise EngineFault("budget")
         reservation = Reservation(new_id("spd"), tier, tenant, price, amount)
-        about = (reservation.id, tier, tenant, engine.spec.name, amount, *caps, RESERVED_S)
+        about = (reservation.id, tier, tenant, spec.name, amount, *caps, RESERVED_S)
         asked = self._begin(self._pool.fetchrow(_RESERVE, *about))
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -230,20 +223,36 @@ class CostLedger:
             day_left = found[0]["day_left"] if found[0] else timedelta.max
             self._believe(tier, tenant, tier_left, asker_left, day_left)
 
+    def words(self, tenant: str) -> str:
+        """How this asker stands in each tier that costs money, for them alone, as far as this process knows without asking."""
+        stands = [self._standing(tier, tenant) for tier in self._tiers]
+        return " ".join(stand.words() for stand in [each for each in stands if each.is_out] or stands)
+
     def _is_out(self, tier: Tier, tenant: str) -> bool:
-        if min(self._caps(tier, tenant)) == 0:
-            return True
+        return self._standing(tier, tenant).is_out
+
+    def _standing(self, tier: Tier, tenant: str) -> Standing:
         now = self._clock()
-        known = (self._left.get((tier, whose)) for whose in (EVERYBODY, tenant))
-        return any(left is not None and left.amount <= 0 and left.until > now for left in known)
+        known = [self._left.get((tier, whose)) for whose in (EVERYBODY, tenant)]
+        everybody, asker = (left if left is not None and left.until > now else None for left in known)
+        return Standing(
+            tier,
+            tenant,
+            *self._caps(tier, tenant),
+            everybody_left=None if everybody is None else everybody.amount,
+            asker_left=None if asker is None else asker.amount,
+            day_left=None if asker is None or asker.ends == inf else timedelta(seconds=asker.ends - now),
+        )
 
     def _believe(self, tier: Tier, tenant: str, tier_left: int, asker_left: int, day_left: timedelta) -> None:
-        until = self._clock() + min(BELIEVED_S, day_left.total_seconds())  # a new day has new money
+        asked = self._clock()
+        until = asked + min(BELIEVED_S, day_left.total_seconds())  # a new day has new money
+        ends = inf if day_left == timedelta.max else asked + day_left.total_seconds()
         if len(self._left) > _KNOWN_MAX:
             now = self._clock()
             self._left = {key: left for key, left in self._left.items() if left.until > now}
-        self._left[tier, EVERYBODY] = _Left(tier_left, until)
-        self._left[tier, tenant] = _Left(asker_left, until)
+        self._left[tier, EVERYBODY] = _Left(tier_left, until, ends)
+        self._left[tier, tenant] = _Left(asker_left, until, ends)
 
     async def figures(self, day: date | None = None) -> tuple[Figure, ...]:
         """What was taken in a UTC day, today's unless told; everybody's sum first in each tier.
@@ -271,15 +280,19 @@ class CostLedger:
 
     async def write(self) -> None:
         """Write what was noted; what cannot be written now waits for the next time."""
-        noted, self._noted = self._noted, {}
-        for (tier, tenant), (requests, usage) in noted.items():
-            try:
-                tokens = (tokens_of(usage.prompt), tokens_of(usage.completion))
-                await self._pool.execute(_NOTE, tier, tenant, requests, *tokens)
-            except _FAILED as error:
-                log.warning("spend_not_noted", tier=tier, error=type(error).__name__)
-                more, since = self._noted.get((tier, tenant), (0, Usage()))
-                self._noted[tier, tenant] = (requests + more, usage.plus(since))
+        for tier, tenant in tuple(self._noted):
+            if (noted := self._noted.pop((tier, tenant), None)) is not None:
+                # Whoever is cancelled here leaves one to `settled` and the rest noted.
+                await asyncio.shield(self._begin(self._write_note(tier, tenant, *noted)))
+
+    async def _write_note(self, tier: Tier, tenant: str, requests: int, usage: Usage) -> None:
+        try:
+            tokens = (tokens_of(usage.prompt), tokens_of(usage.completion))
+            await self._pool.execute(_NOTE, tier, tenant, requests, *tokens)
+        except _FAILED as error:
+            log.warning("spend_not_noted", tier=tier, error=type(error).__name__)
+            more, since = self._noted.get((tier, tenant), (0, Usage()))
+            self._noted[tier, tenant] = (requests + more, usage.plus(since))
 
     async def _write_now_and_then(self) -> None:
         while True:

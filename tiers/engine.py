@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
-import orjson
 
 from body_broker.errors import Unavailable
 from tiers.answers import Answer
@@ -17,10 +16,11 @@ from tiers.catalogue import EngineSpec
 from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.faults import TRANSIENT, EngineFault
-from tiers.lanes import Lane, Stay
+from tiers.lanes import Lane, Stay, moved
 from tiers.wire.base import Ask, Completion, Piece
-from tiers.wire.connection import OK, Connection, answer_bytes_max, bounded
+from tiers.wire.connection import OK, Connection, answer_bytes_max, bounded, not_connected
 from tiers.wire.dialects import dialect_of
+from tiers.wire.listed import context_in, names_in
 from tiers.wire.sse import SseParser
 
 BACKGROUND_BELOW = 0.3
@@ -32,7 +32,6 @@ _NO_MONEY_S = 300.0
 _KNOWN_S = 5.0
 _HEARD_S = 10.0
 """How long whoever hears may take for one piece."""
-_WEIGHT = 0.2
 _LATE = 8.0
 """Times as long as it usually takes to begin, and an engine that was given no longer is silent."""
 
@@ -93,6 +92,8 @@ class Engine:
         lane, background: Where requests wait for it; the second for those with little urgency, so that neither waits for the other here.
         ttft_s, gap_s: To the first token and between tokens, moving averages; None before the first answer.
         measured_at: When they were last measured, by the loop's clock.
+        context_tokens: As models.toml has it, or as the engine says of a model that models.toml says nothing of.
+        asks_context: Whether it is still to be asked for that.
     """
 
     def __init__(self, spec: EngineSpec, counts: Counts, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -107,15 +108,16 @@ class Engine:
         self.gap_s: float | None = None
         self.measured_at = 0.0
         self._model = spec.adapter or spec.model
+        self.context_tokens, self.asks_context = spec.context_tokens, not spec.context_known
 
     @property
     def in_flight(self) -> int:
         """Requests that it works on."""
         return self.lane.busy + self.background.busy
 
-    def eta_s(self, tokens: int) -> float:
-        """How long an answer of so many tokens is likely to take from now; 0 while nothing is known."""
-        return self.lane.wait_s() + (self.ttft_s or 0.0) + (self.gap_s or 0.0) * tokens
+    def eta_s(self, tokens: int, lane: Lane) -> float:
+        """How long an answer of so many tokens is likely to take from now, by way of this lane of its; 0 while nothing is known."""
+        return lane.wait_s() + (self.ttft_s or 0.0) + (self.gap_s or 0.0) * tokens
 
     def is_known(self) -> bool:
         """Whether it was measured a moment ago; without that a slow answer, such as its first, would keep it from being asked for good."""
@@ -152,6 +154,19 @@ class Engine:
             raise EngineFault("rejected")
         return names[0]
 
+    async def learn_context(self, deadline: Deadline) -> bool:
+        """Whether its context is known to be another than was believed; it is asked once, and only where models.toml does not say.
+
+        Raises:
+            EngineFault: It cannot be asked, or serves several models of which none was named.
+        """
+        before = self.context_tokens
+        if self.asks_context:
+            await self.model(deadline)  # one that names no model is asked for its list here
+        if self.asks_context:
+            await self.models(deadline.within(_PROBE_S))
+        return self.context_tokens != before
+
     async def models(self, deadline: Deadline) -> tuple[str, ...]:
         """What it lists as its models, whichever of them it is asked for here.
 
@@ -161,10 +176,11 @@ class Engine:
         status, body = await self._connection.get(self._dialect.models_path, deadline)
         if status != OK:
             raise self._dialect.fault(status, {}, body)
-        try:
-            return tuple(str(each["id"]) for each in orjson.loads(body)["data"])
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise EngineFault("malformed") from error
+        names = names_in(body)
+        if self.asks_context:
+            self.asks_context = False
+            self.context_tokens = context_in(body, self._model) or self.context_tokens
+        return names
 
     async def run(
         self,
@@ -252,7 +268,7 @@ class Engine:
                 answer.end("deadline")
         except aiohttp.ClientConnectorError as error:
             manner.debt.owed = False
-            raise EngineFault("refused") from error
+            raise not_connected(error) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if not answer.ended:
                 raise EngineFault("reset" if answer.first_at is None else "cut") from error
@@ -261,6 +277,7 @@ class Engine:
     async def _refusal(self, response: aiohttp.ClientResponse, manner: _Manner) -> EngineFault:
         if response.status == _NOT_FOUND:
             self._model = self.spec.adapter or self.spec.model  # it serves another one by now
+            self.asks_context = not self.spec.context_known
         fault = await self._connection.refusal(response, manner.deadline)
         # Where it broke inside, nobody knows how far it had come; whoever refuses a prompt for what it says has read it.
         manner.debt.owed = fault.reason in {"failed", "withheld"}
@@ -341,17 +358,20 @@ class Engine:
         tier, name = self.spec.tier, self.spec.name
         self._counts.first_token(tier, name, found.ttft_s)
         self._counts.tokens(tier, name, found.usage)
-        self.ttft_s, self.measured_at = _moved(self.ttft_s, found.ttft_s), asyncio.get_running_loop().time()
+        self.ttft_s, self.measured_at = moved(self.ttft_s, found.ttft_s), asyncio.get_running_loop().time()
         if (gap_s := answer.gap_s) is not None:
-            self.gap_s = _moved(self.gap_s, gap_s)
+            self.gap_s = moved(self.gap_s, gap_s)
         return found
 
     async def probe(self) -> Health:
         """Whether it serves, asked now."""
         now = asyncio.get_running_loop().time
         began = now()
+        deadline, dialect = Deadline.after(_PROBE_S), self._dialect
         try:
-            status, body = await self._connection.get(self._dialect.health_path, Deadline.after(_PROBE_S))
+            status, body = await self._connection.get(dialect.health_path, deadline)
+            if status == _NOT_FOUND:  # OpenAI's API has no path for it
+                status, body = await self._connection.get(dialect.models_path, deadline)
         except EngineFault as fault:
             return Health(up=False, seconds=now() - began, detail=fault.reason)
         if status != OK:
@@ -372,7 +392,3 @@ def _is_enough(enough: Callable[[str], bool], answer: Answer) -> bool:
         return enough("".join(answer.text))
     except Exception as error:
         raise _OursError(error) from error
-
-
-def _moved(average: float | None, seen: float) -> float:
-    return seen if average is None else average + _WEIGHT * (seen - average)

@@ -10,10 +10,15 @@ Reason = Literal[
     "open",  # its breaker is open
     "busy",  # its queue is full, or too long for the deadline
     "budget",  # it would cost more than may be spent, or the provider says that nothing is left
+    "ceiling",  # it would cost more than the request's own cost_ceiling
+    "unwanted",  # it costs money, and the request's cost_sensitivity is high
     "too_long",  # the prompt does not fit its context
     "too_slow",  # it cannot answer in the time that is left
     "cannot",  # it lacks what the request needs: tools, a grammar
-    "refused",  # no connection
+    "no_background",  # its background lane has no width
+    "only_background",  # its other lane has none
+    "refused",  # nothing listens there
+    "unreachable",  # its name does not resolve, or no way leads to it
     "reset",  # the connection broke before an answer
     "rate_limited",  # HTTP 429
     "overloaded",  # HTTP 503, 529
@@ -27,6 +32,7 @@ Reason = Literal[
     "empty",  # an answer with nothing in it
     "withheld",  # its own filter, or the model itself, refused to answer this
     "schema",  # the answer does not obey the schema that was asked for
+    "too_short",  # max_tokens cut an answer that must be whole to obey
     "arguments",  # a tool call whose arguments are no JSON or do not fit
     "deadline",  # the request's own time was over
 ]
@@ -36,10 +42,15 @@ IN_WORDS: Mapping[str, str] = {
     "open": "it has failed too often a moment ago",
     "busy": "too many wait for it",
     "budget": "it would cost more than may be spent",
+    "ceiling": "dearer than your cost_ceiling",
+    "unwanted": "you asked for nothing that costs money",
     "too_long": "the prompt and max_tokens do not fit its context",
     "too_slow": "it cannot answer in the time that is left",
     "cannot": "it lacks what the request needs",
+    "no_background": "it takes no background work",
+    "only_background": "it takes nothing but background work",
     "refused": "nothing listens at its address",
+    "unreachable": "it cannot be reached: its name, the network, a proxy or a certificate",
     "reset": "the connection broke",
     "rate_limited": "it takes no more requests for now",
     "overloaded": "it says that it is overloaded",
@@ -53,6 +64,7 @@ IN_WORDS: Mapping[str, str] = {
     "empty": "its answer was empty",
     "withheld": "it refused to answer this",
     "schema": "its answer does not obey the schema",
+    "too_short": "max_tokens is too small for its answer",
     "arguments": "the arguments of its tool call do not fit",
     "deadline": "the time was over",
 }
@@ -61,6 +73,7 @@ IN_WORDS: Mapping[str, str] = {
 TRANSIENT: frozenset[Reason] = frozenset(
     {
         "refused",
+        "unreachable",
         "reset",
         "rate_limited",
         "overloaded",

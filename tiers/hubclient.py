@@ -26,7 +26,7 @@ from mcp_types import (
 )
 
 from body_broker.background import end
-from body_broker.calls import Json
+from body_broker.calls import OUTSIDE_META, WAIT_META, Json
 from body_broker.telemetry import get_logger
 from tiers.hubtools import Connect, Post, Refused
 
@@ -35,8 +35,6 @@ log = get_logger(__name__)
 URL = "http://localhost/mcp"
 _REVISION = "2026-07-28"
 _OK = 200
-OUTSIDE_META = "body-broker/outside"
-WAIT_META = "body-broker/wait_s"
 _MIRRORS = "x-mcp-header"
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 _HEAD = (
@@ -190,6 +188,7 @@ class HubClient:
         except Refused:
             raise
         except Exception as error:
+            log.warning("hub_answer_not_read", error=type(error).__name__)
             raise Refused(None) from error
         raise Refused(status, _code(data))
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from body_broker.background import running
@@ -104,7 +104,7 @@ class HubTools:
         """The tools until the way out. What they need is loaded meanwhile; nothing connects before the first use."""
         tools = cls(connect, mint, counts, post)
         try:
-            async with running(tools._load(), name="hub-client-loading"):
+            async with running(tools.ready(), name="hub-client-loading"):
                 yield tools
         finally:
             if tools._client is not None:
@@ -151,13 +151,7 @@ class HubTools:
             part.note(outcome=called.outcome)
         seconds = now() - began
         self._counts.tool_used(tier, name, called.outcome, seconds)
-        return Called(
-            text=called.text,
-            outcome=called.outcome,
-            outside=called.outside,
-            seconds=seconds,
-            structured=called.structured,
-        )
+        return replace(called, seconds=seconds)
 
     async def _call(self, asker: Asker, tier: Tier, name: str, arguments: Mapping[str, Json]) -> Called:
         client = await self._loaded()
@@ -166,7 +160,7 @@ class HubTools:
         except Refused as refused:
             self._check_identity(refused.status, asker, tier)
             code = refused.code or _STATUS_CODES.get(refused.status or 0, "unavailable")
-            return Called(text=_NOT_ANSWERED.get(code, "The hub did not answer."), outcome=code)
+            return Called(text="The hub did not answer.", outcome=code)
         return Called(text=said.text, outcome=_outcome(said), outside=said.outside, structured=said.structured)
 
     async def _shown(self, asker: Asker, tier: Tier, deadline: Deadline) -> Mapping[str, HubTool]:
@@ -220,9 +214,6 @@ class HubTools:
         """Load the client's library now, so that nobody's deadline pays for it."""
         await self._loaded()
 
-    async def _load(self) -> None:
-        await self._loaded()
-
     async def _loaded(self) -> HubClient:
         """The client, whose library takes a second or more to load, so in a thread."""
         if self._client is None:
@@ -259,9 +250,3 @@ def _outcome(said: Said) -> str:
 
 def _unavailable() -> Unavailable:
     return Unavailable("The hub did not say which tools there are.", details={"component": "tools"})
-
-
-_NOT_ANSWERED: Mapping[str, str] = {
-    "too_large": "Its answer is too large. Ask for less: a narrower query, or fewer results.",
-    "rate_limited": "Too many calls at once. Go on without it.",
-}

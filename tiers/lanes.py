@@ -94,7 +94,7 @@ class Lane:
             self._leave()
 
     def _took(self, seconds: float) -> None:
-        self.service_s = seconds if self.service_s is None else self.service_s + _WEIGHT * (seconds - self.service_s)
+        self.service_s = moved(self.service_s, seconds)
 
     async def _wait(self, deadline: Deadline, urgency: float) -> None:
         # Whoever would begin with too little time left takes the place of one who could be answered.
@@ -146,3 +146,8 @@ class Lane:
                 turn.set_result(None)
                 return
         self.busy -= 1
+
+
+def moved(average: float | None, seen: float) -> float:
+    """The moving average with one more value."""
+    return seen if average is None else average + _WEIGHT * (seen - average)

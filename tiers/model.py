@@ -23,6 +23,7 @@ BUDGET_S: Mapping[Sla, float] = {"real-time": 0.3, "interactive": 15.0, "async":
 """What a request gets that names no latency_budget_ms."""
 BYTES_A_TOKEN = 3.5
 """Of ordinary prose: what a prompt's length in tokens is guessed by. Money is never guessed by it."""
+GOLD_TOKENS_MAX = 8
 NEEDS_SILVER_S = 0.25
 """A real-time request goes on to silver only while this much of its time is left."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from body_broker.calls import Caller
 from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import Redis
 from tiers.catalogue import Catalogue
@@ -17,30 +16,23 @@ from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.gold.sight import HubSight
 from tiers.gold.tier import GoldTier
-from tiers.hubtools import Connect, HubTools, Post
+from tiers.hubtools import Connect, HubTools, Mint, Post
 from tiers.model import Tier
 from tiers.router import ModelRouter
 from tiers.silver.npc import SilverTierNPC
 from tiers.silver.tier import SilverTier
 from tiers.toolloop import ToolLoop
 
-Mint = Callable[[Caller, str, str, float], Awaitable[str]]
-"""`async (asker, actor, conversation, ttl_s) -> token`: the hub's, never a route."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiers:
     """Everything that answers requests in one process."""
 
-    catalogue: Catalogue
     engines: Mapping[str, Engine]
     ledger: CostLedger
     tools: HubTools
     router: ModelRouter
-    gold: GoldTier
-    silver: SilverTier
     npc: SilverTierNPC
-    cloud: CloudTier
 
 
 @asynccontextmanager
@@ -74,18 +66,15 @@ async def open_tiers(
         tools = await stack.enter_async_context(HubTools.opened(connect, mint, counts, post))
         chain = Chain(ledger, counts)
         gold = GoldTier(chain, redis, counts, sight=HubSight(tools))
-        silver = SilverTier(chain, ToolLoop(tools, counts, catalogue.tool_groups), counts)
+        silver = SilverTier(ToolLoop(chain, tools, counts, catalogue.tool_groups), counts)
         cloud = CloudTier(silver, redis, counts, asked)
+        stack.push_async_callback(cloud.settled)
         serving = {Tier.GOLD: gold, Tier.SILVER: silver, Tier.CLOUD: cloud}
-        router = ModelRouter(catalogue, engines, serving, spent_out=ledger.spent_out, counts=counts)
+        router = ModelRouter(catalogue, engines, serving, spent_out=ledger.spent_out, money=ledger.words, counts=counts)
         yield Tiers(
-            catalogue=catalogue,
             engines=engines,
             ledger=ledger,
             tools=tools,
             router=router,
-            gold=gold,
-            silver=silver,
             npc=SilverTierNPC(router, tools, redis, counts),
-            cloud=cloud,
         )

@@ -75,6 +75,10 @@ def render(profile: Profile, engines: Mapping[str, EngineSpec]) -> Rendered:
     Raises:
         SettingsError: A setting is none that this server's profiles have.
     """
+    missing = [name for name in _SPECULATIVE if name not in profile.settings]
+    if len(missing) == 1:
+        given = next(name for name in _SPECULATIVE if name not in missing)
+        raise SettingsError(f"profiles.{profile.name} has {given} without {missing[0]}.")
     known = engines.get(profile.engine)
     model = profile.says.get("model", known and known.model)
     command, file, configuration = _RENDERERS[profile.serves](profile)
@@ -98,8 +102,6 @@ def _trtllm(profile: Profile) -> _Server:
             next_step=f"It may have: {', '.join(sorted({*_TRT_NESTED, *_TRT_FLAT}))}.",
             details={"problems": [f"profiles.{profile.name}.{name}: unknown" for name in unknown]},
         )
-    if len(given := [name for name in _SPECULATIVE if name in settings]) == 1:
-        raise SettingsError(f"profiles.{profile.name} has {given[0]} without {_other(given[0])}.")
     tables: dict[str, dict[str, Json]] = {}
     flat: dict[str, Json] = {}
     for name, value in settings.items():
@@ -126,9 +128,6 @@ def _vllm(profile: Profile) -> _Server:
         wanted = {"backend": backend, "disable_any_whitespace": True}
         command += ["--structured-outputs-config", orjson.dumps(wanted).decode()]
     draft, tokens = (settings.pop(name, None) for name in _SPECULATIVE)
-    if (draft is None) != (tokens is None):
-        given = _SPECULATIVE[0 if tokens is None else 1]
-        raise SettingsError(f"profiles.{profile.name} has {given} without {_other(given)}.")
     if draft is not None:
         speculative = {"method": "draft_model", "model": draft, "num_speculative_tokens": tokens}
         command += ["--speculative-config", orjson.dumps(speculative).decode()]
@@ -139,10 +138,6 @@ def _vllm(profile: Profile) -> _Server:
         else:
             command += [f"--{flag}", str(value)]
     return command, None, ""
-
-
-def _other(name: str) -> str:
-    return _SPECULATIVE[1 - _SPECULATIVE.index(name)]
 
 
 def _yaml(value: Json) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -167,7 +167,7 @@ def read_catalogue(given: Given) -> Catalogue:
     if problems:
         raise _unfit(problems)
     return Catalogue(
-        engines={n: _spec(n, e, given) for n, e in found.engines.items() if e.enabled},
+        engines={n: _spec(n, e, given, _Said.of(n, ours, theirs)) for n, e in found.engines.items() if e.enabled},
         then={tier: order.then for tier, order in found.tiers.items()},
         roles={n: Role(n, r.tier, (r.model, *r.backups), r.tools) for n, r in found.roles.items()},
         tool_groups=found.tool_groups,
@@ -178,17 +178,44 @@ def read_catalogue(given: Given) -> Catalogue:
     )
 
 
-def _spec(name: str, engine: _Engine, given: Given) -> EngineSpec:
+class _Said(NamedTuple):
+    """What is said of one engine's model.
+
+    Attributes:
+        model: That which our file speaks of.
+        fields: What the studio's own file says itself.
+    """
+
+    model: str | None
+    fields: frozenset[str]
+
+    @classmethod
+    def of(cls, name: str, ours: Table, theirs: Table) -> _Said:
+        """Of the engine of this name."""
+        model = dict(_items(ours, "engines")).get(name, {}).get("model")
+        return cls(model, frozenset(dict(_items(theirs, "engines")).get(name, {})))
+
+    def is_of(self, field: str, model: str | None) -> bool:
+        """Whether a field was said of this very model."""
+        return field in self.fields or (model is not None and model == self.model)
+
+
+def _spec(name: str, engine: _Engine, given: Given, said: _Said) -> EngineSpec:
     address = engine.address or name
     known: dict[str, Any] = engine.model_dump(exclude={"enabled", "address", "url", "api_key_file", "model", "price"})
     price = engine.price
     own = engine.url is not None  # a key of the settings goes to the address of the settings and nowhere else
+    model = engine.model if own else given.models.get(address, engine.model)
+    known |= {field: None for field in ("size", "quantisation") if not said.is_of(field, model)}
+    if not own:
+        known["dialect"] = given.dialects.get(address, engine.dialect)
     return EngineSpec(
         name=name,
         address=address,
         url=engine.url if own else given.urls.get(address),
         key=engine.api_key_file if own else given.keys.get(address),
-        model=engine.model if own else given.models.get(address, engine.model),
+        model=model,
+        context_known=said.is_of("context_tokens", model),
         price=price
         and Price(
             price.prompt,

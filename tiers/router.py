@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from body_broker.errors import BadInput, NotConfigured, TooLarge
+from body_broker.errors import BadInput, NotConfigured
 from body_broker.tracing import span
 from tiers.catalogue import Catalogue, EngineSpec, Price, Role
 from tiers.chain import Candidate, most_usd
 from tiers.cloud.worth import by_worth
-from tiers.counts import Counts, NoCounts
+from tiers.contexts import learned, too_large
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import Reason
 from tiers.model import (
     BUDGET_S,
     BYTES_A_TOKEN,
+    GOLD_TOKENS_MAX,
     NEEDS_SILVER_S,
     Asker,
     Fallback,
@@ -29,10 +31,11 @@ from tiers.model import (
     request_bytes,
 )
 from tiers.requests import check
+from tiers.steps import is_absent, steps_down
+from tiers.unanswered import LEFT_ASIDE, OverBudget, kept_by_money, rest_s, with_standing
 
-GOLD_TOKENS_MAX = 8
 _NAMED_MAX = 20
-_OF_THE_REQUEST: frozenset[str] = frozenset({"too_long", "cannot", "not_configured"})
+_OF_THE_REQUEST = LEFT_ASIDE | {"too_long"}
 """Why an engine is not asked that will be the same the next time."""
 _TOOLS, _SCHEMA, _SOON, _WHENEVER = 1, 2, 4, 8
 """What a request needs of an engine: tools, a grammar, the real-time lane, the background lane."""
@@ -73,31 +76,29 @@ class Decision:
     skipped: tuple[Fallback, ...]
     chain: tuple[_Step, ...] = ()
 
-    def passed_over(self, answered: str) -> tuple[Fallback, ...]:
-        """Who stands before the engine that answered and was not asked; whoever comes after it was never needed."""
-        names = [step.name for step in self.chain]
-        after = names[names.index(answered) :] if answered in names else ()
-        return tuple(skip for skip in self.skipped if skip.engine not in after)
+    def steps(self, met: Sequence[Fallback], answered: EngineSpec | None = None) -> tuple[Fallback, ...]:
+        """Every step down to an answer, after `met`: who was asked and failed, in that order.
+
+        Where the tier that was meant answered, an engine without an address was not missed.
+        """
+        by = None if answered is None else answered.name
+        told = steps_down([step.name for step in self.chain], self.skipped, met, answered=by)
+        if answered is None or answered.smaller or answered.tier is not self.tier:
+            return told
+        return tuple(step for step in told if not is_absent(step))
+
+    def rest_s(self, steps: Iterable[Fallback]) -> float | None:
+        """How long until the first of the steps whose breaker is open is tried again."""
+        return rest_s(steps, {step.name: step.engine for step in self.chain if step.engine is not None})
 
 
 class _Step:
     """An engine of a chain, with all that deciding looks at close at hand."""
 
-    __slots__ = (
-        "candidate",
-        "context_tokens",
-        "engine",
-        "lacks",
-        "missing",
-        "name",
-        "needs_s",
-        "preamble",
-        "price",
-        "tier",
-    )
+    __slots__ = ("candidate", "engine", "lacks", "missing", "name", "needs_s", "preamble", "price", "tier")
 
     def __init__(self, spec: EngineSpec, engine: Engine | None, needs_s: float) -> None:
-        self.name, self.tier, self.price, self.context_tokens = spec.name, spec.tier, spec.price, spec.context_tokens
+        self.name, self.tier, self.price = spec.name, spec.tier, spec.price
         self.engine, self.needs_s, self.preamble = engine, needs_s, spec.preamble_tokens
         self.candidate = Candidate(engine, spec.tier, needs_s) if engine is not None else None
         self.missing = Fallback(spec.name, "not_configured")
@@ -137,6 +138,7 @@ class ModelRouter:
         engines: Those that have an address, by name.
         tiers: Who executes; a tier that is missing is told as not there yet.
         spent_out: The tiers in which money is used up, for everybody or for this tenant; `CostLedger.spent_out`.
+        money: How a tenant stands, in words for them; `CostLedger.words`.
         counts: Told of engines that were not asked.
     """
 
@@ -147,11 +149,12 @@ class ModelRouter:
         tiers: Mapping[Tier, Serves],
         *,
         spent_out: Callable[[str], frozenset[Tier]] | None = None,
+        money: Callable[[str], str] | None = None,
         counts: Counts | None = None,
     ) -> None:
-        self._serving, self._spent_out, self._counts = tiers, spent_out, counts or NoCounts()
+        self._serving, self._spent_out, self._money, self._counts = tiers, spent_out, money, counts or Counts()
         specs = catalogue.engines.values()
-        self._contexts = {spec.name: spec.context_tokens for spec in specs}
+        self._answering = catalogue.answering()
 
         def steps(chosen: Iterable[EngineSpec], needs_s: float = 0.0) -> tuple[_Step, ...]:
             return tuple(_Step(spec, engines.get(spec.name), needs_s) for spec in chosen)
@@ -225,9 +228,9 @@ class ModelRouter:
     def _aim(self, request: InferenceRequest) -> _Aim:
         name = request.model
         if name is not None and name != "auto":
-            return self._named.get(name) or _unknown("model", ["auto", *self._named])
+            return self._named.get(name) or _unknown("model", self._answering)
         if request.role is not None:
-            return self._roles.get(request.role) or _unknown("role", [*self._roles])
+            return self._roles.get(request.role) or _unknown("role", self._roles)
         tier, reason = _routed(request)
         return tier, self._chains[tier], reason
 
@@ -246,6 +249,8 @@ class ModelRouter:
         deadline = Deadline.after(budget_s(request))
         spent_out = self._spent_out(asker.tenant) if self._spent_out is not None else _NONE
         decision = self.decide(request, remaining_s=deadline.remaining(), spent_out=spent_out)
+        if (full := _full(decision)) and await learned(full, deadline):
+            decision = self.decide(request, remaining_s=deadline.remaining(), spent_out=spent_out)
         decision = replace(
             decision, candidates=by_worth(decision.candidates, request, remaining_s=deadline.remaining())
         )
@@ -257,15 +262,29 @@ class ModelRouter:
                 details={"tier": decision.tier},
             )
         self.check_fits(request, decision)
-        for skip in decision.skipped:
-            if skip.reason != "not_configured":
-                self._counts.fell_back(decision.tier, skip.reason)
         if listener is not None:
             await listener(Told("routed", f"{decision.tier}: {decision.reason}"))
         with span("tier.route", sla=request.sla, tier=decision.tier, reason=decision.reason) as part:
-            found = await tier.execute(request, decision, asker=asker, deadline=deadline, listener=listener)
+            missed: Iterable[Fallback] = decision.skipped
+            try:
+                found = await tier.execute(request, decision, asker=asker, deadline=deadline, listener=listener)
+                missed = found.fallbacks
+            except OverBudget as error:
+                raise error.with_money(self._standing(request, asker)) from error
+            finally:
+                self._count(decision, frozenset(missed))
             part.note(source=found.source, engine=found.engine or "none", finish=found.finish)
-            return found
+            return with_standing(found, self._standing(request, asker)) if kept_by_money(found) else found
+
+    def _standing(self, request: InferenceRequest, asker: Asker) -> str:
+        """How the asker stands; nothing where the request itself is not to cost anything."""
+        return self._money(asker.tenant) if self._money is not None and request.cost_sensitivity != "high" else ""
+
+    def _count(self, decision: Decision, missed: frozenset[Fallback]) -> None:
+        """Who was not asked and would have been; those who were asked and failed, the chain has counted."""
+        for skip in decision.skipped:
+            if not is_absent(skip) and skip in missed:
+                self._counts.fell_back(decision.tier, skip.reason)
 
     def check_fits(self, request: InferenceRequest, decision: Decision) -> None:
         """Refuse what will fit nowhere the next time either; what is only down for a while has its tier's last resorts.
@@ -280,15 +299,13 @@ class ModelRouter:
         reasons = {skip.reason for skip in decision.skipped}
         if decision.candidates or "too_long" not in reasons or not reasons <= _OF_THE_REQUEST:
             return
-        asked = {skip.engine for skip in decision.skipped if skip.reason == "too_long"}
-        most = max(self._contexts[name] for name in asked)
-        tokens = int(request_bytes(request) / BYTES_A_TOKEN)
-        raise TooLarge(
-            f"The prompt is about {tokens} tokens long, and {request.max_tokens} are to be written: "
-            f"the engines for it hold {most} together.",
-            next_step="Send a shorter prompt or fewer tools, ask for fewer max_tokens, or name a model that holds more.",
-            details={"context_tokens": most, "prompt_tokens": tokens, "max_tokens": request.max_tokens},
-        )
+        raise too_large(request, _full(decision))
+
+
+def _full(decision: Decision) -> list[Engine]:
+    """The engines that seem to hold too little for it."""
+    names = {skip.engine for skip in decision.skipped if skip.reason == "too_long"}
+    return [step.engine for step in decision.chain if step.engine is not None and step.name in names] if names else []
 
 
 def _of_role(role: Role, specs: Iterable[EngineSpec]) -> Iterable[EngineSpec]:
@@ -325,14 +342,14 @@ def _routed(request: InferenceRequest) -> tuple[Tier, str]:
 
 def _why_not(step: _Step, wish: _Wish) -> Reason | Literal["late"] | None:
     """Why this engine is not asked; `late` where only an answer of full length would be too late."""
-    if wish.needs & step.lacks:
-        return "cannot"
-    if wish.tokens > step.context_tokens:
-        return "too_long"
-    if step.price is not None and _too_dear(step, step.price, wish):
-        return "budget"
+    if lacks := wish.needs & step.lacks:
+        return "cannot" if lacks & (_TOOLS | _SCHEMA) else "no_background" if lacks & _WHENEVER else "only_background"
     engine = step.engine
     assert engine is not None, "only what has an address is looked at"
+    if wish.tokens > engine.context_tokens:
+        return "too_long"
+    if step.price is not None and (why := _too_dear(step, step.price, wish)) is not None:
+        return why
     if not engine.breaker.allows():
         return "open"
     lane = engine.lane if wish.needs & _SOON else engine.background
@@ -355,19 +372,21 @@ def _too_late(
     return "too_slow" if begins_s > remaining_s else "late"
 
 
-def _too_dear(step: _Step, price: Price, wish: _Wish) -> bool:
+def _too_dear(step: _Step, price: Price, wish: _Wish) -> Reason | None:
     request = wish.request
-    if request.cost_sensitivity == "high" or step.tier in wish.spent_out:
-        return True
+    if request.cost_sensitivity == "high":
+        return "unwanted"
+    if step.tier in wish.spent_out:
+        return "budget"
     if (ceiling := request.cost_ceiling) is None:
-        return False
+        return None
     bound = wish.bytes_ + (step.preamble if wish.needs & (_TOOLS | _SCHEMA) else 0)
-    return most_usd(price, bound, request.max_tokens) > ceiling
+    return "ceiling" if most_usd(price, bound, request.max_tokens) > ceiling else None
 
 
-def _unknown(what: str, known: list[str]) -> _Aim:
+def _unknown(what: str, known: Iterable[str]) -> _Aim:
     raise BadInput(
         f"There is no {what} of that name.",
-        next_step=f"Use one of: {', '.join(known[:_NAMED_MAX])}.",
+        next_step=f"Use one of: {', '.join([*known][:_NAMED_MAX])}.",
         details={"problems": [f"{what}: unknown"]},
     )

@@ -169,5 +169,6 @@ _WORDS: Mapping[str, str] = {
         "People are asked to allow this. It has not happened yet and happens by itself once they do: do not call it again."
     ),
     "unavailable": "It cannot be reached now. Go on without it.",
+    "rate_limited": "Too many calls at once. Go on without it.",
     "too_large": "Its result is too large. Ask for less: a narrower question, or fewer results.",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from types import MappingProxyType
@@ -19,14 +19,13 @@ from tiers.disarming import disarmed
 from tiers.engine import Engine
 from tiers.faults import EngineFault
 from tiers.hubtools import Called, HubTool, HubTools
-from tiers.model import Asker, Fallback, InferenceRequest, Listener, Message, Tier, Told, ToolCall, ToolUse, Usage
+from tiers.model import Asker, Fallback, InferenceRequest, Message, Tier, Told, ToolCall, ToolUse, Usage
 from tiers.toolcalls import CALLS_MAX, REPEATED, Reading, Ready, Telling, Unfit
 from tiers.voice import BETWEEN, Voice
 from tiers.wire.base import Ask, Completion
 
-Make = Callable[[Engine, str], Ask]
-"""What an engine is asked at first, given what it calls its model; the loop adds the tools, and what was called."""
-
+Fixed = Mapping[str, Mapping[str, Json]]
+_NOTHING_FIXED: Fixed = MappingProxyType({})
 ROUNDS_MAX = 4
 """How often tools may be called before the model must answer."""
 TOOLS_SHARE = 0.5
@@ -39,7 +38,7 @@ class LoopOutcome:
 
     Attributes:
         outcome: Of all rounds together: the text of each that had one, usage and money added up, every fallback. Its completion's
-            `calls` are only those of the client's own offers (finish `tools`).
+            `calls` are only those of the client's own offers (finish `tools`), its `ttft_s` is from the request to the first text.
         tools: Every call, in order.
         outside: Whether text from outside is in it, so in the answer.
         withheld: Names that the request has among its tools, and that are not shown to this asker through this tier.
@@ -55,28 +54,26 @@ class ToolLoop:
     """Runs the tools that a model wants, for one asker at a time.
 
     Args:
+        chain: Asks engines.
         tools: Calls them.
         counts: Takes measurements.
         groups: Names of tool groups (models.toml) and what is in them; a request's `tools` may name both.
     """
 
-    def __init__(self, tools: HubTools, counts: Counts, groups: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        self._tools, self._counts, self._groups = tools, counts, groups or {}
+    def __init__(
+        self, chain: Chain, tools: HubTools, counts: Counts, groups: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        self._chain, self._tools, self._counts, self._groups = chain, tools, counts, groups or {}
 
     async def run(
         self,
-        chain: Chain,
         candidates: Sequence[Candidate],
-        make: Make,
+        course: Course,
         *,
         asker: Asker,
         tier: Tier,
         request: InferenceRequest,
-        deadline: Deadline,
-        listener: Listener | None = None,
-        accept: Callable[[Completion], None] | None = None,
-        partial: bool = False,
-        fixed: Mapping[str, Mapping[str, Json]] | None = None,
+        fixed: Fixed = _NOTHING_FIXED,
     ) -> LoopOutcome:
         """An answer, with as many rounds of tools as it takes and may take.
 
@@ -84,16 +81,12 @@ class ToolLoop:
         choices is told in one piece, once it is known to hold.
 
         Args:
-            chain: Asks engines.
             candidates: In order; later rounds begin with the one that answered.
-            make: The first request, with `request.offers` in it; the hub's tools are added here.
+            course: Of the first request, with `request.offers` in it; the hub's tools are added here. What it accepts is not asked of
+                answers that call tools of the hub's.
             asker: For whom.
             tier: Who calls the tools, and where it is counted.
             request: `tools` says which tools are offered; None offers none of the hub's.
-            deadline: Of the whole.
-            listener: Hears the text.
-            accept: Raises EngineFault where an answer does not hold; not asked of those that call tools of the hub's.
-            partial: As `Course` has it.
             fixed: Arguments that are not the model's to say, by tool: laid over its own.
 
         Raises:
@@ -102,16 +95,13 @@ class ToolLoop:
             Exhausted: No engine answered.
             Interrupted: One broke off that was already being told.
         """
-        offered, withheld = await self._offered(asker, tier, request, deadline)
+        offered, withheld = await self._offered(asker, tier, request, course.deadline)
         _check_choice(request, offered)
-        voice = None if listener is None else Voice(listener, strips=bool(offered), whole=_structured(request))
-        turn = _Turn(chain, candidates, make, request=request, offered=offered, deadline=deadline, voice=voice)
-        turn.accept, turn.partial, turn.outside = accept, partial, asker.tainted
-        turn.fixed = fixed or {}
-        await turn.ask(asker)
+        turn = _Turn(self._chain, candidates, course, request=request, offered=offered, outside=asker.tainted)
+        await turn.ask()
         while wanted := turn.wanted():
-            await self._call(turn, wanted, asker, tier)
-            await turn.ask(asker)
+            await self._call(turn, wanted, asker, tier, fixed)
+            await turn.ask()
         outcome = await turn.end()
         return LoopOutcome(outcome=outcome, tools=tuple(turn.used), outside=turn.outside, withheld=withheld)
 
@@ -134,12 +124,12 @@ class ToolLoop:
         offered = tuple(tool for tool in shown if tool.name not in theirs)
         return offered, tuple(name for name, group in members.items() if there.isdisjoint(group))
 
-    async def _call(self, turn: _Turn, wanted: Sequence[Ready | Unfit], asker: Asker, tier: Tier) -> None:
+    async def _call(self, turn: _Turn, wanted: Sequence[Ready | Unfit], asker: Asker, tier: Tier, fixed: Fixed) -> None:
         """One round: reads side by side, then the others one after another, all within their share of the deadline."""
-        share = turn.deadline.share(TOOLS_SHARE)
+        share = turn.course.deadline.share(TOOLS_SHARE)
 
         async def made(call: Ready) -> tuple[str, Called]:
-            arguments = {**call.arguments, **turn.fixed.get(call.tool.name, {})}
+            arguments = {**call.arguments, **fixed.get(call.tool.name, {})}
             called = await self._tools.call(asker, tier, call.tool.name, arguments, deadline=share)
             return call.call.id, called
 
@@ -172,44 +162,39 @@ class ToolLoop:
 class _Turn:
     """One run of the loop: what was said so far, and what may still be."""
 
-    accept: Callable[[Completion], None] | None = None
-    partial = False
-    outside = False
-    fixed: Mapping[str, Mapping[str, Json]] = MappingProxyType({})
-
     def __init__(
         self,
         chain: Chain,
         candidates: Sequence[Candidate],
-        make: Make,
+        course: Course,
         *,
         request: InferenceRequest,
         offered: tuple[HubTool, ...],
-        deadline: Deadline,
-        voice: Voice | None,
+        outside: bool,
     ) -> None:
-        self._chain, self._candidates, self._first = chain, tuple(candidates), make
-        self._request, self._offered, self._voice = request, offered, voice
+        self._chain, self._candidates, self.course = chain, tuple(candidates), course
+        self._request, self._offered, self.outside = request, offered, outside
+        heard = course.listener
+        self._voice = None if heard is None else Voice(heard, strips=bool(offered), whole=_structured(request))
         self._theirs = {offer.name for offer in request.offers}
-        self.deadline, self.telling, self._reading = deadline, Telling(), Reading(offered)
+        self.telling, self._reading = Telling(), Reading(offered)
         self.used: list[ToolUse] = []
         self._said: list[Message] = []
         self._outcomes: list[Outcome] = []
         self._seen: set[bytes] = set()
         self._rounds = self._left_out = 0
-        self._stuck = False
+        self._stuck = self._spoke = False
+        self._began = self._first_at = asyncio.get_running_loop().time()
 
-    async def ask(self, asker: Asker) -> None:
+    async def ask(self) -> None:
         """One answer of the first engine that gives one."""
-        course = Course(
+        course = replace(
+            self.course,
             make=self._make,
-            tenant=asker.tenant,
-            deadline=self.deadline,
             listener=self._voice,
             told=None if self._voice is None else self._voice.began,
             outside=self.outside,
             accept=self._check,
-            partial=self.partial,
             cost_ceiling=self._ceiling(),
         )
         try:
@@ -221,6 +206,10 @@ class _Turn:
             raise self._ended(Exhausted, exhausted) from exhausted
         self._candidates = self._candidates[self._candidates.index(outcome.candidate) :]
         self._outcomes.append(outcome)
+        if not self._spoke:
+            found = outcome.completion
+            self._spoke = bool(found.text.strip())
+            self._first_at = asyncio.get_running_loop().time() - found.seconds + found.ttft_s
 
     def wanted(self) -> list[Ready | Unfit]:
         """The calls of the last answer that are to be answered here; none where it is the last one."""
@@ -277,10 +266,15 @@ class _Turn:
             calls=calls,
             usage=self._usage(),
             counted=all(each.counted for each in completions),
-            ttft_s=completions[0].ttft_s,
+            ttft_s=self._first_s(),
             seconds=sum(each.seconds for each in completions),
         )
         return Outcome(completion, last.candidate, self._fallbacks(None), self._cost(None), last.model)
+
+    def _first_s(self) -> float:
+        """From the request to the first text that was told, or would have been; to the last answer's beginning where none has text."""
+        told_at = None if self._voice is None else self._voice.first_at
+        return (self._first_at if told_at is None else told_at) - self._began
 
     @property
     def _is_last(self) -> bool:
@@ -294,7 +288,7 @@ class _Turn:
         return "none" if self._is_last else "auto"
 
     def _make(self, engine: Engine, model: str) -> Ask:
-        ask = self._first(engine, model)
+        ask = self.course.make(engine, model)
         if not self._offered and not self._said:
             return ask
         return replace(
@@ -313,8 +307,8 @@ class _Turn:
             raise EngineFault("arguments")
         if not completion.calls and self._choice not in {"auto", "none"}:
             raise EngineFault("arguments")
-        if self.accept is not None:
-            self.accept(completion)
+        if self.course.accept is not None:
+            self.course.accept(completion)
 
     def _ours(self, completion: Completion) -> list[ToolCall]:
         return [call for call in completion.calls if call.name not in self._theirs]

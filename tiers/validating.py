@@ -19,7 +19,7 @@ from tiers.choosing import GRAMMARS, options_among
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import IN_WORDS, EngineFault, Reason
-from tiers.model import Listener, Message, Tier, Told, ToolOffer
+from tiers.model import GOLD_TOKENS_MAX, Listener, Message, Tier, Told, ToolOffer
 from tiers.wire.base import Ask, Completion
 
 Verdict = Literal["ok", "failed", "left out"]
@@ -30,7 +30,6 @@ _ANSWER_S = 60.0
 _TOKENS = 64
 _FORM_TOKENS = 256
 """Of an answer that must obey a form: room for any tokenizer, for half of a form is no answer."""
-_GOLD_TOKENS = 8
 _NAME_MAX, _NAMES_MAX = 100, 3
 _SCHEMA: Mapping[str, Json] = {
     "type": "object",
@@ -51,19 +50,26 @@ _TOOL = ToolOffer(
 )
 _COLOUR = "green"
 _RESULT = f'{{"colour": "{_COLOUR}"}}'
+_NOT_TRIED: Mapping[str, str] = {
+    "reachable": "not tried: the engine does not answer",
+    "model": "not tried: the model failed",
+}
+"""What is said of every check behind one without which there is nothing to try."""
 _OWN: frozenset[DialectName] = frozenset({"vllm", "trtllm"})
 """Dialects of servers that list all that they serve; providers have more names for a model than they list."""
 _NEXT: Mapping[Reason, str] = {
     "refused": "Start the server, or correct the address",
+    "unreachable": "Correct the name in the address; look at the network, the proxy and the certificate on the way",
     "silent": "See whether the server is loading its model still, or overloaded",
     "unauthorised": "Correct the API key",
-    "rejected": "Name a model that it serves (docs/tiers.md), and check that `dialect` is what it speaks",
+    "rejected": "Set what it speaks: `dialect` in models.toml, BODY_BROKER_SILVER_DIALECT for silver; and check that the address is the API's own",
     "budget": "Raise the caps in models.toml, or top up the provider's account",
     "malformed": "Check that the address is the engine's own and `dialect` is what it speaks",
     "schema": "Start it with its grammar backend on, or set can_schema = false for it in models.toml",
     "arguments": "Start it with its tool parser on, or set can_tools = false for it in models.toml",
     "cannot": "Set can_schema or can_tools to what it can in models.toml",
 }
+_NAME_IT = "Name a model that it serves: BODY_BROKER_SILVER_MODEL, or `model` in models.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +169,14 @@ class Validation:
             ("latency", self._time, ""),
             ("tools", self._call, self._why_no_tools()),
         )
-        is_up = True
+        why = ""
         for name, step, left_out in steps:
-            if not is_up or left_out:
-                yield Check(spec.name, name, "left out", left_out or "the engine does not answer")
+            if why or left_out:
+                yield Check(spec.name, name, "left out", left_out or why)
                 continue
             check = await self._tried(name, step)
-            is_up = check.verdict != "failed" or name not in {"reachable", "model"}
+            if check.verdict == "failed":
+                why = _NOT_TRIED.get(name, "")
             yield check
 
     def _why_no_tools(self) -> str:
@@ -196,19 +203,29 @@ class Validation:
         return f"answers in {_ms(health.seconds)}"
 
     async def _name(self) -> str:
-        model, spec = await self._engine.model(), self._engine.spec
+        spec = self._engine.spec
         listed = await self._engine.models(Deadline.after(_ANSWER_S))
+        if spec.adapter is None and spec.model is None and len(listed) != 1:
+            raise _Failed(f"it serves {_shown(listed)}, and no model is named", _advise(_NAME_IT, spec))
+        model = await self._engine.model()
+        unknown = _Failed(
+            f"it does not know the model {_short(model)}: it serves {_shown(listed)}", _advise(_NAME_IT, spec)
+        )
         if model not in listed and spec.dialect in _OWN:
-            shown = ", ".join(map(_short, listed[:_NAMES_MAX])) or "nothing"
-            raise _Failed(f"it serves {shown}, not {model}", _advice("rejected", spec))
-        completion = await self._ask("Say one word.", max_tokens=_GOLD_TOKENS if self._is_gold else _TOKENS)
+            raise unknown
+        try:
+            completion = await self._ask("Say one word.", max_tokens=GOLD_TOKENS_MAX if self._is_gold else _TOKENS)
+        except Exhausted as none:
+            if model not in listed and none.fallbacks and none.fallbacks[-1].reason == "rejected":
+                raise unknown from none
+            raise
         told = f"{_short(model)}, {completion.usage.completion} tokens"
         return told if model in listed else f"{told}; not by this name in its list of models"
 
     async def _obey(self) -> str:
         if self._is_gold and self._engine.spec.dialect in GRAMMARS:
             options = options_among(_CHOICES)
-            said = await self._ask("A wolf comes. What do you do?", choices=_CHOICES, max_tokens=_GOLD_TOKENS)
+            said = await self._ask("A wolf comes. What do you do?", choices=_CHOICES, max_tokens=GOLD_TOKENS_MAX)
             if options.chosen(said.text, said.finish) is None:
                 raise _Failed("the answer is none of the choices", _advice("schema", self._engine.spec))
             return f"one of {len(_CHOICES)} choices, {said.usage.completion} tokens"
@@ -224,7 +241,7 @@ class Validation:
         for number in range(self._requests):
             pace = _Pace()
             asked = f"Count on from {number}."
-            said = await self._ask(asked, max_tokens=_GOLD_TOKENS if self._is_gold else _TOKENS, listener=pace)
+            said = await self._ask(asked, max_tokens=GOLD_TOKENS_MAX if self._is_gold else _TOKENS, listener=pace)
             firsts.append(said.ttft_s)
             gaps += pace.a_token(said.usage.completion)
         first_s, gap_s = _p95(firsts), _p95(gaps)
@@ -310,12 +327,20 @@ def _obeys(text: str, schema: Mapping[str, Json]) -> bool:
         return False
 
 
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(_short, names[:_NAMES_MAX])) or "nothing"
+
+
 def _in_words(reason: str) -> str:
     return next((words for known, words in IN_WORDS.items() if known == reason), reason)
 
 
 def _advice(reason: str, spec: EngineSpec) -> str:
     advice = next((words for known, words in _NEXT.items() if known == reason), "See the log of the server")
+    return _advise(advice, spec)
+
+
+def _advise(advice: str, spec: EngineSpec) -> str:
     return f"{advice} (engine {spec.name} of models.toml)."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from tiers.model import Listener, Told
@@ -20,11 +21,13 @@ class Voice:
 
     Attributes:
         before: What rounds that are over have told.
+        first_at: When the first text was told that was not taken back, by the loop's clock; None before that.
     """
 
     def __init__(self, listener: Listener, *, strips: bool, whole: bool) -> None:
         self._listener, self._strips, self._whole = listener, strips, whole
         self.before, self._began = "", False
+        self.first_at: float | None = None
 
     @property
     def restarts(self) -> bool:
@@ -45,6 +48,8 @@ class Voice:
             self._began = False
             if self.before:
                 await self._listener(Told("text", self.before, told.outside))
+            else:
+                self.first_at = None
 
     async def _text(self, told: Told) -> None:
         if self._whole:
@@ -55,6 +60,7 @@ class Voice:
         if not self._began and self.before:
             text = BETWEEN + text
         self._began = True
+        self._speaks()
         await self._listener(replace(told, text=text))
 
     def next_round(self, text: str) -> None:
@@ -70,4 +76,9 @@ class Voice:
     async def end(self, text: str, *, outside: bool) -> None:
         """The answer is whole."""
         if self._whole and text:
+            self._speaks()
             await self._listener(Told("text", text, outside))
+
+    def _speaks(self) -> None:
+        if self.first_at is None:
+            self.first_at = asyncio.get_running_loop().time()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from body_broker.calls import Caller
-from body_broker.errors import NotFound, WireError
+from body_broker.errors import WireError
 from mcp_servers.hub.api_talk import TalkApi
 from mcp_servers.hub.completions import Completions
 from mcp_servers.hub.exchange import ClientLeft
@@ -36,17 +37,13 @@ class HubApi:
         return next((form for part in self._parts if (form := part.told(path, told)) is not None), None)
 
     async def __call__(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, whose Host, Origin and token were checked; raises BodyBrokerError."""
-        for part in self._parts:
-            if part.takes(scope["path"]):
-                try:
-                    return await part(caller, scope, receive, send)
-                except ClientLeft:
-                    return None
-        raise NotFound("There is no such page here.")
+        """One request to a path of these, whose Host, Origin and token were checked; raises BodyBrokerError."""
+        with suppress(ClientLeft):
+            await next(part for part in self._parts if part.takes(scope["path"]))(caller, scope, receive, send)
 
 
 def make_api(runtime: Runtime) -> HubApi:
     """The API over an open runtime."""
     bytes_max = runtime.settings.request_bytes_max
-    return HubApi((Completions(runtime.gate, bytes_max=bytes_max), TalkApi(runtime.gate, bytes_max=bytes_max)))
+    chat = Completions(runtime.gate, runtime.inferring, bytes_max=bytes_max)
+    return HubApi((chat, TalkApi(runtime.gate, bytes_max=bytes_max)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from body_broker.calls import Json
 from body_broker.errors import BadInput, WireError
-from mcp_servers.hub.generating import Generated
+from mcp_servers.hub.generating import Generated, Tokens
 from tiers.model import Finish
 
 EXTENSION = "body_broker"
@@ -26,6 +27,9 @@ FINISH: Mapping[Finish, str] = {
 """OpenAI's words for why an answer ends."""
 _THEIRS = {"response_schema": "response_format.json_schema.schema", "own_tools": "tools"}
 """What a client of OpenAI's calls arguments of `generate`."""
+_UNFIT = "The arguments do not fit generate:"
+_NAMELESS = re.compile(r"\bgenerate( would| is| took| failed| needs)\b")
+"""Where a message of ours begins with the tool that its client never named."""
 _SEEDS = 2**32
 _OBJECT = "Input should be an object"
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -151,8 +155,8 @@ class Chat(_Open):
     messages: Annotated[list[_Message], Field(min_length=1)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: float | None = None
     seed: int | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_in_list)] = None
@@ -177,7 +181,7 @@ class Chat(_Open):
             found = cls.model_validate(body)
         except ValidationError as error:
             problems = [
-                f"{'.'.join(map(str, e['loc'])) or 'body'}: {_OBJECT if e['type'] == 'model_type' else e['msg']}"
+                f"{'.'.join(map(str, e['loc'])) or 'body'}: {_OBJECT if e['type'] == 'model_type' else _plain(e['msg'])}"
                 for e in error.errors(include_input=False, include_url=False)
             ]
             raise BadInput(
@@ -309,7 +313,12 @@ def error_of(told: WireError) -> tuple[int, dict[str, Any]]:
     return status, {"error": error}
 
 
+def _plain(text: str) -> str:
+    return text.removeprefix("Value error, ")
+
+
 def _theirs(text: str) -> str:
+    text = _NAMELESS.sub(r"The request\1", text.replace(_UNFIT, "The request does not fit:"))
     for ours, theirs in _THEIRS.items():
         text = text.replace(ours, theirs)
     return text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -14,9 +14,7 @@ from body_broker.errors import (
     BadInput,
     BodyBrokerError,
     Detail,
-    NotConfigured,
     NotFound,
-    RateLimited,
     WireError,
     on_the_wire,
 )
@@ -26,20 +24,17 @@ from mcp_servers.hub.chat import EXTENSION, Chat
 from mcp_servers.hub.exchange import Events, answer_json, read_json, unless_left
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.generating import Generated
+from mcp_servers.hub.inferring import Inferring
 from mcp_servers.hub.requests import Request
 from tiers.model import Told
-from tiers.unanswered import told_reasons, unanswered
+from tiers.unanswered import NoEngine, OverBudget, rest_s, told_reasons, unanswered
+
+if TYPE_CHECKING:
+    from tiers.engine import Engine
 
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
 _BELOW = "/v1/"
 _STAND_INS = frozenset({"policy", "template"})
-
-
-class NoEngine(NotConfigured):
-    """No model answered, and none that could is configured: asking again helps nobody."""
-
-    http_status = 503
-    advice = "The resource hub://models says what is configured; docs/tiers.md how to add an engine."
 
 
 class Completions:
@@ -47,18 +42,12 @@ class Completions:
 
     Args:
         gate: Runs `generate`.
+        inferring: Knows how whoever asks stands with money.
         bytes_max: Size of one body.
-        clock: Unix seconds.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        *,
-        bytes_max: int,
-        clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
-    ) -> None:
-        self._gate, self._bytes_max, self._clock = gate, bytes_max, clock
+    def __init__(self, gate: Gate, inferring: Inferring, *, bytes_max: int) -> None:
+        self._gate, self._inferring, self._bytes_max = gate, inferring, bytes_max
 
     @property
     def paths(self) -> frozenset[str]:
@@ -110,7 +99,7 @@ class Completions:
 
     async def _chat(self, caller: Caller, receive: Receive, send: Send) -> None:
         chat = Chat.read(await read_json(receive, bytes_max=self._bytes_max))
-        id_, created = new_id("chatcmpl"), int(self._clock())
+        id_, created = new_id("chatcmpl"), int(datetime.now(UTC).timestamp())
         if chat.stream:
             await self._stream(caller, chat, _Chunks(chat, Events(send), id_, created), receive)
             return
@@ -139,7 +128,11 @@ class Completions:
         found = (await self._gate.run(request)).result
         assert isinstance(found, Generated)
         if found.source in _STAND_INS:
-            raise _nobody(found)
+            tiers = await self._inferring.tiers()
+            error = _nobody(found, tiers.engines)
+            if isinstance(error, OverBudget) and request.arguments.get("cost_sensitivity") != "high":
+                error = error.with_money(tiers.ledger.words(caller.asker))
+            raise error
         return found
 
 
@@ -191,7 +184,7 @@ def _choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def _nobody(found: Generated) -> BodyBrokerError:
+def _nobody(found: Generated, engines: Mapping[str, Engine]) -> BodyBrokerError:
     """Why no model answered, in one error."""
     reasons = [down.reason for down in found.fallbacks]
     steps = "; ".join(down.words() for down in found.fallbacks)
@@ -199,7 +192,7 @@ def _nobody(found: Generated) -> BodyBrokerError:
     if not (why := told_reasons(reasons)):
         return NoEngine(said)
     details: dict[str, Detail] = {"problems": [forms.TOO_LONG]} if why == frozenset({"too_long"}) else {}
-    return unanswered(reasons, said, details=details)
+    return unanswered(reasons, said, details=details, retry_after_s=rest_s(found.fallbacks, engines))
 
 
 def _wrong_method(verb: str) -> dict[str, Any]:
@@ -211,7 +204,7 @@ async def _answer_error(send: Send, error: BodyBrokerError) -> None:
     told = on_the_wire(error)
     status, body = forms.error_of(told)
     headers: dict[str, str] = {}
-    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+    if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if not told.retryable:
         headers["x-should-retry"] = "false"  # OpenAI's clients ask three times whatever is 500 or more

@@ -41,7 +41,7 @@ async def read_json(receive: Receive, *, bytes_max: int) -> dict[str, Any]:
     """
     try:
         async with asyncio.timeout(_BODY_S):
-            body = await _read(receive, bytes_max)
+            body = await read_body(receive, bytes_max=bytes_max)
     except TimeoutError:
         raise _Late("The rest of the request did not come in time.") from None
     try:
@@ -53,7 +53,13 @@ async def read_json(receive: Receive, *, bytes_max: int) -> dict[str, Any]:
     return found  # pyright: ignore[reportUnknownVariableType]  # any JSON object, checked where it is read
 
 
-async def _read(receive: Receive, bytes_max: int) -> bytes:
+async def read_body(receive: Receive, *, bytes_max: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        TooLarge: It is.
+        ClientLeft: It broke off.
+    """
     found = bytearray()
     while True:
         message = await receive()

@@ -43,14 +43,17 @@ def stores_away(error: BaseException, **about: str) -> Unavailable:
     return Unavailable("A store that this call needs is away.", details={"component": "stores"})
 
 
-def denied(rules: Sequence[str], operation: str, asker: str) -> Denied:
-    """The refusal of a call by these rules."""
+def denied(rules: Sequence[str], operation: str, asker: str, *, why: str | None = None) -> Denied:
+    """The refusal of a call by these rules; `why` says to the asker alone what kept the fact from holding that a rule asked for."""
     details: dict[str, Detail] = {"rules": list(rules)}
     if tuple(rules) == (NEEDS_BUDGET,):
+        said = (
+            why or f"What {asker}, or everybody in that tier, may spend today is used up; it begins anew at 00:00 UTC."
+        )
         return Denied(
-            f"{operation} would cost money, and what {asker}, or everybody in that tier, may spend today is used up (rule {NEEDS_BUDGET}).",
-            next_step="Wait until 00:00 UTC. An engine without a price still answers: name it, such as model=silver, where one is configured."
-            " `body-broker status` says what today has cost; the caps are in models.toml.",
+            f"{operation} would cost money (rule {NEEDS_BUDGET}). {said}",
+            next_step="An engine without a price still answers: name it, such as model=silver, where one is configured."
+            " `body-broker status` says what today has cost; the caps are in models.toml ([caps]).",
             details=details,
         )
     return Denied(f"{operation} is not allowed here by rule {', '.join(rules)}.", details=details)

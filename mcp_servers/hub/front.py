@@ -27,11 +27,12 @@ from body_broker.errors import (
     WireError,
     on_the_wire,
 )
+from mcp_servers.hub.exchange import ClientLeft, read_body
 from mcp_servers.hub.identity import Identities
 from mcp_servers.hub.protocol import CALLER, Protocol
 from mcp_servers.hub.requests import WAIT_META
 from mcp_servers.hub.tracing import arriving
-from mcp_servers.hub.usual import UsualCall, usual_call, usual_list
+from mcp_servers.hub.usual import UsualCall, UsualList, usual
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _WATCH_AFTER_S = 0.25
@@ -257,17 +258,17 @@ class Front:
 
     async def _mcp(self, head: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         self._check_takes(head)
-        first = await receive()
-        body: bytes = first.get("body", b"")
-        whole = not first.get("more_body")
-        if whole and head.get(b"mcp-method") == b"tools/list" and await self._list_tools(head, body, scope, send):
+        try:
+            body = await read_body(receive, bytes_max=self._bytes_max)
+        except ClientLeft:
             return
-        if not whole or self._wants_stream(head, body, scope["method"]):
-            await self._stream.handle_request(scope, _replayed(first, receive), send)
-        elif (call := self._usual_call(head, body, scope)) is not None:
-            await _unless_left(receive, self._call(scope[CALLER], call, send))
+        again = _replayed(body, receive)
+        if self._wants_stream(head, body, scope["method"]):
+            await self._stream.handle_request(scope, again, send)
+        elif (found := self._usual(head, body, scope)) is not None:
+            await _unless_left(receive, self._answer(scope[CALLER], found, send))
         else:
-            await _unless_left(receive, self._plain.handle_request(scope, _replayed(first, receive), send))
+            await _unless_left(receive, self._plain.handle_request(scope, again, send))
 
     def _wants_stream(self, head: dict[bytes, bytes], body: bytes, verb: str) -> bool:
         """Progress, listening, long calls and long waits for people need SSE (+100 us); everything else is one JSON answer."""
@@ -279,29 +280,18 @@ class Front:
         name = head.get(b"mcp-name")
         return name in self._streamed if b"mcp-method" in head else any(n in body for n in self._streamed)
 
-    def _usual_call(self, head: dict[bytes, bytes], body: bytes, scope: Scope) -> UsualCall | None:
-        """A call that nothing of the SDK is needed for; None leaves whatever is unusual to it."""
-        if scope["method"] != "POST" or head.get(b"mcp-method") != b"tools/call" or len(body) > self._bytes_max:
+    def _usual(self, head: dict[bytes, bytes], body: bytes, scope: Scope) -> UsualCall | UsualList | None:
+        """What nothing of the SDK is needed for; None leaves whatever is unusual to it."""
+        if scope["method"] != "POST" or len(head) != len(scope["headers"]) or self.protocol.draining:
             return None
-        if len(head) != len(scope["headers"]) or self.protocol.draining:
-            return None
-        return usual_call(head, body, self.protocol.mirrored)
+        return usual(head, body, self.protocol.mirrored)
 
-    async def _call(self, caller: Caller, call: UsualCall, send: Send) -> None:
-        status, answer = await self.protocol.call_json(caller, call)
+    async def _answer(self, caller: Caller, found: UsualCall | UsualList, send: Send) -> None:
+        if isinstance(found, UsualCall):
+            status, answer = await self.protocol.call_json(caller, found)
+        else:
+            status, answer = await self.protocol.list_json(caller, found)
         await respond(send, Page(status, answer))
-
-    async def _list_tools(self, head: dict[bytes, bytes], body: bytes, scope: Scope, send: Send) -> bool:
-        """tools/list of the modern era from bytes kept per policy load; False leaves whatever is unusual to the SDK."""
-        if scope["method"] != "POST" or len(head) != len(scope["headers"]):
-            return False
-        if (request_id := usual_list(head, body)) is None:
-            return False
-        listed = await self.protocol.tools_json(scope[CALLER])
-        meta = orjson.dumps(self.protocol.server_meta)
-        answer = b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (orjson.dumps(request_id), listed[:-1], meta)
-        await respond(send, Page(200, answer))
-        return True
 
     @asynccontextmanager
     async def answering(self) -> AsyncGenerator[None]:
@@ -372,9 +362,9 @@ async def _unless_left(receive: Receive, answering: Coroutine[Any, Any, None]) -
             watcher.cancel()
 
 
-def _replayed(first: Message, receive: Receive) -> Receive:
-    """`receive` with the message already taken put back in front."""
-    left = [first]
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` with the body already taken put back in front."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
         return left.pop() if left else await receive()

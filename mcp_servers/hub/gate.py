@@ -20,7 +20,7 @@ from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 from body_broker.tracing import span
 from mcp_servers.hub.asking import Asking
-from mcp_servers.hub.faults import denied, mapped, not_configured
+from mcp_servers.hub.faults import NEEDS_BUDGET, denied, mapped, not_configured
 from mcp_servers.hub.hearing import guarded
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import takes_reason
@@ -291,8 +291,15 @@ class Gate:
             self._sessions.record(caller, passage.row.group)
             return None
         if isinstance(decision, Deny):
-            raise denied(decision.rules, operation.name, caller.asker)
+            raise denied(decision.rules, operation.name, caller.asker, why=await self._why(passage, decision))
         return _Asked(decision, facts)
+
+    async def _why(self, passage: Passage, decision: Deny) -> str | None:
+        """Why the fact that is all a call is refused for does not hold."""
+        explains = passage.operation.explains
+        if explains is None or tuple(decision.rules) != (NEEDS_BUDGET,):
+            return None
+        return await explains(passage.arguments, passage.caller, self._services.get(passage.row.server))
 
     def _question(self, passage: Passage) -> Question:
         assert passage.session is not None, "the session is read before anything is decided"

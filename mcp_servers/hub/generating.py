@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import orjson
 from pydantic import Field, model_validator
@@ -16,7 +16,6 @@ from tiers.catalogue import EngineSpec
 from tiers.faults import IN_WORDS
 from tiers.model import (
     Asker,
-    Fallback,
     Finish,
     InferenceRequest,
     InferenceResult,
@@ -28,15 +27,16 @@ from tiers.model import (
     ToolCall,
     ToolOffer,
 )
+from tiers.requests import BUDGET_MS_MAX
 from tiers.silver.personas import personas
 
 TEXT_MAX = 1_000_000
-_ACTOR = "tier:silver"
 _AGES_S = 3_600.0
 """So that time keeps no engine from being asked where money is the question."""
 _WITHIN = frozenset({"within_budget"})
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Short = Annotated[str, Field(min_length=1, max_length=200)]
+Tokens = Annotated[int, Field(ge=1, le=131_072)]
 
 
 class HasInferring(Protocol):
@@ -90,8 +90,8 @@ class Generate(Arguments):
     messages: Annotated[list[Turn], Field(default_factory=list[Turn], max_length=1_000)]
     model: Annotated[Name | None, Field(description="auto, a tier, or an engine of hub://models.")] = None
     sla: Sla = "interactive"
-    max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 128
-    latency_budget_ms: Annotated[float | None, Field(gt=0, le=600_000, description="To the whole answer.")] = None
+    max_tokens: Tokens = 128
+    latency_budget_ms: Annotated[float | None, Field(gt=0, le=BUDGET_MS_MAX, description="To the whole answer.")] = None
     tools: Annotated[
         list[Name] | None, Field(max_length=64, description="Tools of this hub, or groups of them, that it may call.")
     ] = None
@@ -195,19 +195,18 @@ class Down(Result):
         return f"{self.engine}: {IN_WORDS.get(self.reason, self.reason)}"
 
 
-class Generated(Result):
-    """An answer, and how it came about."""
+class Answered(Result):
+    """How an answer came about."""
 
-    content: str
+    source: Source = Field(
+        description="What it came from; `policy` and `template` are no model's words, `cached` is what the same got before."
+    )
+    finish: Finish = Field(description="`length` and `deadline`: it was cut.")
+    degraded: bool
     tier: Tier
     engine: str | None
     model: str | None
-    source: Source = Field(description="What it came from; `policy` and `template` are no model's words.")
-    finish: Finish
-    degraded: bool
-    reason: str
     tools: list[Used]
-    tool_calls: list[Wanted]
     fallbacks: list[Down]
     prompt_tokens: int
     completion_tokens: int
@@ -215,13 +214,21 @@ class Generated(Result):
     cost_usd: float | None
     ttft_s: float | None
     seconds: float
-    job: str | None
     note: str | None
     from_outside: bool
 
     def outside(self) -> bool:
         """As the tier found."""
         return self.from_outside
+
+
+class Generated(Answered):
+    """An answer, and how it came about."""
+
+    content: str
+    reason: str
+    tool_calls: list[Wanted]
+    job: str | None
 
     def text(self) -> str:
         """The answer; where it is less than was asked for, that first."""
@@ -236,30 +243,33 @@ class Generated(Result):
         """A tier's result."""
         return cls(
             content=result.text,
-            tier=result.tier,
-            engine=result.engine,
-            model=result.model,
-            source=result.source,
-            finish=result.finish,
-            degraded=result.degraded,
             reason=result.reason,
-            tools=[Used(name=t.name, outcome=t.outcome, seconds=round(t.seconds, 4)) for t in result.tools],
             tool_calls=[Wanted(id=c.id, name=c.name, arguments=c.arguments) for c in result.tool_calls],
-            fallbacks=[_down(f) for f in result.fallbacks],
-            prompt_tokens=result.usage.prompt,
-            completion_tokens=result.usage.completion,
-            cached_tokens=result.usage.cached,
-            cost_usd=result.cost_usd,
-            ttft_s=None if result.ttft_s is None else round(result.ttft_s, 4),
-            seconds=round(result.seconds, 4),
             job=result.job,
-            note=result.note,
-            from_outside=result.outside,
+            **facts_of(result),
         )
 
 
-def _down(fallback: Fallback) -> Down:
-    return Down(engine=fallback.engine, reason=fallback.reason)
+def facts_of(result: InferenceResult) -> dict[str, Any]:
+    """The fields of `Answered`."""
+    return {
+        "source": result.source,
+        "finish": result.finish,
+        "degraded": result.degraded,
+        "tier": result.tier,
+        "engine": result.engine,
+        "model": result.model,
+        "tools": [Used(name=t.name, outcome=t.outcome, seconds=round(t.seconds, 4)) for t in result.tools],
+        "fallbacks": [Down(engine=f.engine, reason=f.reason) for f in result.fallbacks],
+        "prompt_tokens": result.usage.prompt,
+        "completion_tokens": result.usage.completion,
+        "cached_tokens": result.usage.cached,
+        "cost_usd": result.cost_usd,
+        "ttft_s": None if result.ttft_s is None else round(result.ttft_s, 4),
+        "seconds": round(result.seconds, 4),
+        "note": result.note,
+        "from_outside": result.outside,
+    }
 
 
 class NoArguments(Arguments):
@@ -275,7 +285,7 @@ async def generate(arguments: Generate, call: Call, services: HasInferring) -> G
     conversation = inferring.conversation(call.caller, "generate", call.id)
     if request.tools:
         heard = "generate" if outside else None
-        asker = await inferring.begin(call, _ACTOR, conversation, heard_outside=heard)
+        asker = await inferring.begin(call, conversation, heard_outside=heard)
     else:  # nobody acts for the asker, so there is no session beside theirs to keep
         asker = Asker(caller=call.caller, conversation=conversation, tainted=call.tainted or outside)
     budget_ms = inferring.budget_ms(arguments.sla, arguments.latency_budget_ms, began=began)
@@ -310,12 +320,18 @@ async def budget_facts(request: InferenceRequest, caller: Caller, inferring: Inf
     return _WITHIN if may.candidates or not could.candidates else frozenset()
 
 
+async def explain_budget(_arguments: Arguments, caller: Caller, services: HasInferring) -> str:
+    """How the caller's asker stands, for them alone: right after `budget_facts` has looked."""
+    return (await services.inferring.tiers()).ledger.words(caller.asker)
+
+
 async def read_models(_arguments: NoArguments, _call: Call, services: HasInferring) -> ResourceText:
     """Tiers, engines and roles, as models.toml and the settings have them; no address, no key."""
-    catalogue = services.inferring.catalogue
+    inferring = services.inferring
+    catalogue = inferring.catalogue
     body: dict[str, Json] = {
         "models": catalogue.answering(),
-        "engines": [_engine(spec) for spec in catalogue.engines.values()],
+        "engines": [_engine(spec, inferring.context_tokens(spec)) for spec in catalogue.engines.values()],
         "then": {tier.value: later for tier, later in catalogue.then.items()},
         "roles": {r.name: {"tier": r.tier, "models": r.models, "tools": r.tools} for r in catalogue.roles.values()},
         "tool_groups": catalogue.tool_groups,
@@ -323,7 +339,7 @@ async def read_models(_arguments: NoArguments, _call: Call, services: HasInferri
     return ResourceText(content=orjson.dumps(body, option=orjson.OPT_INDENT_2).decode(), from_outside=False)
 
 
-def _engine(spec: EngineSpec) -> dict[str, Json]:
+def _engine(spec: EngineSpec, context_tokens: int | None) -> dict[str, Json]:
     price = spec.price and {
         "prompt": str(spec.price.prompt),
         "cached": str(spec.price.cached),
@@ -339,7 +355,7 @@ def _engine(spec: EngineSpec) -> dict[str, Json]:
         "size": spec.size,
         "quantisation": spec.quantisation,
         "dialect": spec.dialect,
-        "context_tokens": spec.context_tokens,
+        "context_tokens": context_tokens,
         "tools": spec.can_tools,
         "schema": spec.can_schema,
         "roles": sorted(spec.roles),
@@ -363,6 +379,7 @@ TOOLS = (
         open_world=True,
         reports_progress=True,
         establishes=generate_facts,
+        explains=explain_budget,
     ),
 )
 RESOURCES = (

@@ -17,9 +17,10 @@ from body_broker.storage.stores import Stores
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.sessions import Sessions
 from mcp_servers.hub.tokens import Tokens
-from tiers.catalogue import Catalogue, Given
+from tiers.catalogue import Catalogue, EngineSpec, Given
 from tiers.counts import Counts
-from tiers.model import BUDGET_S, Asker, Sla
+from tiers.hubtools import actor_of
+from tiers.model import BUDGET_S, Asker, Sla, Tier
 from tiers.reading import read_catalogue
 
 if TYPE_CHECKING:
@@ -80,6 +81,13 @@ class Inferring:
         """Whether somebody has asked for the tiers, or the start has."""
         return self._tiers is not None
 
+    def context_tokens(self, spec: EngineSpec) -> int | None:
+        """How much an engine holds, as it or models.toml says; None where its model is not known yet."""
+        engine = None if self._tiers is None else self._tiers.engines.get(spec.name)
+        if engine is None or engine.asks_context:
+            return spec.context_tokens if spec.context_known else None
+        return engine.context_tokens
+
     async def prepare(self) -> None:
         """Open the tiers where an engine has an address, so that nobody's deadline pays for what is loaded first."""
         if any(spec.url is not None for spec in self.catalogue.engines.values()):
@@ -127,12 +135,11 @@ class Inferring:
         left_s = self._longest_s - (asyncio.get_running_loop().time() - began)
         return max(_LEAST_MS, min(wanted_ms, left_s * 1_000))
 
-    async def begin(self, call: Call, tier: str, conversation: str, *, heard_outside: str | None = None) -> Asker:
+    async def begin(self, call: Call, conversation: str, *, heard_outside: str | None = None) -> Asker:
         """For whom a tier works in this call, with what the conversation and its asker have read.
 
         Args:
             call: The call that the gate let in.
-            tier: The principal that will act, such as `tier:silver`.
             conversation: Its id.
             heard_outside: What brings text from outside into it now, such as a player's words; the taint is stored before this
                 returns, and stays in this conversation.
@@ -143,7 +150,7 @@ class Inferring:
         caller = call.caller
         above = (caller.session, *([caller.conversation_of] if caller.conversation_of else []), *caller.ancestors)
         acting = Caller(
-            chain=(*caller.chain, tier),
+            chain=(*caller.chain, actor_of(Tier.SILVER)),
             roles=caller.roles,
             session=conversation,
             conversation_of=above[0],
@@ -166,7 +173,7 @@ def _opener() -> Callable[..., AbstractAsyncContextManager[Tiers]]:
 
 
 def given_by(settings: Settings) -> Given:
-    """What the settings say of engines: their addresses, keys and models, by the names that models.toml has for them."""
+    """What the settings say of engines: addresses, keys, models and dialects, by the names that models.toml has for them."""
     urls: dict[str, str | None] = {
         "gold": settings.gold_url,
         "silver": settings.silver_url,
@@ -187,6 +194,7 @@ def given_by(settings: Settings) -> Given:
         urls={name: url for name, url in urls.items() if url},
         keys={name: key.get_secret_value() for name, key in keys.items() if key},
         models={name: model for name, model in models.items() if model},
+        dialects={"silver": settings.silver_dialect} if settings.silver_dialect else {},
     )
 
 

@@ -22,7 +22,6 @@ from mcp_servers.hub.protocol import Protocol
 
 log = get_logger(__name__)
 
-URL = "http://localhost/mcp"
 _PATH, _RAW_PATH = "/mcp", b"/mcp"
 _SCOPE: Mapping[str, Any] = MappingProxyType(
     {
@@ -75,7 +74,7 @@ class InnerDoor:
 
     def client(self, **given: Any) -> httpx2.AsyncClient:
         """An HTTP client whose requests go straight to the front; the arguments are those of httpx2.AsyncClient."""
-        return _Client(**given, transport=_Straight(self._front), trust_env=False)
+        return httpx2.AsyncClient(**given, transport=_Straight(self._front), trust_env=False)
 
     async def post(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:
         """The status and the body of what the front answers to one message, in the task that asks.
@@ -87,20 +86,6 @@ class InnerDoor:
         exchange = _Exchange(body)
         await exchange.with_front(self._front, {"method": "POST", "path": _PATH, "raw_path": _RAW_PATH}, headers)
         return exchange.status, b"".join(exchange.body)
-
-
-class _Client(httpx2.AsyncClient):
-    """Reads its one address and its own headers once, not for every request."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self._there, self._usual = httpx2.URL(URL), dict(self.headers)
-
-    def build_request(self, method: str, url: httpx2.URL | str, **given: Any) -> httpx2.Request:
-        """A request; the usual one is a JSON body for the address."""
-        if url != URL or given.keys() != {"json", "headers"}:
-            return super().build_request(method, url, **given)
-        return httpx2.Request(method, self._there, headers=self._usual | given["headers"], json=given["json"])
 
 
 class _Straight(httpx2.AsyncBaseTransport):

@@ -144,9 +144,12 @@ def annotations_of(tool: Tool) -> types.ToolAnnotations:
 
 
 def with_parameter_headers(rooms: Sequence[Room]) -> dict[str, dict[str, Any]]:
-    """Input schemas of the tools that declare `Mcp-Param-*` headers by `x-mcp-header`, by name: their calls' headers are checked."""
+    """Input schemas of the tools that declare `Mcp-Param-*` headers by `x-mcp-header`, by name: their calls' headers are checked.
+
+    They are those that clients are shown: of one with an argument that may be null the SDK would compare nothing.
+    """
     return {
-        tool.name: tool.arguments.model_json_schema()
+        tool.name: lean_schema(tool.arguments.model_json_schema())
         for room in rooms
         for tool in room.tools
         if any(_declares_header(field.json_schema_extra) for field in tool.arguments.model_fields.values())

@@ -111,7 +111,7 @@ class Passage:
             self.arguments = self.operation.arguments.model_validate(self.values)
         except ValidationError as error:
             problems = [
-                f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}"
+                f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg'].removeprefix('Value error, ')}"
                 for p in error.errors(include_input=False, include_url=False)
             ]
             raise BadInput(

@@ -37,7 +37,7 @@ from mcp_servers.hub.rounds import input_required
 from mcp_servers.hub.tasks import METHODS, Tasks, has_tasks
 from mcp_servers.hub.telling import progress_of
 from mcp_servers.hub.tracing import traced, within
-from mcp_servers.hub.usual import UsualCall, failed, told
+from mcp_servers.hub.usual import UsualCall, UsualList, failed, listed, told
 from mcp_servers.hub.wire import (
     OUTSIDE_META,
     prompt_messages,
@@ -227,15 +227,14 @@ class Protocol:
         _one_page(params)
         return types.ListToolsResult(tools=(await self._seen(ctx)).tools, ttl_ms=TTL_MS, cache_scope="private")
 
-    async def tools_json(self, caller: Caller) -> bytes:
-        """The ready result of tools/list for this caller, under the same limits as any other method.
-
-        Raises:
-            RateLimited: More requests than this principal may make.
-        """
-        await self._limits.enter(caller)
+    async def list_json(self, caller: Caller, asked: UsualList) -> tuple[int, bytes]:
+        """The status and the whole answer of a usual tools/list, from bytes kept per policy load, under the limits of any method."""
+        try:
+            await self._limits.enter(caller)
+        except BodyBrokerError as error:
+            return failed(asked.id, protocol_error(error))
         self._limits.leave(caller)
-        return self.listings.of(caller).tools_json
+        return 200, listed(asked.id, self.listings.of(caller).tools_json, self.server_meta)
 
     async def _list_resources(
         self, ctx: Context, params: types.PaginatedRequestParams | None

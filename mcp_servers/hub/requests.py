@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from approvals.waiting import WAIT_MAX_S
-from body_broker.calls import Caller, Hear, Json, Operation, Progress, Result
+from body_broker.calls import WAIT_META, Caller, Hear, Json, Operation, Progress, Result
 from body_broker.errors import BadInput
-
-WAIT_META = "body-broker/wait_s"
-"""The `_meta` key by which a client says how long its call may wait for people."""
 
 
 async def no_progress(done: float, total: float | None = None, message: str | None = None) -> None:

@@ -21,6 +21,7 @@ FAILURES: tuple[type[BaseException], ...] = (*postgres.LOST, *redis.LOST, asyncp
 # revoked, a conversation does not.
 LOGIN_EXPIRY_S = 400 * 24 * 3600
 CONVERSATION_EXPIRY_S = 30 * 24 * 3600
+_WITNESSED_S = 24 * 3600
 _TIMEOUT_S = 2.0
 _DID = "did:"
 _SOURCE_CHARACTERS_MAX = 128
@@ -61,13 +62,16 @@ _CLEAR = """
 UPDATE session_witness SET tainted_at = NULL, tainted_by = NULL, clearing = NULL, nonce = $3, cleared_at = now(), cleared_by = $4
 WHERE session = $1 AND clearing = $2 RETURNING session
 """
-# Whoever goes on with one of them begins a new state, or finds the old one in Redis, whose taint stands.
+# A conversation in use is witnessed anew once a day, so that no sweep leaves its state to Redis alone: what Redis then lost would
+# begin clean. `began_at` is the witness's, not the conversation's.
+_WITNESS_AGAIN = "UPDATE session_witness SET began_at = clock_timestamp() WHERE session = $1"
+# Those that nobody has used for as long as Redis keeps them: whoever goes on with one begins a new state.
 FORGET_CONVERSATIONS: tuple[str, tuple[float]] = (
     """
     DELETE FROM session_witness
     WHERE session LIKE 'cnv\\_%' AND greatest(began_at, tainted_at) < clock_timestamp() - make_interval(secs => $1::float8)
     """,
-    (float(CONVERSATION_EXPIRY_S),),
+    (float(CONVERSATION_EXPIRY_S + _WITNESSED_S),),
 )
 
 
@@ -126,6 +130,8 @@ class SessionStore:
                 if witness is None:
                     await self._pool.execute(_BEAR_WITNESS, session.id, session.requester, copy.nonce)
                     witness = await self._witness(session)
+                elif session.expiry_s == CONVERSATION_EXPIRY_S and witness["age_s"] > _WITNESSED_S:
+                    await self._pool.execute(_WITNESS_AGAIN, session.id)
         except FAILURES as error:
             log.warning("session_unreadable", error=type(error).__name__)
             return _UNREADABLE
@@ -208,7 +214,11 @@ class SessionStore:
 
     async def _witness(self, session: Session) -> asyncpg.Record | None:
         return await self._pool.fetchrow(
-            "SELECT nonce, tainted_at, clearing, did FROM session_witness WHERE session = $1", session.id
+            """
+            SELECT nonce, tainted_at, clearing, did, extract(epoch FROM clock_timestamp() - began_at)::float8 AS age_s
+            FROM session_witness WHERE session = $1
+            """,
+            session.id,
         )
 
 

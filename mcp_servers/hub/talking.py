@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from body_broker.calls import Arguments, Call, Caller, Result, Tool
-from mcp_servers.hub.generating import Down, HasInferring, Used, budget_facts
+from body_broker.calls import Arguments, Call, Caller, Tool
+from mcp_servers.hub.generating import Answered, HasInferring, budget_facts, explain_budget, facts_of
 from mcp_servers.hub.hearing import CallListener
-from tiers.model import Asker, Finish, InferenceResult, Source, Tier
+from tiers.model import Asker, InferenceResult
 from tiers.prompting import WORDS_MAX
+from tiers.requests import BUDGET_MS_MAX
 from tiers.silver.context import NpcContext
 
-_ACTOR = "tier:silver"
 _TOPIC = "npc"
 Id = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -32,7 +32,7 @@ class TalkToNpc(Arguments):
         Literal["auto", "always", "never"],
         Field(description="Whether the NPC's model may look things up itself, must, or must not."),
     ] = "auto"
-    latency_budget_ms: Annotated[float | None, Field(gt=0, le=600_000)] = None
+    latency_budget_ms: Annotated[float | None, Field(gt=0, le=BUDGET_MS_MAX)] = None
 
     def context(self, asker: Asker) -> NpcContext:
         """The same in the tiers' words."""
@@ -41,30 +41,11 @@ class TalkToNpc(Arguments):
         )
 
 
-class Talked(Result):
+class Talked(Answered):
     """What the NPC says, and how that came about."""
 
     npc_id: str
     says: str
-    source: Source = Field(
-        description="`template` is a fixed text, `cached` what it said to the same before: no model answered."
-    )
-    finish: Finish = Field(description="`length` and `deadline`: it was cut.")
-    degraded: bool
-    tier: Tier
-    engine: str | None
-    model: str | None
-    tools: list[Used]
-    fallbacks: list[Down]
-    cost_usd: float | None
-    ttft_s: float | None
-    seconds: float
-    note: str | None
-    from_outside: bool
-
-    def outside(self) -> bool:
-        """Whatever a model made of a player's words is from outside."""
-        return self.from_outside
 
     def text(self) -> str:
         """Its words; where they are less than an answer, that first."""
@@ -76,23 +57,8 @@ class Talked(Result):
     @classmethod
     def of(cls, npc_id: str, result: InferenceResult) -> Talked:
         """A tier's result."""
-        return cls(
-            npc_id=npc_id,
-            says=result.text,
-            source=result.source,
-            finish=result.finish,
-            degraded=result.degraded or result.finish == "length",
-            tier=result.tier,
-            engine=result.engine,
-            model=result.model,
-            tools=[Used(name=t.name, outcome=t.outcome, seconds=round(t.seconds, 4)) for t in result.tools],
-            fallbacks=[Down(engine=f.engine, reason=f.reason) for f in result.fallbacks],
-            cost_usd=result.cost_usd,
-            ttft_s=None if result.ttft_s is None else round(result.ttft_s, 4),
-            seconds=round(result.seconds, 4),
-            note=result.note,
-            from_outside=result.outside,
-        )
+        facts: dict[str, Any] = {**facts_of(result), "degraded": result.degraded or result.finish == "length"}
+        return cls(npc_id=npc_id, says=result.text, **facts)
 
 
 async def talk_to_npc(arguments: TalkToNpc, call: Call, services: HasInferring) -> Talked:
@@ -100,7 +66,7 @@ async def talk_to_npc(arguments: TalkToNpc, call: Call, services: HasInferring) 
     began, inferring = asyncio.get_running_loop().time(), services.inferring
     tiers = await inferring.tiers()
     conversation = inferring.conversation(call.caller, _TOPIC, arguments.npc_id, arguments.player or "")
-    asker = await inferring.begin(call, _ACTOR, conversation, heard_outside="talk_to_npc")
+    asker = await inferring.begin(call, conversation, heard_outside="talk_to_npc")
     budget_ms = inferring.budget_ms("interactive", arguments.latency_budget_ms, began=began)
     context = replace(arguments.context(asker), latency_budget_ms=budget_ms)
     result = await tiers.npc.generate_response(arguments.message, context, listener=CallListener(call))
@@ -128,5 +94,6 @@ TOOLS = (
         open_world=True,
         reports_progress=True,
         establishes=talk_facts,
+        explains=explain_budget,
     ),
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from tiers.counts import Counts
 from tiers.model import Usage
 
 _GAP_S = (0.001, 0.0025, 0.005, 0.008, 0.012, 0.016, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2)
@@ -17,7 +18,7 @@ _TOOL_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STATES = ("closed", "half-open", "open")
 
 
-class TierCounts:
+class TierCounts(Counts):
     """Counts into a registry; `tiers.counts.Counts` says what each is.
 
     Args:

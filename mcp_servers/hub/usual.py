@@ -9,7 +9,14 @@ from typing import Any, NamedTuple, cast
 import orjson
 from mcp.server.runner import modern_error_data
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, InboundModernRoute, classify_inbound_request
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    JSONRPCError,
+    JSONRPCResponse,
+)
+from mcp_types.methods import validate_client_request
 
 from body_broker.calls import Json
 from body_broker.tracing import TRACEPARENT, TRACESTATE
@@ -44,16 +51,14 @@ class UsualCall(NamedTuple):
     params: Mapping[str, Any]
 
 
-def usual_list(head: Head, body: bytes) -> int | str | None:
-    """The id of a tools/list that the SDK would answer without a word; None for whatever is unusual."""
-    if head.get(b"content-type") != _JSON or _JSON not in head.get(b"accept", b"") or b'"progressToken"' in body:
-        return None
-    request = _usual(head, body)
-    return request["id"] if request is not None and request["params"].keys() == {"_meta"} else None
+class UsualList(NamedTuple):
+    """A tools/list that asks for nothing but the tools."""
+
+    id: int | str
 
 
-def usual_call(head: Head, body: bytes, mirrored: Collection[str]) -> UsualCall | None:
-    """A tools/call of the modern era that the SDK would hand on as it is and answer as one piece of JSON; None for whatever is unusual.
+def usual(head: Head, body: bytes, mirrored: Collection[str]) -> UsualCall | UsualList | None:
+    """A request of the modern era that the SDK would only hand on, to be answered as one piece of JSON; None for whatever is unusual.
 
     Args:
         head: The headers, none of which came twice.
@@ -62,21 +67,38 @@ def usual_call(head: Head, body: bytes, mirrored: Collection[str]) -> UsualCall 
     """
     if head.get(b"content-type") != _JSON or head.get(b"accept") not in _ACCEPTED:
         return None
-    request = _usual(head, body)
-    if request is None or request["method"] != "tools/call" or not request["params"].keys() <= _PARAMETERS:
+    if (read := _READ.get(head.get(b"mcp-method", b""))) is None or (request := _request(head, body)) is None:
         return None
-    params: dict[str, Any] = request["params"]
+    return read(request["id"], request["params"], mirrored)
+
+
+def _call(id_: int | str, params: dict[str, Any], mirrored: Collection[str]) -> UsualCall | None:
     name, arguments, meta = params.get("name"), params.get("arguments"), params["_meta"]
     capabilities = meta[CLIENT_CAPABILITIES_META_KEY]
-    if not isinstance(capabilities, dict) or "extensions" in capabilities or not meta.keys() <= _META:
+    if not isinstance(capabilities, dict) or "extensions" in capabilities:
+        return None
+    if not params.keys() <= _PARAMETERS or not meta.keys() <= _META:
         return None
     if not isinstance(name, str) or name in mirrored or not (arguments is None or isinstance(arguments, dict)):
         return None
-    return UsualCall(request["id"], name, cast("Json", arguments), params)
+    return UsualCall(id_, name, cast("Json", arguments), params)
 
 
-def _usual(head: Head, body: bytes) -> dict[str, Any] | None:
-    """A request of the modern era whose envelope and headers agree."""
+def _list(id_: int | str, params: dict[str, Any], _mirrored: Collection[str]) -> UsualList | None:
+    if params.keys() != {"_meta"}:
+        return None
+    try:
+        validate_client_request("tools/list", params["_meta"][PROTOCOL_VERSION_META_KEY], params)
+    except ValueError:  # the SDK says what is wrong with it
+        return None
+    return UsualList(id_)
+
+
+_READ = {b"tools/call": _call, b"tools/list": _list}
+
+
+def _request(head: Head, body: bytes) -> dict[str, Any] | None:
+    """A request whose envelope and headers agree."""
     try:
         found: Any = json.loads(body)  # as the SDK reads it: orjson differs in large numbers and in half characters
     except (ValueError, RecursionError):
@@ -85,8 +107,6 @@ def _usual(head: Head, body: bytes) -> dict[str, Any] | None:
         return None
     request = cast("dict[str, Any]", found)
     if request.keys() != _ENVELOPE or request["jsonrpc"] != "2.0" or not _is_id(request["id"]):
-        return None
-    if not isinstance(request["params"], dict):
         return None
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.items()}
     return request if isinstance(classify_inbound_request(request, headers=headers), InboundModernRoute) else None
@@ -99,18 +119,25 @@ def _is_id(found: object) -> bool:
 
 def told(request_id: int | str, result: Mapping[str, Any]) -> bytes:
     """The answer with a result."""
-    return _dumped({"jsonrpc": "2.0", "id": request_id, "result": result})
+    try:
+        return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+    except TypeError:  # a number that is too large for it, or half a character
+        return _as_the_sdk(JSONRPCResponse(jsonrpc="2.0", id=request_id, result=dict(result)))
+
+
+def listed(request_id: int | str, tools: bytes, meta: Mapping[str, Any]) -> bytes:
+    """The answer with a result that was written before, all but its `_meta`."""
+    id_, last = orjson.dumps(request_id), orjson.dumps(meta)
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (id_, tools[:-1], last)
 
 
 def failed(request_id: int | str, error: Exception) -> tuple[int, bytes]:
     """The status and the answer where a call ended with an exception: what the SDK tells of it."""
     data = modern_error_data(error)
-    body = {"jsonrpc": "2.0", "id": request_id, "error": data.model_dump(mode="json", by_alias=True, exclude_none=True)}
-    return ERROR_CODE_HTTP_STATUS.get(data.code, 200), _dumped(body)
+    return ERROR_CODE_HTTP_STATUS.get(data.code, 200), _as_the_sdk(
+        JSONRPCError(jsonrpc="2.0", id=request_id, error=data)
+    )
 
 
-def _dumped(body: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except TypeError:  # a number that is too large for it, or half a character
-        return json.dumps(body, separators=(",", ":")).encode()
+def _as_the_sdk(message: JSONRPCResponse | JSONRPCError) -> bytes:
+    return json.dumps(message.model_dump(mode="json", by_alias=True, exclude_none=True), separators=(",", ":")).encode()

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import approvals, decisions, door, overload, retrieval, starting, stream, tiers, tool_loop, world
+from tests.bench import approvals, decisions, door, overload, retrieval, slot, starting, stream, tiers, tool_loop, world
 
 
 class Wanted(argparse.Namespace):
@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "approvals": lambda folder, wanted: approvals.measure(folder / "approvals", wanted.rounds, wanted.seconds),
     "tiers": lambda folder, wanted: tiers.measure(folder / "tiers", wanted.rounds),
     "stream": lambda folder, wanted: stream.measure(folder / "stream", wanted.rounds),
+    "slot": lambda folder, wanted: slot.measure(folder / "slot", wanted.rounds),
     "overload": lambda folder, wanted: overload.measure(folder / "overload", 30 * wanted.seconds),
     "tool_loop": lambda folder, wanted: tool_loop.measure(folder / "tool_loop", wanted.rounds),
     "retrieval": lambda folder, wanted: retrieval.measure(folder / "lore", opensearch=wanted.opensearch),

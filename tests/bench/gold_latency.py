@@ -25,7 +25,7 @@ from itertools import count, pairwise
 from typing import get_args
 
 from tiers.catalogue import DialectName, EngineSpec
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import EngineFault
@@ -62,7 +62,7 @@ async def measure(spec: EngineSpec, npcs: Sequence[int], seconds: float) -> list
     """One load after the other, each for so long, with as many requests at once as there are NPCs."""
     found: list[Seen] = []
     for number in npcs:
-        engine = Engine(_wide(spec, number), NoCounts())
+        engine = Engine(_wide(spec, number), Counts())
         try:
             for _ in range(_WARM_UP):
                 await _ask(engine, Seen(number), 0)

@@ -21,7 +21,7 @@ from tests.counterparts.faultwall.wall import KEY, MODEL, FaultWall, Reply, Seen
 from tiers.catalogue import Caps, EngineSpec
 from tiers.chain import Candidate, Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.gold.tier import GoldTier
@@ -127,12 +127,12 @@ async def scenes(pool: Pool, redis: Redis) -> AsyncGenerator[tuple[Scene, ...]]:
     """Gold, silver, and a silver whose server is slower than its lane is wide; each before an engine of its own."""
     async with AsyncExitStack() as stack:
         wall = await stack.enter_async_context(fault_wall("trtllm", "vllm", "openai"))
-        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()))
-        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, NoCounts()))
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), Counts()))
+        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, Counts()))
         await tools.ready()  # as a hub does before it listens
-        chain = Chain(ledger, NoCounts())
-        gold = GoldTier(chain, redis, NoCounts())
-        silver = SilverTier(chain, ToolLoop(tools, NoCounts()), NoCounts())
+        chain = Chain(ledger, Counts())
+        gold = GoldTier(chain, redis, Counts())
+        silver = SilverTier(ToolLoop(chain, tools, Counts()), Counts())
         intent = InferenceRequest(prompt="A bell.", sla="real-time", max_tokens=8, choices=("approach", "wait"))
         talk = InferenceRequest(prompt="Who keeps the lantern?", max_tokens=32)
         wall.always["trtllm"] = Reply(pieces=_INTENT, first_after_s=0.08)
@@ -148,7 +148,7 @@ async def scenes(pool: Pool, redis: Redis) -> AsyncGenerator[tuple[Scene, ...]]:
                 spec, name="crowded", tier=Tier.SILVER, dialect="openai", url=wall.url["openai"], concurrency=16
             ),
         }
-        engines = {name: Engine(each, NoCounts()) for name, each in specs.items()}
+        engines = {name: Engine(each, Counts()) for name, each in specs.items()}
         for engine in engines.values():
             stack.push_async_callback(engine.close)
 

@@ -30,7 +30,7 @@ from tests.counterparts.faultwall.replies import Reply
 from tiers.catalogue import Caps, EngineSpec
 from tiers.chain import Candidate, Chain, Course
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.model import Message, Tier, Told
@@ -105,10 +105,10 @@ class _Listens:
 @asynccontextmanager
 async def _ways(pool: Pool, url: str) -> AsyncGenerator[Mapping[str, Way]]:
     spec = EngineSpec(name="silver", tier=Tier.SILVER, dialect="vllm", url=url, model=_MODEL)
-    engine, prepared = Engine(spec, NoCounts()), Vllm().ask(_ASK)
-    headers = {"content-type": "application/json", **prepared.headers}
-    async with aiohttp.ClientSession() as session, CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()) as ledger:
-        chain, candidates = Chain(ledger, NoCounts()), [Candidate(engine, Tier.SILVER)]
+    engine, prepared = Engine(spec, Counts()), Vllm().ask(_ASK)
+    headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession() as session, CostLedger.opened(pool, Caps({}, {}, {}), Counts()) as ledger:
+        chain, candidates = Chain(ledger, Counts()), [Candidate(engine, Tier.SILVER)]
 
         async def bare() -> None:
             size = 0

@@ -26,7 +26,7 @@ from tests.counterparts.faultwall.wall import KEY, MODEL
 from tiers.catalogue import Caps, Catalogue, EngineSpec, Given
 from tiers.chain import Candidate, Chain, Course, Outcome
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.model import InferenceRequest, Message, Tier
@@ -118,7 +118,7 @@ def everything() -> Catalogue:
 def decide(times: int = _DECISIONS) -> dict[str, Times]:
     """Decisions over every engine of the catalogue, each of which was measured before."""
     catalogue = everything()
-    engines = {name: Engine(spec, NoCounts()) for name, spec in catalogue.engines.items()}
+    engines = {name: Engine(spec, Counts()) for name, spec in catalogue.engines.items()}
     for engine in engines.values():
         engine.ttft_s, engine.gap_s = 0.05, 0.01
     router = ModelRouter(catalogue, engines, {})
@@ -178,10 +178,10 @@ async def fail_over(pool: Pool, url: str, times: int = _ASKED) -> dict[str, Time
 async def _ways(pool: Pool, url: str) -> AsyncGenerator[Mapping[str, Callable[[], Awaitable[None]]]]:
     async with (
         _engines(url) as engines,
-        CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()) as ledger,
+        CostLedger.opened(pool, Caps({}, {}, {}), Counts()) as ledger,
         aiohttp.ClientSession() as session,
     ):
-        chain = Chain(ledger, NoCounts())
+        chain = Chain(ledger, Counts())
 
         async def through(name: str) -> None:
             chosen = [engines["healthy"]] if name == "healthy" else [engines[name], engines["healthy"]]
@@ -230,6 +230,6 @@ async def _engines(url: str) -> AsyncGenerator[dict[str, Engine]]:
                 model=model or MODEL,
                 ttft_s=SILENT_S if model == "wall-silent" else 15.0,
             )
-            found[name] = Engine(spec, NoCounts())
+            found[name] = Engine(spec, Counts())
             stack.push_async_callback(found[name].close)
         yield found

@@ -25,7 +25,7 @@ from tests.counterparts.faultwall.wall import KEY, MODEL
 from tiers.catalogue import Caps, EngineSpec
 from tiers.chain import Candidate, Chain, Course
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.hubtools import HubTools
@@ -96,13 +96,11 @@ async def opened(data_dir: Path, url: str) -> AsyncGenerator[dict[str, Callable[
         protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus)
         door = InnerDoor(protocol, runtime.identities, settings)
         await stack.enter_async_context(door.serving())
-        tools = await stack.enter_async_context(
-            HubTools.opened(door.client, runtime.tokens.mint, NoCounts(), door.post)
-        )
-        opening = CostLedger.opened(runtime.stores.pool, Caps({}, {}, {}), NoCounts())
-        chain = Chain(await stack.enter_async_context(opening), NoCounts())
+        tools = await stack.enter_async_context(HubTools.opened(door.client, runtime.tokens.mint, Counts(), door.post))
+        opening = CostLedger.opened(runtime.stores.pool, Caps({}, {}, {}), Counts())
+        chain = Chain(await stack.enter_async_context(opening), Counts())
         spec = EngineSpec(name="silver", tier=Tier.SILVER, dialect="vllm", url=url, key=KEY, model=MODEL, ttft_s=15)
-        engine = Engine(spec, NoCounts())
+        engine = Engine(spec, Counts())
         stack.push_async_callback(engine.close)
         yield await _ways(runtime, tools, chain, engine)
 
@@ -117,7 +115,7 @@ async def _ways(
         await runtime.tokens.mint(anna, "tier:silver", asker.conversation, 3_600)
     )
     request = InferenceRequest(prompt="Who rows?", tools=(TOOL,), tool_choice=TOOL)
-    loop, candidates = ToolLoop(tools, NoCounts()), [Candidate(engine, Tier.SILVER)]
+    loop, candidates = ToolLoop(chain, tools, Counts()), [Candidate(engine, Tier.SILVER)]
 
     async def by_the_gate() -> None:
         await runtime.gate.run(_request(silver))
@@ -132,13 +130,11 @@ async def _ways(
 
     async def by_the_loop() -> None:
         found = await loop.run(
-            chain,
             candidates,
-            _ask,
+            Course(make=_ask, tenant=asker.tenant, deadline=Deadline.after(_DEADLINE_S)),
             asker=asker,
             tier=Tier.SILVER,
             request=request,
-            deadline=Deadline.after(_DEADLINE_S),
         )
         assert [use.outcome for use in found.tools] == ["ok"], found
 

@@ -12,7 +12,7 @@ import pytest
 from tests.counterparts.faultwall.wall import KEY, MODEL, DialectName, FaultWall, fault_wall
 from tests.tiers.clock import Clock
 from tiers.catalogue import EngineSpec
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Message, Tier, ToolOffer
 from tiers.wire.base import Ask, Piece
@@ -37,7 +37,7 @@ MOOD: dict[str, Any] = {
 }
 
 
-class Tally(NoCounts):
+class Tally(Counts):
     """Counts what engines tell of."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from tests.counterparts.faultwall.wall import KEY, MODEL, FaultWall, Reply, faul
 from tests.mcp_servers.hub.conversing import TALKS, Plan, asker_of, inner_tools
 from tests.mcp_servers.hub.fixture_room import ROOM, Seen
 from tiers.catalogue import Caps, EngineSpec
-from tiers.chain import Candidate, Chain
+from tiers.chain import Candidate, Chain, Course
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.model import Asker, InferenceRequest, Message, Tier, Told
@@ -29,7 +29,7 @@ NO_CAPS = Caps({}, {}, {})
 GROUPS = {"lore": ("fx_echo", "fx_outside"), "elsewhere": ("fx_admin_read",)}
 
 
-class ToolCounts(NoCounts):
+class ToolCounts(Counts):
     """Counts tools alone."""
 
     def __init__(self) -> None:
@@ -76,7 +76,6 @@ class Table:
     plan: Plan
     wall: FaultWall
     loop: ToolLoop
-    chain: Chain
     engines: dict[Dialect, Engine]
     counts: ToolCounts
     asker: Asker
@@ -108,14 +107,16 @@ class Table:
             )
 
         return await self.loop.run(
-            self.chain,
             [Candidate(engine, tier) for engine in self.engines.values()],
-            make,
+            Course(
+                make=make,
+                tenant=(asker or self.asker).tenant,
+                deadline=Deadline.after(within_s),
+                listener=listener,
+            ),
             asker=asker or self.asker,
             tier=tier,
             request=given,
-            deadline=Deadline.after(within_s),
-            listener=listener,
         )
 
     def sent(self, place: int = -1, dialect: Dialect = "vllm") -> dict[str, Any]:
@@ -143,11 +144,11 @@ async def open_table(settings: Settings) -> AsyncGenerator[Table]:
         runtime = await stack.enter_async_context(opening)
         tools = await stack.enter_async_context(inner_tools(runtime, counts))
         wall = await stack.enter_async_context(fault_wall())
-        ledger = await stack.enter_async_context(CostLedger.opened(runtime.stores.pool, NO_CAPS, NoCounts()))
+        ledger = await stack.enter_async_context(CostLedger.opened(runtime.stores.pool, NO_CAPS, Counts()))
         engines: dict[Dialect, Engine] = {
             name: Engine(
                 EngineSpec(name=name, tier=Tier.SILVER, dialect=name, url=wall.url[name], key=KEY, model=MODEL),
-                NoCounts(),
+                Counts(),
             )
             for name in ("vllm", "trtllm")
         }
@@ -158,8 +159,7 @@ async def open_table(settings: Settings) -> AsyncGenerator[Table]:
             seen=seen,
             plan=plan,
             wall=wall,
-            loop=ToolLoop(tools, counts, GROUPS),
-            chain=Chain(ledger, NoCounts()),
+            loop=ToolLoop(Chain(ledger, Counts()), tools, counts, GROUPS),
             engines=engines,
             counts=counts,
             asker=await asker_of(runtime, "person:anna", "engineer"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from body_broker.calls import Caller
 from tiers.catalogue import Catalogue, Given
-from tiers.counts import Counts, NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Asker, Tier
 from tiers.reading import read_catalogue
@@ -32,14 +32,16 @@ SHIPPED = read_catalogue(Given())
 
 
 def catalogue_of(*addresses: str, toml: str | None = None, folder: Path | None = None) -> Catalogue:
-    """As the settings with these addresses, and this file of a studio's, make it."""
-    if toml is None:
-        specs = SHIPPED.engines.items()
-        return replace(SHIPPED, engines={n: replace(s, url=NOWHERE) if s.address in addresses else s for n, s in specs})
-    assert folder is not None
-    file = folder / "models.toml"
-    file.write_text(toml, "utf-8")
-    return read_catalogue(Given(file=file, urls=dict.fromkeys(addresses, NOWHERE)))
+    """As the settings with these addresses, and this file of a studio's, make it; how much an engine holds is known of each."""
+    found = SHIPPED
+    if toml is not None:
+        assert folder is not None
+        file = folder / "models.toml"
+        file.write_text(toml, "utf-8")
+        found = read_catalogue(Given(file=file))
+    known = {name: replace(spec, context_known=True) for name, spec in found.engines.items()}
+    there = {n: replace(s, url=NOWHERE) if s.address in addresses and s.url is None else s for n, s in known.items()}
+    return replace(found, engines=there)
 
 
 class Routing:
@@ -54,7 +56,7 @@ class Routing:
         counts: Counts | None = None,
     ) -> None:
         specs = catalogue.engines.values()
-        self.engines = {spec.name: Engine(spec, NoCounts()) for spec in specs if spec.url is not None}
+        self.engines = {spec.name: Engine(spec, Counts()) for spec in specs if spec.url is not None}
         self.router = ModelRouter(catalogue, self.engines, tiers or {}, spent_out=spent_out, counts=counts)
 
     def measured(self, name: str, *, ttft_s: float, gap_s: float | None = None) -> None:

@@ -44,7 +44,9 @@ def test_an_answer_is_one_of_the_choices() -> None:
     assert refusal(request, "fle") == "schema"
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("stop", None), ("grammar", None), ("length", "schema")])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("stop", None), ("grammar", None), ("length", "too_short"), ("deadline", "schema")]
+)
 def test_what_was_cut_may_fit_by_chance_and_is_no_answer(finish: Finish, reason: str | None) -> None:
     for request, text in (
         (InferenceRequest(prompt="x", choices=("go", "go home")), "go"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 from body_broker.storage.postgres import Pool
-from tests.bench import stream
+from tests.bench import slot, stream
 from tests.bench.tiers import FAULTS, REQUESTS, decide, everything, fail_over
 from tests.counterparts.faultwall.wall import fault_wall
-from tiers.counts import NoCounts
+from tests.mcp_servers.hub.conftest import OpenHub, open_hub, settings_for
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.router import ModelRouter
+
+__all__ = ["open_hub", "settings_for"]
 
 
 def test_deciding_is_measured_over_every_engine_of_the_catalogue() -> None:
     catalogue = everything()
-    engines = {name: Engine(spec, NoCounts()) for name, spec in catalogue.engines.items()}
+    engines = {name: Engine(spec, Counts()) for name, spec in catalogue.engines.items()}
     router = ModelRouter(catalogue, engines, {})
     counted = [len(router.decide(request, remaining_s=15.0).candidates) for request in REQUESTS.values()]
 
@@ -42,3 +45,13 @@ async def test_a_stream_is_read_whole_by_every_way_that_is_compared(pool: Pool) 
 
     assert list(times) == [stream.BARE, "the engine", "the chain", "the chain, told as it comes"]
     assert all(len(each.us) == 2 for each in times.values())
+
+
+async def test_a_client_that_leaves_is_timed_until_the_engine_sees_it(open_hub: OpenHub) -> None:
+    async with fault_wall("vllm") as wall, open_hub(silver_url=wall.url["vllm"]) as hub:
+        times = await slot.leave(wall, hub.base, await hub.token("service:chat"), times=2)
+
+        assert {name: len(took) for name, took in times.items()} == {slot.STRAIGHT: 2, slot.THROUGH: 2}
+        assert all(seconds > 0 for took in times.values() for seconds in took)
+        assert (wall.left["vllm"], wall.inside["vllm"]) == (4, 0)
+        assert [seen.body["model"] for seen in wall.seen] == ["wall"] * 4, "two of them were the hub's"

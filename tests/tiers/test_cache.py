@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.tiers.clock import Clock, settle
 from tests.waiting import wait_until
 from tiers import cache
 from tiers.cache import KEPT_S, ResponseCache, key_of
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.model import (
     Fallback,
@@ -49,7 +50,7 @@ ANSWER = InferenceResult(
 )
 
 
-class Asked(NoCounts):
+class Asked(Counts):
     """Counts how often the cache was asked, and how often an answer was made."""
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ async def test_the_same_request_is_answered_again_and_costs_nothing(
     answers: ResponseCache, asked: Asked, redis: Redis
 ) -> None:
     first = await answers.answer(key(), asked.makes(ANSWER), deadline=soon())
+    await answers.settled()
     elsewhere = ResponseCache(redis, asked)
     again = await elsewhere.answer(key(), asked.makes(ANSWER), deadline=soon())
 
@@ -106,6 +108,7 @@ async def test_the_same_request_is_answered_again_and_costs_nothing(
 
 async def test_an_answer_is_forgotten_after_a_day(answers: ResponseCache, asked: Asked, redis: Redis) -> None:
     await answers.answer(key(), asked.makes(ANSWER), deadline=soon())
+    await answers.settled()
 
     assert KEPT_S - 60 < await redis.ttl(f"tier:answer:{key()}") <= KEPT_S == 86_400
 
@@ -213,10 +216,9 @@ async def test_what_a_stopgap_said_is_given_to_those_who_wait_for_it_and_not_kep
     assert (again.source, asked.made) == ("model", 2), "the model that was meant is asked once it is there again"
 
 
-async def test_a_store_that_does_not_answer_takes_nobody_past_the_deadline(
-    asked: Asked, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "_PATIENCE_S", 3_600.0)
+@asynccontextmanager
+async def dumb() -> AsyncGenerator[Redis]:
+    """A Redis that takes whatever it is told, and says nothing."""
     held = asyncio.Event()
 
     async def hold(_reader: object, writer: asyncio.StreamWriter) -> None:
@@ -225,15 +227,53 @@ async def test_a_store_that_does_not_answer_takes_nobody_past_the_deadline(
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     async with server, Redis(port=server.sockets[0].getsockname()[1], socket_timeout=None) as silent:
-        asking = asyncio.create_task(
-            ResponseCache(silent, asked).answer(key(), asked.makes(ANSWER), deadline=Deadline.after(60))
-        )
+        yield silent
+        held.set()
+
+
+async def test_a_store_that_does_not_answer_takes_nobody_past_the_deadline(
+    asked: Asked, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_PATIENCE_S", 3_600.0)
+    async with dumb() as silent:
+        answers = ResponseCache(silent, asked)
+        asking = asyncio.create_task(answers.answer(key(), asked.makes(ANSWER), deadline=Deadline.after(60)))
         await settle()
         await clock.pass_by(59)
         assert not asking.done()
         await clock.pass_by(2)
         assert await asking == ANSWER
-        held.set()
+        await clock.pass_by(3_600)
+        await answers.settled()
+
+
+async def test_a_finished_answer_waits_for_no_store_and_is_given_again_while_it_is_being_kept(
+    asked: Asked, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_PATIENCE_S", 60.0)
+    go = asyncio.Event()
+
+    async def make() -> InferenceResult:
+        await go.wait()
+        return ANSWER
+
+    async with dumb() as silent:
+        answers = ResponseCache(silent, asked)
+        asking = asyncio.create_task(answers.answer(key(), make, deadline=Deadline.after(600)))
+        await settle()
+        await clock.pass_by(61)  # it was not read either
+        go.set()
+        await settle()
+        assert asking.done(), "no time has passed since it was made"
+        again = await answers.answer(key(), asked.makes(ANSWER), deadline=soon())
+        assert (again.source, asked.made) == ("cached", 0)
+
+        settling = asyncio.create_task(answers.settled())
+        await settle()
+        assert not settling.done()
+        await clock.pass_by(61)
+        await settling
+        assert asked.hits == {False: 1, True: 1}
 
 
 class Slow:
@@ -357,6 +397,7 @@ async def test_without_redis_everything_is_answered_and_nothing_kept(asked: Aske
 
     for _ in range(2):
         assert await answers.answer(key(), asked.makes(ANSWER), deadline=soon()) == ANSWER
+        await answers.settled()
     assert asked.made == 2
     await gone.aclose()
 

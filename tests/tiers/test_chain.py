@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 from tiers.catalogue import Caps, EngineSpec, Price
 from tiers.chain import Candidate, Chain, Course, Exhausted, Interrupted, Outcome, most_usd
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import EngineFault
@@ -84,12 +84,12 @@ class Down:
             cost_ceiling=cost_ceiling,
             outside=outside,
         )
-        return await Chain(self.ledger, NoCounts()).run(candidates, course)
+        return await Chain(self.ledger, Counts()).run(candidates, course)
 
     async def asking(self, name: DialectName, ask: Ask) -> Outcome:
         """This, of one engine."""
         course = Course(make=lambda _engine, _model: ask, tenant=ANNA, deadline=Deadline.after(60))
-        return await Chain(self.ledger, NoCounts()).run([Candidate(self.engines[name], Tier.CLOUD)], course)
+        return await Chain(self.ledger, Counts()).run([Candidate(self.engines[name], Tier.CLOUD)], course)
 
     async def booked(self) -> tuple[Decimal, Decimal]:
         """What is reserved and what is spent, in dollars."""
@@ -114,13 +114,13 @@ async def down(pool: Pool) -> AsyncIterator[Down]:
                     tier=Tier.CLOUD if name in {"openai", "anthropic"} else Tier.SILVER,
                     price=DOLLAR_A_TOKEN if name in {"openai", "anthropic"} else None,
                 ),
-                NoCounts(),
+                Counts(),
             )
             for name, url in wall.url.items()
         }
         for engine in engines.values():
             stack.push_async_callback(engine.close)
-        ledger = await stack.enter_async_context(CostLedger.opened(pool, CAPS, NoCounts()))
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, CAPS, Counts()))
         yield Down(wall, ledger, {str(name): engine for name, engine in engines.items()})
 
 
@@ -332,7 +332,7 @@ async def test_an_error_in_the_middle_of_an_answer_is_paid_whatever_it_says(down
 
 
 async def test_a_client_that_leaves_while_it_waits_for_an_engine_has_spent_nothing(down: Down) -> None:
-    engine = down.engines["openai"] = Engine(replace(down.engines["openai"].spec, concurrency=1), NoCounts())
+    engine = down.engines["openai"] = Engine(replace(down.engines["openai"].spec, concurrency=1), Counts())
     down.wall.fault("openai", "stall")
     ahead = asyncio.create_task(down.run("openai"))
     await wait_until(lambda: down.wall.inside["openai"], "the engine is busy")
@@ -349,7 +349,7 @@ async def test_a_client_that_leaves_while_it_waits_for_an_engine_has_spent_nothi
 
 
 async def test_an_outcome_has_the_model_that_was_asked_whatever_the_engine_serves_by_then(down: Down) -> None:
-    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), NoCounts())
+    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), Counts())
 
     def gone(_completion: Completion) -> None:
         down.wall.models = ()
@@ -377,7 +377,7 @@ async def test_a_ceiling_holds_over_all_the_engines_of_one_request(down: Down) -
     with pytest.raises(Exhausted) as ended:
         await down.run("openai", "anthropic", accept=refuse, cost_ceiling=ceiling)
 
-    assert ended.value.fallbacks == (Fallback("openai", "schema"), Fallback("anthropic", "budget"))
+    assert ended.value.fallbacks == (Fallback("openai", "schema"), Fallback("anthropic", "ceiling"))
     assert ended.value.cost_usd == 11.0
     assert down.wall.asked("anthropic") == []
 
@@ -387,7 +387,7 @@ async def test_a_ceiling_allows_nothing_more_once_nobody_knows_what_was_spent(do
 
     outcome = await down.run("openai", "anthropic", "vllm", cost_ceiling=10_000)
 
-    assert outcome.fallbacks == (Fallback("openai", "cut"), Fallback("anthropic", "budget"))
+    assert outcome.fallbacks == (Fallback("openai", "cut"), Fallback("anthropic", "ceiling"))
     assert outcome.cost_usd is None
 
 
@@ -398,7 +398,7 @@ def test_the_most_that_a_request_can_cost_takes_each_byte_for_a_token() -> None:
 
 
 async def test_an_engine_that_alone_knows_its_model_is_asked_for_it_once(down: Down) -> None:
-    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), NoCounts())
+    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), Counts())
 
     for _ in range(2):
         await down.run("vllm")
@@ -409,7 +409,7 @@ async def test_an_engine_that_alone_knows_its_model_is_asked_for_it_once(down: D
 
 async def test_an_engine_with_several_models_is_not_asked_for_any_without_a_name(down: Down) -> None:
     down.wall.models = (MODEL, "another")
-    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), NoCounts())
+    engine = down.engines["vllm"] = Engine(replace(down.engines["vllm"].spec, model=None), Counts())
 
     outcome = await down.run("vllm", "trtllm")
     await engine.close()
@@ -421,7 +421,7 @@ async def test_an_engine_with_several_models_is_not_asked_for_any_without_a_name
 async def test_an_engine_that_does_not_even_say_its_model_opens_its_breaker(down: Down) -> None:
     await down.wall.refuse("vllm")
     spec = replace(down.engines["vllm"].spec, model=None, failure_threshold=2)
-    engine = down.engines["vllm"] = Engine(spec, NoCounts())
+    engine = down.engines["vllm"] = Engine(spec, Counts())
 
     reasons = [(await down.run("vllm", "trtllm")).fallbacks[0].reason for _ in range(3)]
     await engine.close()
@@ -431,6 +431,6 @@ async def test_an_engine_that_does_not_even_say_its_model_opens_its_breaker(down
 
 async def test_no_candidates_is_the_end_at_once(down: Down) -> None:
     with pytest.raises(Exhausted) as ended:
-        await Chain(down.ledger, NoCounts()).run((), Course(make=make, tenant=ANNA, deadline=Deadline.after(1)))
+        await Chain(down.ledger, Counts()).run((), Course(make=make, tenant=ANNA, deadline=Deadline.after(1)))
 
     assert (ended.value.fallbacks, ended.value.cost_usd) == ((), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 from tiers import cost, sweeping
 from tiers.catalogue import Caps, EngineSpec, Price
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.faults import EngineFault
 from tiers.model import Tier, Usage
 from tiers.money import Reservation, cost_of
@@ -29,24 +29,17 @@ from tiers.wire.base import Ask
 ANNA, BEN = "person:anna", "person:ben"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """An engine, as far as the ledger is concerned."""
-
-    spec: EngineSpec
-
-
 PRICE = Price(Decimal(1000), Decimal(2000), Decimal(100), "a test", "2026-11")
 """A thousandth of a dollar for a token of the prompt, two for one of the answer."""
-PAID = Asked(EngineSpec(name="paid", tier=Tier.CLOUD, dialect="openai", price=PRICE))
-FREE = Asked(EngineSpec(name="free", tier=Tier.SILVER, dialect="vllm"))
+PAID = EngineSpec(name="paid", tier=Tier.CLOUD, dialect="openai", price=PRICE)
+FREE = EngineSpec(name="free", tier=Tier.SILVER, dialect="vllm")
 ASK = Ask(model="m", messages=(), max_tokens=50)
 BOUND = 100
 MOST = Decimal("0.2")
 """What ASK can cost with BOUND."""
 
 
-class Spent(NoCounts):
+class Spent(Counts):
     """Counts what was spent."""
 
     def __init__(self) -> None:
@@ -64,7 +57,7 @@ def caps(tier: str = "10", asker: str = "2", **askers: str) -> Caps:
 
 @pytest.fixture
 async def ledger(pool: Pool) -> AsyncIterator[CostLedger]:
-    found = CostLedger(pool, caps(), NoCounts())
+    found = CostLedger(pool, caps(), Counts())
     yield found
     await found.settled()
 
@@ -100,7 +93,7 @@ async def test_the_most_is_set_aside_and_what_it_cost_is_booked(ledger: CostLedg
 
 
 async def test_an_engine_without_a_price_asks_no_database(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(), NoCounts())
+    ledger = CostLedger(pool, caps(), Counts())
     await pool.close()
 
     assert await ledger.reserve(Tier.SILVER, ANNA, FREE, ASK, BOUND) is None
@@ -108,7 +101,7 @@ async def test_an_engine_without_a_price_asks_no_database(pool: Pool) -> None:
 
 
 async def test_the_tokens_of_what_costs_nothing_are_written_together_with_others(pool: Pool) -> None:
-    async with CostLedger.opened(pool, caps(), NoCounts()) as ledger:
+    async with CostLedger.opened(pool, caps(), Counts()) as ledger:
         for tokens in (1, 2, 3):
             ledger.settle(None, Tier.SILVER, ANNA, Usage(tokens, 10))
         ledger.settle(None, Tier.SILVER, BEN, Usage(7, 7))
@@ -128,7 +121,7 @@ async def test_of_fifty_at_once_exactly_those_get_money_for_whom_there_is_some(l
 
 
 async def test_one_askers_cap_is_not_anothers_and_the_tiers_is_everybodys(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(tier="0.6", asker="0.4"), NoCounts())
+    ledger = CostLedger(pool, caps(tier="0.6", asker="0.4"), Counts())
     for tenant in (ANNA, ANNA, BEN):
         await reserve(ledger, tenant)
 
@@ -138,7 +131,7 @@ async def test_one_askers_cap_is_not_anothers_and_the_tiers_is_everybodys(pool: 
 
 
 async def test_a_single_asker_may_have_another_cap(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(ben="0.2", anna="0"), NoCounts())
+    ledger = CostLedger(pool, caps(ben="0.2", anna="0"), Counts())
     await reserve(ledger, BEN)
 
     assert await refusal(ledger, BEN) == "budget"
@@ -147,8 +140,8 @@ async def test_a_single_asker_may_have_another_cap(pool: Pool) -> None:
 
 @pytest.mark.parametrize("wrong", ["-1", "0", "NaN", "-Infinity", "0.0000000009"])
 async def test_a_budget_that_is_none_asks_for_nothing_and_no_database(pool: Pool, wrong: str) -> None:
-    ledgers = [CostLedger(pool, caps(tier=wrong), NoCounts()), CostLedger(pool, caps(asker=wrong), NoCounts())]
-    ledgers.append(CostLedger(pool, Caps({}, {}, {}), NoCounts()))
+    ledgers = [CostLedger(pool, caps(tier=wrong), Counts()), CostLedger(pool, caps(asker=wrong), Counts())]
+    ledgers.append(CostLedger(pool, Caps({}, {}, {}), Counts()))
     await pool.close()
 
     for ledger in ledgers:
@@ -204,12 +197,12 @@ async def test_a_request_is_answered_where_its_cost_cannot_be_booked_and_the_mon
     pool: Pool, database_url: str
 ) -> None:
     async with open_pool(database_url) as going:
-        ledger = CostLedger(going, caps(), NoCounts())
+        ledger = CostLedger(going, caps(), Counts())
         reservation = await reserve(ledger)
 
     assert ledger.settle(reservation, Tier.CLOUD, ANNA, Usage(10, 10)) == 0.03
 
-    assert (await stands(CostLedger(pool, caps(), NoCounts())))[ANNA] == (MOST, 0, 0)
+    assert (await stands(CostLedger(pool, caps(), Counts())))[ANNA] == (MOST, 0, 0)
 
 
 async def _waits(pool: Pool) -> bool:
@@ -219,7 +212,7 @@ async def _waits(pool: Pool) -> bool:
 
 
 async def test_a_request_belongs_to_the_day_on_which_it_was_reserved(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(tier="0.2", asker="0.2"), NoCounts())
+    ledger = CostLedger(pool, caps(tier="0.2", asker="0.2"), Counts())
     late = await reserve(ledger)
     assert await refusal(ledger) == "budget"
     await pool.execute("UPDATE spend_day SET day = day - 1; UPDATE spend_reservation SET day = day - 1")  # midnight
@@ -251,7 +244,7 @@ async def test_the_day_is_that_of_utc_wherever_the_database_is(pool: Pool) -> No
 
 
 async def test_what_the_dead_left_is_spent_by_the_workers_next_round(pool: Pool, database_url: str) -> None:
-    ledger = CostLedger(pool, caps(), NoCounts())
+    ledger = CostLedger(pool, caps(), Counts())
     left, alive = await reserve(ledger), await reserve(ledger, BEN)
     await pool.execute("UPDATE spend_reservation SET expires_at = clock_timestamp() WHERE id = $1", left.id)
     worker = Worker(pool, sweeping.handlers(pool), database_url=database_url, schedules=sweeping.schedules())
@@ -276,7 +269,7 @@ _DIED = "UPDATE spend_reservation SET expires_at = clock_timestamp() WHERE id = 
 
 async def test_two_that_sweep_at_once_never_hold_what_the_other_waits_for(pool: Pool, database_url: str) -> None:
     everywhere = Caps(dict.fromkeys(Tier, Decimal(10)), dict.fromkeys(Tier, Decimal(10)), {})
-    ledger = CostLedger(pool, everywhere, NoCounts())
+    ledger = CostLedger(pool, everywhere, Counts())
     for tier in (Tier.SILVER, Tier.CLOUD):  # not the order in which they are swept
         reservation = await ledger.reserve(tier, ANNA, PAID, ASK, BOUND)
         assert reservation is not None
@@ -297,7 +290,7 @@ async def _stands_in_line(pool: Pool) -> bool:
 
 
 async def test_what_single_askers_took_is_forgotten_after_forty_days_and_what_a_tier_took_is_not(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(), NoCounts())
+    ledger = CostLedger(pool, caps(), Counts())
     for days in (40, 1):
         ledger.settle(await reserve(ledger), Tier.CLOUD, ANNA, Usage(10, 0))
         await ledger.settled()
@@ -318,7 +311,7 @@ async def test_what_single_askers_took_is_forgotten_after_forty_days_and_what_a_
 async def test_whoever_reserves_settles_and_sweeps_at_once_neither_waits_in_a_circle_nor_loses_a_cent(
     pool: Pool,
 ) -> None:
-    ledger = CostLedger(pool, caps(tier="100", asker="100"), NoCounts())
+    ledger = CostLedger(pool, caps(tier="100", asker="100"), Counts())
     sweep = "SELECT spend_sweep(500)"
 
     async def client(number: int) -> None:
@@ -355,8 +348,8 @@ class Hands:
 
 async def test_a_cap_that_is_used_up_is_believed_for_a_moment_and_then_asked_again(pool: Pool) -> None:
     clock = Hands()
-    engines = (PAID.spec, replace(PAID.spec, name="other"))
-    ledger = CostLedger(pool, caps(asker="0.2"), NoCounts(), engines=engines, clock=clock)
+    engines = (PAID, replace(PAID, name="other"))
+    ledger = CostLedger(pool, caps(asker="0.2"), Counts(), engines=engines, clock=clock)
     reservation = await reserve(ledger)
     assert (Tier.CLOUD in ledger.spent_out(ANNA), Tier.CLOUD in ledger.spent_out(BEN)) == (True, False)
 
@@ -369,8 +362,8 @@ async def test_a_cap_that_is_used_up_is_believed_for_a_moment_and_then_asked_aga
 
 
 async def test_another_process_learns_how_somebody_stands_by_looking(pool: Pool) -> None:
-    await reserve(CostLedger(pool, caps(asker="0.2"), NoCounts()))
-    fresh = CostLedger(pool, caps(asker="0.2"), NoCounts(), engines=(PAID.spec,))
+    await reserve(CostLedger(pool, caps(asker="0.2"), Counts()))
+    fresh = CostLedger(pool, caps(asker="0.2"), Counts(), engines=(PAID,))
     assert fresh.spent_out(ANNA) == frozenset(), "it does not know"
 
     for tenant in (ANNA, BEN):
@@ -381,7 +374,7 @@ async def test_another_process_learns_how_somebody_stands_by_looking(pool: Pool)
 
 async def test_what_is_known_of_a_day_is_not_believed_on_the_next(pool: Pool) -> None:
     clock = Hands()
-    ledger = CostLedger(pool, caps(asker="0.2"), NoCounts(), engines=(PAID.spec,), clock=clock)
+    ledger = CostLedger(pool, caps(asker="0.2"), Counts(), engines=(PAID,), clock=clock)
     await reserve(ledger)
     assert ledger.spent_out(ANNA) == {Tier.CLOUD}
     believe = ledger._believe  # pyright: ignore[reportPrivateUsage]  # midnight cannot be waited for
@@ -394,7 +387,7 @@ async def test_what_is_known_of_a_day_is_not_believed_on_the_next(pool: Pool) ->
 
 
 async def test_notes_that_could_not_be_written_are_written_the_next_time(pool: Pool) -> None:
-    ledger = CostLedger(pool, caps(), NoCounts())
+    ledger = CostLedger(pool, caps(), Counts())
     ledger.settle(None, Tier.SILVER, ANNA, Usage(3, 4))
     await pool.execute("ALTER TABLE spend_day RENAME TO spend_gone")
     await ledger.write()
@@ -405,6 +398,23 @@ async def test_notes_that_could_not_be_written_are_written_the_next_time(pool: P
 
     found = {each.asker: (each.requests, each.prompt_tokens, each.completion_tokens) for each in await ledger.figures()}
     assert found[ANNA] == (2, 13, 14)
+
+
+async def test_no_note_is_lost_where_the_writing_is_broken_off(pool: Pool, database_url: str) -> None:
+    ledger = CostLedger(pool, caps(), Counts())
+    for number in range(10):
+        ledger.note(Tier.SILVER, f"person:{number}", Usage(3, 4))
+    async with held_up(database_url):
+        writing = asyncio.create_task(ledger.write())
+        await wait_until(lambda: _waits(pool), "the first note waits")
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+
+    await ledger.settled()
+    await ledger.write()
+
+    assert (await stands(ledger))["*"] == (0, 0, 10)
 
 
 async def test_a_request_does_not_wait_for_its_cost_to_be_booked(ledger: CostLedger, database_url: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -236,6 +236,32 @@ async def test_a_line_that_breaks_is_an_outcome_and_the_next_call_has_a_new_one(
 
     assert (await bench.call(anna)).outcome == "ok"
     assert bench.line.opened > 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b'{"error":"secret"}',
+        b'{"result":{"secret":1}}',
+        b'{"result":{"resultType":"complete","content":["secret"]}}',
+    ],
+    ids=str,
+)
+async def test_an_answer_that_cannot_be_read_is_an_outcome_and_stands_in_the_log(
+    bench: Bench, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def post(_headers: Sequence[tuple[bytes, bytes]], _body: bytes) -> tuple[int, bytes]:
+        return 200, answer
+
+    async with HubTools.opened(bench.line.client, bench.runtime.tokens.mint, ToolCounts(), post) as tools:
+        called = await tools.call(await bench.asker(), Tier.SILVER, "fx_echo", {}, deadline=Deadline.after(60))
+
+    assert called.outcome == "unavailable"
+    levels = [record.levelname for record in caplog.records if "hub_answer_not_read" in record.getMessage()]
+    assert levels == ["WARNING"]
+    assert "secret" not in caplog.text + called.text
 
 
 async def test_a_silent_hub_costs_a_call_its_deadline_and_no_more(clock: Clock, bench: Bench) -> None:

@@ -12,7 +12,7 @@ from tests.counterparts.faultwall.wall import DialectName, Reply
 from tests.tiers.asking import Asking, Tally, ask
 from tests.tiers.clock import Clock, settle
 from tests.waiting import wait_until
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import EngineFault
@@ -22,7 +22,7 @@ from tiers.wire.base import Piece
 FAR_S = 10_000.0
 
 
-class Gaps(NoCounts):
+class Gaps(Counts):
     """Remembers how long engines took between two tokens."""
 
     def __init__(self) -> None:

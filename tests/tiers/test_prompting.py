@@ -17,7 +17,7 @@ STATE = {
     "inventory": ["seven_lanterns"],
     "driver": "tier:gold",
 }
-PERSONA = Persona("test", "Test", "Be brief.", "Nothing.")
+PERSONA = Persona("test", "Be brief.", "Nothing.")
 
 
 def bytes_of(messages: tuple[Message, ...]) -> int:

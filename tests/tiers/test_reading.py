@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from body_broker.errors import SettingsError
+from body_broker.settings import load_settings
+from mcp_servers.hub.inferring import given_by
 from mcp_servers.hub.rooms import ROOMS
-from tiers.catalogue import Catalogue, Given
+from tiers.catalogue import Catalogue, EngineSpec, Given
 from tiers.model import Tier
 from tiers.reading import read_catalogue
 
@@ -17,7 +21,7 @@ URLS = {"gold": "http://gold", "silver": "http://silver", "openai": "https://api
 KEYS = {"openai": "sk-settings", "silver": "silver-settings"}
 
 
-def read(folder: Path, toml: str, **given: dict[str, str]) -> Catalogue:
+def read(folder: Path, toml: str, **given: Any) -> Catalogue:
     file = folder / "models.toml"
     file.write_text(toml, "utf-8")
     return read_catalogue(Given(file=file, **given))
@@ -100,6 +104,43 @@ def test_addresses_keys_and_model_names_come_from_the_settings() -> None:
     assert "sk-settings" not in repr(found)
 
 
+def test_what_is_said_of_one_model_is_not_told_of_another(tmp_path: Path) -> None:
+    """The URL is somebody's: what it serves is what models.toml speaks of only where that names it."""
+    shipped = read_catalogue(Given(urls=URLS)).engines
+    named = read_catalogue(Given(urls=URLS, models={"silver": "tiny", "gold": "qwen2.5-3b-instruct-awq"})).engines
+    toml = """
+    [engines.gold]
+    model = "mine"
+    [engines.silver]
+    size = "70B"
+    context_tokens = 65536
+    """
+    mine = read(tmp_path, toml, urls=URLS).engines
+
+    def facts(engine: EngineSpec) -> tuple[str | None, str | None, bool]:
+        return engine.size, engine.quantisation, engine.context_known
+
+    assert facts(shipped["silver"]) == facts(named["silver"]) == facts(mine["gold"]) == (None, None, False)
+    assert facts(shipped["gold"]) == facts(named["gold"]) == ("3B", "awq-4bit", True)
+    assert facts(mine["silver"]) == ("70B", None, True)
+    assert facts(shipped["openai"]) == (None, None, True)
+
+
+def test_what_an_address_of_the_settings_speaks_is_a_setting_too(tmp_path: Path) -> None:
+    given = given_by(load_settings({"BODY_BROKER_SILVER_URL": "http://silver", "BODY_BROKER_SILVER_DIALECT": "openai"}))
+    assert read_catalogue(given).engines["silver"].dialect == "openai"
+    assert read_catalogue(given_by(load_settings({}))).engines["silver"].dialect == "vllm"
+    file = tmp_path / "models.toml"
+    file.write_text(
+        '[engines.silver]\ndialect = "azure"\n[engines.other]\ntier = "silver"\ndialect = "vllm"\naddress = "silver"\n'
+    )
+    assert read_catalogue(Given(file=file)).engines["silver"].dialect == "azure"
+    found = read_catalogue(replace(given, file=file)).engines
+    assert (found["silver"].dialect, found["other"].dialect) == ("openai", "openai")
+    file.write_text('[engines.silver]\nurl = "http://other"\n')
+    assert read_catalogue(replace(given, file=file)).engines["silver"].dialect == "vllm", "another address"
+
+
 def test_a_studios_file_names_only_what_differs(tmp_path: Path) -> None:
     toml = """
     [engines.gold]
@@ -119,7 +160,7 @@ def test_a_studios_file_names_only_what_differs(tmp_path: Path) -> None:
     found = read(tmp_path, toml, urls=URLS)
 
     assert (found.engines["gold"].context_tokens, found.engines["gold"].model) == (2_048, "qwen2.5-3b-instruct-awq")
-    assert [spec.name for spec in found.of_tier(Tier.SILVER)] == ["silver", "silver-small", "silver-eu"]
+    assert [spec.name for spec in found.of_tier(Tier.SILVER)] == ["silver", "silver-eu", "silver-small"]
     assert found.caps.asker_day == {Tier.CLOUD: Decimal("7.5")}
     assert found.caps.tier_day == {Tier.CLOUD: Decimal(10)}
     assert found.caps.askers == {"person:anna": Decimal(40)}

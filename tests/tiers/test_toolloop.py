@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.counterparts.faultwall.wall import Reply, Tool
+from tests.counterparts.faultwall.wall import Reply, Seen, Tool
 from tests.mcp_servers.hub.conftest import settings_for
+from tests.tiers.clock import Clock
 from tests.tiers.looping import SYSTEM, Heard, Table, table
 from tiers.chain import Exhausted, Interrupted
 from tiers.model import Tier, Told, ToolOffer, ToolUse, Usage
@@ -144,6 +145,58 @@ async def test_what_goes_on_is_told_in_order_and_text_after_outside_text_is_told
         Told("text", "at dusk.", outside=True),
     ]
     assert found.outcome.completion.text == heard.text == "Let me look.\n\nIt leaves at dusk."
+
+
+@dataclass
+class Slow(Heard):
+    """A listener at whose hearing of one kind time goes by."""
+
+    clock: Clock | None = None
+    at: str = ""
+
+    async def __call__(self, told: Told) -> None:
+        if self.clock is not None and told.kind == self.at:
+            self.clock.move(100)
+        await super().__call__(told)
+
+
+@pytest.mark.parametrize(("said", "least_s", "most_s"), [("", 100, 200), ("Let me look.", 0, 100)])
+async def test_the_first_words_are_counted_from_the_request_and_a_call_is_no_word(
+    table: Table, clock: Clock, said: str, least_s: float, most_s: float
+) -> None:
+    found = await table.ask(
+        Reply(text=said, calls=(ECHO,)), AYE, listener=Slow(clock=clock, at="tool"), within_s=100_000
+    )
+
+    assert least_s <= found.outcome.completion.ttft_s < most_s
+
+
+async def test_words_that_were_taken_back_are_not_the_first(table: Table, clock: Clock) -> None:
+    table.wall.say("trtllm", AYE)
+
+    found = await table.ask(
+        Reply(text="It leaves at", fault="cut"), listener=Slow(clock=clock, at="restart"), within_s=100_000
+    )
+
+    assert found.outcome.completion.text == AYE.text
+    assert found.outcome.completion.ttft_s >= 100
+
+
+async def test_without_a_listener_the_first_words_are_those_of_the_answer_all_the_same(
+    table: Table, clock: Clock
+) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.body["messages"][-1]["role"] != "tool":
+            return Reply(calls=(ECHO,))
+        clock.move(1.0)  # less than its limit
+        return AYE
+
+    table.wall.answers["vllm"] = answer
+
+    found = await table.ask()
+
+    assert found.outcome.completion.text == AYE.text
+    assert found.outcome.completion.ttft_s >= 1.0
 
 
 async def test_an_asker_who_has_read_text_from_outside_is_answered_outside_text(table: Table) -> None:

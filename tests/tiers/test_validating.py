@@ -25,7 +25,7 @@ from tests.tiers.clock import Clock, settle
 from tiers.catalogue import Caps, EngineSpec, Price
 from tiers.chain import Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Tier
 from tiers.validating import Check, Target, Validation
@@ -45,12 +45,10 @@ async def wall() -> AsyncIterator[FaultWall]:
 async def tried(
     pool: Pool, spec: EngineSpec, *, caps: Caps | None = None, target: Target = PATIENT
 ) -> dict[str, Check]:
-    engine = Engine(spec, NoCounts())
+    engine = Engine(spec, Counts())
     try:
-        async with CostLedger.opened(pool, caps or Caps({}, {}, {}), NoCounts()) as ledger:
-            validation = Validation(
-                engine, Chain(ledger, NoCounts()), tenant="operator:anna", requests=3, target=target
-            )
+        async with CostLedger.opened(pool, caps or Caps({}, {}, {}), Counts()) as ledger:
+            validation = Validation(engine, Chain(ledger, Counts()), tenant="operator:anna", requests=3, target=target)
             return {check.name: check async for check in validation.run()}
     finally:
         await engine.close()
@@ -88,12 +86,49 @@ async def test_nothing_is_asked_of_a_server_that_is_not_there(wall: FaultWall, p
     )
     assert checks["reachable"].found == "nothing listens at its address"
     assert "Start the server" in checks["reachable"].next_step
+    assert checks["model"].found == "not tried: the engine does not answer"
 
 
-async def test_a_model_that_is_not_served_is_named(wall: FaultWall, pool: Pool) -> None:
-    checks = await tried(pool, replace(SPEC, url=wall.url["vllm"], model="somebody-else"))
-    assert (checks["model"].verdict, checks["tools"].verdict) == ("failed", "left out")
+async def test_an_address_that_no_way_leads_to_is_not_told_as_a_server_that_is_down(pool: Pool) -> None:
+    checks = await tried(pool, replace(SPEC, url="http://255.255.255.255:9"))
+    assert checks["reachable"].found.startswith("it cannot be reached: its name, the network, a proxy")
+    assert "Start the server" not in checks["reachable"].next_step
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_model_that_is_not_served_is_named(wall: FaultWall, pool: Pool, dialect: DialectName) -> None:
+    checks = await tried(pool, replace(SPEC, dialect=dialect, url=wall.url[dialect], model="somebody-else"))
+    assert checks["model"].verdict == "failed"
+    assert checks["model"].found == f"it does not know the model somebody-else: it serves {MODEL}"
     assert "Name a model" in checks["model"].next_step
+    for later in ("schema", "latency", "tools"):
+        assert (checks[later].verdict, checks[later].found) == ("left out", "not tried: the model failed")
+
+
+async def test_several_models_of_which_none_is_named_are_shown(wall: FaultWall, pool: Pool) -> None:
+    wall.models = ("one", "two")
+    checks = await tried(pool, replace(SPEC, url=wall.url["vllm"], model=None))
+    assert checks["model"].found == "it serves one, two, and no model is named"
+    assert "Name a model" in checks["model"].next_step
+
+
+async def test_a_strict_api_asked_as_if_it_were_vllm_is_told_its_dialect_and_not_another_model(
+    wall: FaultWall, pool: Pool
+) -> None:
+    spec = replace(SPEC, url=wall.url["openai"], model=None)
+    checks = await tried(pool, spec)
+    assert checks["reachable"].verdict == "ok", "it has no /health, and lists its models"
+    assert (checks["model"].verdict, checks["model"].found) == ("failed", "it does not take the request")
+    assert "BODY_BROKER_SILVER_DIALECT" in checks["model"].next_step
+    assert "Name a model" not in checks["model"].next_step
+    assert set(verdicts(await tried(pool, replace(spec, dialect="openai"))).values()) == {"ok"}
+
+
+async def test_an_address_where_nothing_is_served_is_not_told_to_name_a_model(wall: FaultWall, pool: Pool) -> None:
+    checks = await tried(pool, replace(SPEC, url=f"{wall.url['vllm']}/elsewhere"))
+    assert checks["reachable"].found == "it does not take the request"
+    assert "Name a model" not in checks["reachable"].next_step
+    assert "address" in checks["reachable"].next_step
 
 
 @pytest.mark.parametrize("dialect", ["vllm", "trtllm"])
@@ -103,7 +138,7 @@ async def test_a_server_of_another_model_that_answers_by_any_name_is_found_out(
     wall.models = ("one", "tw\no", "three", "four")
     checks = await tried(pool, replace(SPEC, dialect=dialect, url=wall.url[dialect]))
     assert (checks["model"].verdict, checks["tools"].verdict) == ("failed", "left out")
-    assert checks["model"].found == f"it serves one, tw o, three, not {MODEL}"
+    assert checks["model"].found == f"it does not know the model {MODEL}: it serves one, tw o, three"
 
 
 async def test_a_provider_that_lists_its_model_by_another_name_passes_and_says_so(wall: FaultWall, pool: Pool) -> None:

@@ -75,7 +75,7 @@ PACKAGES = (
         "vllm",
         "extra vllm",
         "silver's engine, on the machine that has the GPU; a program, never imported",
-        ("tiers/profiles.py", "tiers/wire/vllm.py"),
+        ("tiers/profiles.py", "tiers/wire/dialects.py"),
         program="vllm",
     ),
     Package("slack-sdk", "slack_sdk", "dependency", "approvals in Slack", ("approvals/slack/client.py",)),

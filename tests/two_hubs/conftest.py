@@ -32,7 +32,7 @@ class Pair:
         """The official SDK's client, each of whose requests goes to the next hub."""
         headers = {"authorization": f"Bearer {await self.one.token(principal, *roles)}"}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=20) as http,
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
             Client(streamable_http_client(self.balancer.url, http_client=http)) as client,
         ):
             yield client

@@ -58,7 +58,7 @@ async def test_a_cursor_of_one_hub_is_worth_nothing_to_somebody_else_on_the_othe
 
 async def test_both_hubs_together_admit_no_more_calls_than_the_rate(open_pair: OpenPair) -> None:
     rate = 20
-    async with open_pair(rate_per_s=rate) as pair, httpx2.AsyncClient(timeout=20) as http:
+    async with open_pair(rate_per_s=rate) as pair, httpx2.AsyncClient(timeout=60) as http:
         token = await pair.one.token("tier:silver")
         began = time.monotonic()
         answers = await asyncio.gather(*[pair.call(http, token, "fx_echo", {}) for _ in range(4 * rate)])
@@ -73,7 +73,7 @@ async def test_both_hubs_together_admit_no_more_calls_than_the_rate(open_pair: O
 
 async def test_both_hubs_together_hold_no_more_calls_open_than_allowed(open_pair: OpenPair) -> None:
     most, asked = 8, 20
-    async with open_pair(concurrency_max=most) as pair, httpx2.AsyncClient(timeout=20) as http:
+    async with open_pair(concurrency_max=most) as pair, httpx2.AsyncClient(timeout=60) as http:
         token = await pair.one.token("tier:silver")
         calls = [asyncio.create_task(pair.call(http, token, "fx_wait_plain", {})) for _ in range(asked)]
         await wait_until(lambda: sum(call.done() for call in calls) >= asked - most, "the others are refused")
@@ -97,7 +97,7 @@ async def test_what_taints_a_session_through_one_hub_taints_it_through_the_other
 
 async def test_a_revoked_token_is_refused_by_both_hubs(pair: Pair) -> None:
     issued = await pair.one.runtime.tokens.issue("tier:silver", ttl_s=600)
-    async with httpx2.AsyncClient(timeout=20) as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         for _ in pair.balancer.url, pair.balancer.url:
             assert (await pair.call(http, issued.token, "whoami", {})).status_code == 200
         await pair.other.runtime.tokens.revoke(jti=issued.jti)
@@ -106,7 +106,7 @@ async def test_a_revoked_token_is_refused_by_both_hubs(pair: Pair) -> None:
             answers = [await pair.call(http, issued.token, "whoami", {}) for _ in range(2)]
             return [answer.status_code for answer in answers] == [401, 401]
 
-        await wait_until(refused, "both hubs refuse it", timeout_s=5)
+        await wait_until(refused, "both hubs refuse it")
 
 
 async def test_who_listens_on_one_hub_hears_of_a_document_that_was_imported_through_the_other(pair: Pair) -> None:
@@ -114,7 +114,7 @@ async def test_who_listens_on_one_hub_hears_of_a_document_that_was_imported_thro
         uri = await _import(pair.other, "The ferry sank.")
         async with client.listen(resource_subscriptions=[uri]) as events:
             assert await _import(pair.other, "The ferry never sank.") == uri
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 event = await anext(aiter(events))
         text = await client.read_resource(uri)
     assert isinstance(event, ResourceUpdated)

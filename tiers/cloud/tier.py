@@ -31,6 +31,10 @@ class CloudTier:
         self._below, self._cache = below, ResponseCache(redis, counts)
         self._salt = " ".join(sorted(f"{spec.name}={spec.adapter or spec.model}" for spec in engines))
 
+    async def settled(self) -> None:
+        """Return once every answer that was to be kept is."""
+        await self._cache.settled()
+
     async def execute(
         self,
         request: InferenceRequest,

@@ -35,7 +35,8 @@ def by_worth(
 
     def worth(candidate: Candidate) -> tuple[bool, bool, float]:
         engine = candidate.engine
-        eta_s = engine.eta_s(request.max_tokens)
+        lane = engine.background if request.priority == "background" else engine.lane
+        eta_s = engine.eta_s(request.max_tokens, lane)
         price = engine.spec.price
         usd = 0.0 if price is None else most_usd(price, tokens, request.max_tokens)
         return role not in engine.spec.roles, eta_s > remaining_s, usd + eta_s * SECOND_USD[request.cost_sensitivity]

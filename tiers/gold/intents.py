@@ -10,7 +10,6 @@ from tiers.choosing import Options
 from tiers.model import Message
 from tiers.prompting import marked
 
-TOKENS_MAX = 8
 TARGETS_MAX = 6
 """How many of those who are there a model is told of: with one digit each, every line has three or four tokens."""
 
@@ -46,7 +45,6 @@ class Scene:
         outside: Whether words from outside are in it.
     """
 
-    npc_id: str
     version: int
     alive: bool = True
     health: int = 100

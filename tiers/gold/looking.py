@@ -95,11 +95,9 @@ class Looking:
             return
         version = None if look.scene is None else look.scene.version
         value = orjson.dumps({"text": line.text, "outside": line.outside, "version": version})
-        try:
+        with suppress(*LOST):
             async with deadline.within(_WRITE_S).scope():
                 await self._redis.set(_key(request, asker), value, px=KEPT_MS)
-        except (*LOST, TimeoutError):
-            return
 
     async def _read(self, look: Look, request: InferenceRequest, npc_id: str, asker: Asker, deadline: Deadline) -> None:
         await asyncio.gather(self._remember(look, request, asker), self._see(look, npc_id, asker, deadline))

@@ -37,7 +37,6 @@ class HubSight:
             asked = {"where": where, "fields": ["alive"], "limit": _PRESENT_MAX}
             others = await self._read(asker, "find_entities", asked, deadline)
         return Scene(
-            npc_id=npc_id,
             version=npc["version"],
             alive=state.get("alive", True),
             health=state.get("health", 100),

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from dataclasses import dataclass
 
-from body_broker.errors import Unavailable
+from body_broker.errors import BodyBrokerError, Detail, Unavailable
 from body_broker.storage.redis import Redis
 from tiers.accepting import prepared
 from tiers.chain import Chain, Course, Exhausted, Interrupted, Outcome
@@ -16,10 +16,11 @@ from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import EngineFault
 from tiers.gold import policy
-from tiers.gold.intents import TOKENS_MAX, messages_of, options_of
+from tiers.gold.intents import messages_of, options_of
 from tiers.gold.looking import Line, Look, Looking, digest
 from tiers.gold.sight import Sight
 from tiers.model import (
+    GOLD_TOKENS_MAX,
     Asker,
     Fallback,
     Finish,
@@ -32,6 +33,8 @@ from tiers.model import (
     Told,
 )
 from tiers.router import Decision
+from tiers.steps import is_absent
+from tiers.unanswered import steps_of, told_steps, unanswered
 from tiers.wire.base import Ask, Completion
 
 _SEEING = 0.25
@@ -55,7 +58,7 @@ class _Plan:
     @property
     def tokens(self) -> int:
         """The most that an answer may have."""
-        return min(TOKENS_MAX, self.request.max_tokens)
+        return min(GOLD_TOKENS_MAX, self.request.max_tokens)
 
     def make(self, engine: Engine, model: str) -> Ask:
         """One engine's request."""
@@ -101,18 +104,6 @@ class GoldTier:
     def __init__(self, chain: Chain, redis: Redis, counts: Counts, *, sight: Sight | None = None) -> None:
         self._chain, self._counts, self._looking = chain, counts, Looking(redis, sight)
 
-    async def execute(
-        self,
-        request: InferenceRequest,
-        decision: Decision,
-        *,
-        asker: Asker,
-        deadline: Deadline,
-        listener: Listener | None = None,
-    ) -> InferenceResult:
-        """The same as `execute_with_fallback`, by the name that every tier has."""
-        return await self.execute_with_fallback(request, decision, asker=asker, deadline=deadline, listener=listener)
-
     async def execute_with_fallback(
         self,
         request: InferenceRequest,
@@ -134,7 +125,8 @@ class GoldTier:
 
         Raises:
             BadInput: Its schema is none.
-            Unavailable: The answer broke off after it had begun to be told, or no model answered what a rule cannot.
+            Unavailable: The answer broke off after it had begun to be told, or no model answered what a rule cannot (as
+                `unanswered` has it: another error where asking again does not help).
         """
         began = asyncio.get_running_loop().time()
         async with self._looking.at(request, asker, deadline) as look:
@@ -155,16 +147,14 @@ class GoldTier:
         self._counts.answered(Tier.GOLD, found.source, seconds)
         return dataclasses.replace(found, seconds=seconds)
 
+    execute = execute_with_fallback  # by the name that every tier has
+
     async def _without_model(
         self, plan: _Plan, decision: Decision, asker: Asker, look: Look, none: Exhausted
     ) -> InferenceResult:
-        request, skipped = plan.request, (*decision.skipped, *none.fallbacks)
+        request, steps = plan.request, decision.steps(none.fallbacks)
         if plan.options is None:
-            raise Unavailable(
-                "No model answered in time, and a rule answers neither in free text nor by a schema.",
-                next_step="Ask with choices, or with an npc_id and no schema: then a rule decides where no model does.",
-                details={"fallbacks": [f"{each.engine}: {each.reason}" for each in skipped]},
-            )
+            raise _unruled(steps, decision.rest_s(steps))
         await look.until(plan.deadline.share(_LAST))
         cached = _cached(plan, look)
         if request.npc_id is not None:
@@ -183,9 +173,9 @@ class GoldTier:
             source=source,
             outside=asker.tainted or look.outside or cached.outside,
             reason=decision.reason,
-            fallbacks=skipped,
+            fallbacks=steps,
             cost_usd=none.cost_usd,
-            note=note + _unconfigured(skipped),
+            note=note + _unconfigured(steps),
         )
 
 
@@ -226,9 +216,8 @@ def _of_model(plan: _Plan, decision: Decision, outcome: Outcome) -> InferenceRes
         text, finish = chosen, "stop" if finish == "stop" else "grammar"
     elif finish == "length" and done.usage.completion < plan.tokens:
         finish = "deadline"  # shortened to what there was time for
-    stepped_down = any(
-        step.reason != "not_configured" for step in (*decision.passed_over(spec.name), *outcome.fallbacks)
-    )
+    steps = decision.steps(outcome.fallbacks, spec)
+    stepped_down = not all(is_absent(step) for step in steps)
     is_another = candidate.tier is Tier.GOLD and stepped_down  # silver's are larger
     is_meant = plan.request.model == spec.name or not (spec.smaller or is_another)
     return InferenceResult(
@@ -240,11 +229,21 @@ def _of_model(plan: _Plan, decision: Decision, outcome: Outcome) -> InferenceRes
         finish=finish,
         outside=plan.outside,
         reason=decision.reason,
-        fallbacks=(*decision.skipped, *outcome.fallbacks),
+        fallbacks=steps,
         usage=done.usage,
         cost_usd=outcome.cost_usd,
         ttft_s=done.ttft_s,
     )
+
+
+def _unruled(steps: tuple[Fallback, ...], rest_s: float | None) -> BodyBrokerError:
+    """The error for what no rule answers; where a model may answer it later, how a rule could answer now."""
+    said = f"No model answered, and a rule answers neither in free text nor by a schema. {told_steps(steps)}"
+    details: dict[str, Detail] = {"engines": steps_of(steps)}
+    error = unanswered([step.reason for step in steps], said, details=details, retry_after_s=rest_s)
+    if error.retryable:
+        error.next_step += " With choices, or with an npc_id and no schema, a rule decides where no model does."
+    return error
 
 
 def _cached(plan: _Plan, look: Look) -> Line | None:
@@ -256,6 +255,6 @@ def _cached(plan: _Plan, look: Look) -> Line | None:
     return None
 
 
-def _unconfigured(skipped: tuple[Fallback, ...]) -> str:
-    is_empty = bool(skipped) and all(each.reason == "not_configured" for each in skipped)
+def _unconfigured(steps: tuple[Fallback, ...]) -> str:
+    is_empty = bool(steps) and all(is_absent(each) for each in steps)
     return " No engine is configured: set BODY_BROKER_GOLD_URL." if is_empty else ""

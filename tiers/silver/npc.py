@@ -16,13 +16,15 @@ from tiers.deadline import Deadline
 from tiers.hubtools import Called, HubTools
 from tiers.model import BYTES_A_TOKEN, Asker, InferenceResult, Listener, Tier, Told, ToolUse
 from tiers.prompting import NPC_BYTES, Turn, for_npc
-from tiers.router import ModelRouter, budget_s
+from tiers.router import Decision, ModelRouter, budget_s
 from tiers.silver.context import MAX_TOKENS, NpcContext, lore_as_known
 from tiers.silver.history import Dialogue
 from tiers.silver.keeping import LORE_KEPT_S, Kept, requester_of
 
 log = get_logger(__name__)
 
+NPC_STATE, LORE = "get_npc_state", "retrieve_lore"
+"""What is read before the model is asked."""
 LORE_PASSAGES = 4
 _READS_SHARE = 0.4
 """The part of the time left that reading the NPC, and then its lore, may take each."""
@@ -46,10 +48,31 @@ class _Reading:
     listener: Listener | None
     used: list[ToolUse]
 
-    async def tell(self) -> None:
-        """Whoever listens hears of the latest read."""
+    async def tell(self, told: Told) -> None:
+        """Whoever listens hears how it goes."""
         if self.listener is not None:
-            await self.listener(Told("tool_done", f"{self.used[-1].name}: {self.used[-1].outcome}"))
+            await self.listener(told)
+
+    async def tell_done(self) -> None:
+        """Whoever listens hears of the latest read."""
+        await self.tell(Told("tool_done", f"{self.used[-1].name}: {self.used[-1].outcome}"))
+
+
+class _OnceRouted:
+    """A listener that has heard already where the talk goes."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    @property
+    def restarts(self) -> bool:
+        """Whether pieces may be taken back."""
+        return self._listener.restarts
+
+    async def __call__(self, told: Told) -> None:
+        """Hear one thing."""
+        if told.kind != "routed":
+            await self._listener(told)
 
 
 class SilverTierNPC:
@@ -72,6 +95,8 @@ class SilverTierNPC:
     ) -> InferenceResult:
         """What the NPC says: at most 128 tokens, temperature 0.7.
 
+        The listener hears `routed` first, once the NPC was read; of that read, and of each other tool, `tool` and then `tool_done`.
+
         Raises:
             NotFound: There is no such NPC.
             Denied: The asker, or silver for them, may not read it.
@@ -85,44 +110,48 @@ class SilverTierNPC:
         deadline = Deadline.after(budget_s(npc_context.request(player_message)))
         reading = _Reading(npc_context, deadline, listener, [])
         state = await self._npc(reading)
-        npc_context, room = self._room(npc_context, player_message, deadline)
+        npc_context, decision, room = self._room(npc_context, player_message, deadline)
+        await reading.tell(Told("routed", f"{decision.tier}: {decision.reason}"))
+        await reading.tell(Told("tool", NPC_STATE))
+        await reading.tell_done()
         turns, note = await self._turns(asker.conversation)
         lore = await self._known(player_message, state, reading) if room else None
         messages = for_npc(player_message, state=state, lore=lore, turns=turns, bytes_max=room or NPC_BYTES)
         left_ms = max(_LEAST_MS, deadline.remaining() * 1_000)
         request = npc_context.request(player_message, messages)
         request = replace(request, latency_budget_ms=left_ms, npc_lore=state.get("persona"))
-        result = await self._router.execute(request, asker=asker, listener=listener)
+        routed_s, heard = now() - began, None if listener is None else _OnceRouted(listener)
+        result = await self._router.execute(request, asker=asker, listener=heard)
         if result.source != "template" and not await self._remember(asker, player_message, result):
             note = "This exchange could not be remembered."
         return replace(
             result,
             tools=(*reading.used, *result.tools),
             seconds=now() - began,
+            ttft_s=None if result.ttft_s is None else routed_s + result.ttft_s,
             note=" ".join(filter(None, (result.note, note))) or None,
         )
 
-    def _room(self, context: NpcContext, said: str, deadline: Deadline) -> tuple[NpcContext, int]:
-        """How many bytes may be told to whoever can be asked; 0 where nobody can.
+    def _room(self, context: NpcContext, said: str, deadline: Deadline) -> tuple[NpcContext, Decision, int]:
+        """Who can be asked, and how many bytes they may be told; 0 where nobody can.
 
         An engine that has no tools is better than none, where tools may be left out.
         """
         decision = self._router.decide(context.request(said), remaining_s=deadline.remaining())
         if not decision.candidates and context.look_up == "auto" and "cannot" in {s.reason for s in decision.skipped}:
             return self._room(replace(context, look_up="never"), said, deadline)
-        tokens = min((c.engine.spec.context_tokens for c in decision.candidates), default=0)
-        return context, min(NPC_BYTES, max(0, int((tokens - MAX_TOKENS) * BYTES_A_TOKEN * _PROMPT_SHARE)))
+        tokens = min((c.engine.context_tokens for c in decision.candidates), default=0)
+        return context, decision, min(NPC_BYTES, max(0, int((tokens - MAX_TOKENS) * BYTES_A_TOKEN * _PROMPT_SHARE)))
 
     async def _npc(self, reading: _Reading) -> Mapping[str, Json]:
         """What the world says of the NPC, without the words of players that it remembers."""
-        called = await self._read(reading, "get_npc_state", {"npc_id": reading.context.npc_id})
+        called = await self._read(reading, NPC_STATE, {"npc_id": reading.context.npc_id})
         if called.outcome != "ok":
             raise _refusal(called)
         state = cast("Mapping[str, Json]", called.structured.get("state") or {})
         if state.get("alive") is False:
             raise Conflict(f"{reading.context.npc_id} is dead.", next_step="Talk to somebody who lives.")
-        await reading.tell()  # not before: what is refused is refused before anything is told
-        return state
+        return state  # nothing is told before this: what is refused is refused before anything is told
 
     async def _known(self, said: str, state: Mapping[str, Json], reading: _Reading) -> str | None:
         """Lore about what was said, as far as this NPC knows it; None where there is none."""
@@ -131,8 +160,9 @@ class SilverTierNPC:
         lore = self._lore.get(key)
         if lore is None:
             arguments = {"topic": said, "k": LORE_PASSAGES, **lore_as_known(npc_id, state.get("persona"))}
-            called = await self._read(reading, "retrieve_lore", arguments)
-            await reading.tell()
+            await reading.tell(Told("tool", LORE))
+            called = await self._read(reading, LORE, arguments)
+            await reading.tell_done()
             if called.outcome != "ok":
                 return None
             lore = "\n".join(_lines(called.structured))[:_LORE_CHARACTERS_MAX]

@@ -22,7 +22,6 @@ class Persona:
 
     Attributes:
         name: In personas.toml.
-        title: For people.
         system: Its instructions: fixed text of ours.
         template: What is told where no model answers.
         temperature: Where the request names none.
@@ -30,7 +29,6 @@ class Persona:
     """
 
     name: str
-    title: str
     system: str
     template: str
     temperature: float | None = None

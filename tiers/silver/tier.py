@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -13,11 +13,10 @@ import orjson
 from body_broker.calls import Json
 from body_broker.errors import Unavailable
 from tiers.accepting import Accept, prepared
-from tiers.chain import Chain, Exhausted, Interrupted
+from tiers.chain import Course, Exhausted, Interrupted
 from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
-from tiers.faults import IN_WORDS
 from tiers.model import (
     Asker,
     Fallback,
@@ -34,14 +33,14 @@ from tiers.router import Decision
 from tiers.silver.context import lore_as_known
 from tiers.silver.keeping import ANSWERS_KEPT_S, Kept, requester_of
 from tiers.silver.personas import NPC, PLAIN, Persona, persona_named
-from tiers.toolloop import LoopOutcome, Make, ToolLoop
-from tiers.unanswered import unanswered
+from tiers.steps import is_absent
+from tiers.toolloop import LoopOutcome, ToolLoop
+from tiers.unanswered import steps_of, told_steps, unanswered
 from tiers.wire.base import Ask
 
 _URGENCY = {"normal": 0.5, "background": 0.1}
 _KEPT_CHARACTERS_MAX, _KEPT_REQUEST_BYTES_MAX = 8_000, 65_536
 _NOTHING_GOES_ON = " Nothing goes on with it: the bronze tier is not there yet."
-_SET_UP = "No engine is configured: BODY_BROKER_SILVER_URL, or a cloud provider's key, names one (docs/tiers.md)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +83,13 @@ class SilverTier:
     """The tier of dialogue (seed `silver_tier`).
 
     Args:
-        chain: Goes down the engines.
         loop: Runs the tools that a model wants.
         counts: Takes measurements.
     """
 
-    def __init__(self, chain: Chain, loop: ToolLoop, counts: Counts) -> None:
-        self._chain, self._loop, self._counts = chain, loop, counts
+    def __init__(self, loop: ToolLoop, counts: Counts) -> None:
+        self._loop, self._counts = loop, counts
         self._answers = Kept[_Answer]("response", ANSWERS_KEPT_S, counts)
-
-    async def execute(
-        self,
-        request: InferenceRequest,
-        decision: Decision,
-        *,
-        asker: Asker,
-        deadline: Deadline,
-        listener: Listener | None,
-    ) -> InferenceResult:
-        """What the router asks: `execute_with_tools`."""
-        return await self.execute_with_tools(request, decision, asker=asker, deadline=deadline, listener=listener)
 
     async def execute_with_tools(
         self,
@@ -133,7 +119,7 @@ class SilverTier:
             raise Unavailable(
                 "The answer broke off after it had begun.",
                 next_step="Ask again; what came of it so far is no answer.",
-                details={"engines": _steps(broken.fallbacks), "tools": _outcomes(broken.tools)},
+                details={"engines": steps_of(broken.fallbacks), "tools": _outcomes(broken.tools)},
             ) from broken
         except Exhausted as ended:
             result = await self._without_model(asked, ended)
@@ -142,32 +128,34 @@ class SilverTier:
         self._counts.answered(decision.tier, result.source, result.seconds)
         return result
 
+    execute = execute_with_tools  # by the name that every tier has
+
     async def _ask(self, asked: _Asked, accept: Accept, deadline: Deadline) -> LoopOutcome:
         request, decision = asked.request, asked.decision
         if not decision.candidates:
             raise Exhausted(())
         return await self._loop.run(
-            self._chain,
             decision.candidates,
-            _make(request, asked.persona),
+            Course(
+                make=_make(request, asked.persona),
+                tenant=asked.asker.tenant,
+                deadline=deadline,
+                listener=asked.listener,
+                accept=accept,
+                partial=request.schema is None and not request.choices,
+            ),
             asker=asked.asker,
             tier=Tier.SILVER,
             request=request,
-            deadline=deadline,
-            listener=asked.listener,
-            accept=accept,
-            partial=request.schema is None and not request.choices,
             fixed=_as_it_knows(request),
         )
 
     def _of_model(self, asked: _Asked, done: LoopOutcome) -> InferenceResult:
         outcome = done.outcome
         completion, spec, model = outcome.completion, outcome.candidate.engine.spec, outcome.model
-        fallbacks = (*asked.decision.passed_over(spec.name), *outcome.fallbacks)
+        fallbacks = asked.decision.steps(outcome.fallbacks, spec)
         named = asked.request.model == spec.name
-        stepped_down = tuple(step for step in fallbacks if step.reason != "not_configured")
-        if not spec.smaller and outcome.candidate.tier is asked.decision.tier:
-            fallbacks = stepped_down
+        stepped_down = not all(is_absent(step) for step in fallbacks)
         whole = completion.finish in {"stop", "grammar"} and not completion.calls
         if whole and asked.key is not None and len(completion.text) <= _KEPT_CHARACTERS_MAX:
             self._answers.put(asked.key, _Answer(completion.text, spec.name, model, done.outside))
@@ -193,13 +181,14 @@ class SilverTier:
 
         No listener hears it: what is streamed is a model's, and whoever streams tells the rest by its `source`.
         """
-        request, fallbacks = asked.request, (*asked.decision.skipped, *ended.fallbacks)
-        told = _told(fallbacks)
+        request, fallbacks = asked.request, asked.decision.steps(ended.fallbacks)
+        told = told_steps(fallbacks)
         if request.schema is not None or request.choices or request.offers:
             raise unanswered(
                 [step.reason for step in fallbacks],
                 f"No model answered, and no fixed text could obey what was asked for. {told}",
-                details={"engines": _steps(fallbacks), "tools": _outcomes(ended.tools)},
+                details={"engines": steps_of(fallbacks), "tools": _outcomes(ended.tools)},
+                retry_after_s=asked.decision.rest_s(fallbacks),
             )
         earlier = None if asked.key is None else self._answers.get(asked.key)
         persona = asked.persona or await persona_named(PLAIN)
@@ -216,11 +205,11 @@ class SilverTier:
             tools=ended.tools,
             usage=ended.usage,
             cost_usd=ended.cost_usd,
-            note=f"No model answered: this is {what}. {told}{_NOTHING_GOES_ON if _is_bronze_s(request) else ''}",
+            note=f"No model answered: this is {what}. {told}{_NOTHING_GOES_ON}",
         )
 
 
-def _make(request: InferenceRequest, persona: Persona | None) -> Make:
+def _make(request: InferenceRequest, persona: Persona | None) -> Callable[[Engine, str], Ask]:
     messages = request.conversation()
     if persona is not None:
         messages = in_persona(messages, persona)
@@ -267,11 +256,6 @@ def _key(request: InferenceRequest, asker: Asker) -> Hashable | None:
     return requester_of(asker), sha256(orjson.dumps(said)).digest()
 
 
-def _is_bronze_s(request: InferenceRequest) -> bool:
-    """Whether bronze would go on with it, were it there."""
-    return request.sla == "async" or request.requires_expert_reasoning
-
-
 def _note_of(done: LoopOutcome) -> str | None:
     withheld = ", ".join(done.withheld)
     notes = (
@@ -281,23 +265,6 @@ def _note_of(done: LoopOutcome) -> str | None:
         else "The tokens are about as many as told: the engine did not count them.",
     )
     return " ".join(filter(None, notes)) or None
-
-
-def _told(fallbacks: tuple[Fallback, ...]) -> str:
-    """Who failed or was not asked, in words; how to set one up where that is all there is to it."""
-    missing = [step.engine for step in fallbacks if step.reason == "not_configured"]
-    if len(missing) == len(fallbacks):
-        return _SET_UP
-    failed = "; ".join(
-        f"{step.engine}: {IN_WORDS.get(step.reason, step.reason)}"
-        for step in dict.fromkeys(fallbacks)
-        if step.reason != "not_configured"
-    )
-    return f"{failed}. Not configured: {', '.join(missing)}." if missing else f"{failed}."
-
-
-def _steps(fallbacks: tuple[Fallback, ...]) -> list[str]:
-    return [f"{step.engine}: {step.reason.replace('_', ' ')}" for step in fallbacks]
 
 
 def _outcomes(tools: tuple[ToolUse, ...]) -> list[str]:

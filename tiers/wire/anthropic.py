@@ -48,7 +48,6 @@ _CHOICE: Mapping[str, Json] = {"auto": {"type": "auto"}, "none": {"type": "none"
 class Anthropic:
     """Anthropic's Messages API."""
 
-    name = "anthropic"
     health_path = "/v1/models"
     models_path = "/v1/models"
 

@@ -10,7 +10,6 @@ from tiers.wire.openai import OpenAi
 class Azure(OpenAi):
     """The v1 API of an Azure OpenAI resource; the model is the deployment's name."""
 
-    name = "azure"
     health_path = "/openai/v1/models"
     models_path = "/openai/v1/models"
     chat_path = "/openai/v1/chat/completions"

@@ -47,7 +47,6 @@ class Prepared:
 
     path: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,6 @@ class Reader(Protocol):
 
 class Dialect(Protocol):
     """How one kind of engine is spoken to."""
-
-    @property
-    def name(self) -> str:
-        """As models.toml calls it."""
-        ...
 
     def ask(self, ask: Ask) -> Prepared:
         """The request on the wire; fields that this engine refuses or ignores are never sent.

@@ -48,7 +48,7 @@ class Connection:
 
     def asked(self, prepared: Prepared) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """The answer to a request, whatever its status; no redirect is followed. Leaving early closes the connection at once."""
-        headers = {**self._headers, **prepared.headers}
+        headers = dict(self._headers)
         carry(headers)
         body = prepared.body if len(prepared.body) < _BODY_AT_ONCE else io.BytesIO(prepared.body)  # written in parts
         return self._opened().post(self._url + prepared.path, data=body, headers=headers, allow_redirects=False)
@@ -68,7 +68,7 @@ class Connection:
         except TimeoutError as error:
             raise EngineFault("silent") from error
         except aiohttp.ClientConnectorError as error:
-            raise EngineFault("refused") from error
+            raise not_connected(error) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineFault("reset") from error
 
@@ -99,6 +99,11 @@ class Connection:
                 cookie_jar=aiohttp.DummyCookieJar(),  # no request knows of another
             )
         return self._session
+
+
+def not_connected(error: aiohttp.ClientConnectorError) -> EngineFault:
+    """Whether somebody was there to say no, or nobody could be reached."""
+    return EngineFault("refused" if isinstance(error.os_error, ConnectionRefusedError) else "unreachable")
 
 
 def answer_bytes_max(max_tokens: int) -> int:

@@ -55,7 +55,6 @@ _NOTHING: dict[str, Any] = {}
 class OpenAi:
     """OpenAI's own dialect."""
 
-    name = "openai"
     health_path = "/v1/models"
     models_path = "/v1/models"
     chat_path = "/v1/chat/completions"
@@ -113,7 +112,7 @@ class ChatReader:
     """Reads one answer in the Chat Completions form."""
 
     def __init__(self) -> None:
-        self.ended, self._calls = False, False
+        self.ended = False
 
     def event(self, name: str, data: bytes) -> Piece | None:
         """What one chunk says; `[DONE]` ends the stream."""
@@ -152,18 +151,16 @@ class ChatReader:
             if delta.get("refusal"):  # said instead of an answer that obeys a schema
                 raise EngineFault("withheld")
             thinks = bool(delta.get("reasoning_content") or delta.get("reasoning"))
-            self._calls = self._calls or bool(pieces)
             return Piece(_text(text), pieces, self._finish(finish), _usage(usage), thinks)
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
             raise EngineFault("malformed") from error
 
-    def _finish(self, finish: str | None) -> Finish | None:
+    @staticmethod
+    def _finish(finish: str | None) -> Finish | None:
         if finish is None:
             return None
         if finish not in _FINISH:  # content_filter, abort, error: what is there is not the answer
             raise EngineFault("withheld" if finish == "content_filter" else "failed")
-        if self._calls and finish == "stop":  # so ends a call of the one tool that was named
-            return "tools"
         return _FINISH[finish]
 
 

@@ -14,7 +14,6 @@ _SPECIAL = re.compile(r"[\\^$.|?*+(){}\[\]]")
 class TrtLlm(OpenAi):
     """TensorRT-LLM's server. A field that it does not know is a 400, so only what it names is sent (facts/tiers.md §2)."""
 
-    name = "trtllm"
     health_path = "/health"
 
     def fields(self, ask: Ask) -> dict[str, Json]:

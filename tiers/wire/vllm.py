@@ -12,7 +12,6 @@ _URGENT, _LEAST = 0, 100
 class Vllm(OpenAi):
     """vLLM's OpenAI-compatible server. What it does not know it ignores without a word, so nothing of another dialect is sent."""
 
-    name = "vllm"
     health_path = "/health"
 
     def fields(self, ask: Ask) -> dict[str, Json]:

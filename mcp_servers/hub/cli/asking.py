@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ import click
 import orjson
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, NotFound
+from body_broker.errors import BadInput, BodyBrokerError, NotFound
 from body_broker.settings import Settings
 from body_broker.text import clean
 from mcp_servers.hub.cli.context import data_dir_option, principal_of, run, settings_of
@@ -23,6 +24,15 @@ from tiers.model import Sla, Told
 
 _ONLY_WITHOUT_NPC = ("sla", "persona", "tools", "model", "max_tokens")
 _ONLY_WITH_NPC = ("player", "look_up")
+_OPTIONS = {
+    "latency_budget_ms": "--budget-ms",
+    "max_tokens": "--max-tokens",
+    "look_up": "--look-up",
+    "The arguments do not fit generate:": "The question does not fit:",
+    "The arguments do not fit talk_to_npc:": "The question does not fit:",
+}
+"""What a person at this command calls what the tools have other names for."""
+_ARGUMENTS = re.compile("|".join(map(re.escape, _OPTIONS)))
 _NO_MODEL = frozenset({"template", "policy"})
 _NO_MODEL_CODE = 2
 
@@ -38,7 +48,7 @@ _NO_MODEL_CODE = 2
     help="Who asks, and pays: person:NAME or service:NAME; embedded stores only.",
 )
 @click.option("--sla", type=click.Choice(get_args(Sla)), default=None, help="How soon (default interactive).")
-@click.option("--persona", default=None, metavar="NAME", help="In whose words: plain, storyteller, support.")
+@click.option("--persona", default=None, metavar="NAME", help="In whose words: plain, storyteller, support, npc.")
 @click.option("--npc", default=None, metavar="ID", help="Say it to this NPC of the world, as a player would.")
 @click.option("--player", default=None, metavar="NAME", help="With --npc: who says it; each has a talk of their own.")
 @click.option(
@@ -48,7 +58,10 @@ _NO_MODEL_CODE = 2
     help="With --npc: whether the model may, must or must not call tools.",
 )
 @click.option(
-    "--tools", default=None, metavar="NAMES", help="Tools of the hub, or groups of them, that the model may call: a,b."
+    "--tools",
+    default=None,
+    metavar="NAMES",
+    help="Tools that the model may call, or groups of models.toml (npc, rag_search, storyteller, ...): a,b.",
 )
 @click.option("--model", default=None, metavar="NAME", help="auto, a tier, or an engine (hub://models has them).")
 @click.option("--max-tokens", type=int, default=None, help="The most that the answer may have.")
@@ -64,9 +77,18 @@ def ask(
     where the question was refused.
     """
     asked = _asked(prompt, budget_ms, given)
-    source = run(_ask(settings_of(data_dir), principal_of(principal), asked, as_json=as_json))
+    try:
+        source = run(_ask(settings_of(data_dir), principal_of(principal), asked, as_json=as_json))
+    except BodyBrokerError as error:
+        error.message, error.next_step = _in_options(error.message), _in_options(error.next_step)
+        raise
     if source in _NO_MODEL:
         sys.exit(_NO_MODEL_CODE)
+
+
+def _in_options(text: str) -> str:
+    """A text of ours with this command's options for the arguments of the tools that it calls."""
+    return _ARGUMENTS.sub(lambda found: _OPTIONS[found[0]], text.replace("model=", "--model "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +126,9 @@ async def _ask(settings: Settings, principal: str, asked: _Asked, *, as_json: bo
         )
         try:
             answer = await runtime.gate.run(request)
-        except NotFound as error:
-            if asked.tool != "talk_to_npc":
+        except BodyBrokerError as error:
+            screen.fail(error)
+            if asked.tool != "talk_to_npc" or not isinstance(error, NotFound):
                 raise
             step = f"{error.next_step} `body-broker world load` brings the starter world; --data-dir says which stores are asked."
             raise NotFound(error.message, next_step=step, details=error.details) from error
@@ -150,6 +173,16 @@ class _Screen:
             self._heard.add(what)
             click.echo(f"· {clean(what, limit=200)}", err=True)
 
+    def fail(self, error: BodyBrokerError) -> None:
+        """The steps down to no answer at all."""
+        steps = error.details.get("engines")
+        downs = [step.partition(": ") for step in steps] if isinstance(steps, list) else []
+        if self._said:
+            click.echo()
+        if not self._quiet:
+            for line in _downs([(engine, reason.replace(" ", "_")) for engine, _, reason in downs], self._heard):
+                click.echo(line, err=True)
+
     def end(self, result: Mapping[str, Any]) -> None:
         """The answer, if it was not shown as it came, then how it came about."""
         if self._said:
@@ -164,17 +197,24 @@ def _step(engine: str, reason: str) -> str:
     return f"not {engine}: {IN_WORDS.get(reason, reason)}"
 
 
+def _downs(downs: Sequence[tuple[str, str]], heard: set[str]) -> list[str]:
+    """Steps down in lines, but for those that were heard of."""
+    steps = dict.fromkeys(_step(engine, reason) for engine, reason in downs if reason != "not_configured")
+    lines = [f"step   {step}" for step in steps if step not in heard]
+    if absent := [engine for engine, reason in downs if reason == "not_configured"]:
+        lines.append(f"step   without an address: {', '.join(absent)}")
+    return lines
+
+
 def _facts(result: Mapping[str, Any], heard: set[str]) -> list[str]:
     """How an answer came about, in lines for people, but for what they have heard."""
     model = f" ({result['model']})" if result["model"] else ""
     by = f"{result['engine']}{model} of {result['tier']}" if result["engine"] else "no model"
-    first = f", the engine's first words after {_seconds(result['ttft_s'])}" if result["ttft_s"] is not None else ""
+    first = f", first words after {_seconds(result['ttft_s'])}" if result["ttft_s"] is not None else ""
     cost = "not known" if result["cost_usd"] is None else f"${result['cost_usd']:.6f}" if result["cost_usd"] else "$0"
-    if "prompt_tokens" in result:
-        cost += f" for {result['prompt_tokens']} tokens read, {result['completion_tokens']} written"
+    cost += f" for {result['prompt_tokens']} tokens read, {result['completion_tokens']} written"
     cut = {"length": ", cut at its most tokens", "deadline": ", cut when its time was over"}.get(result["finish"], "")
-    steps = dict.fromkeys(_step(down["engine"], down["reason"]) for down in result["fallbacks"])
-    lines = [f"step   {step}" for step in steps if step not in heard]
+    lines = _downs([(down["engine"], down["reason"]) for down in result["fallbacks"]], heard)
     lines += [f"tool   {used['name']}: {used['outcome']}, {_seconds(used['seconds'])}" for used in result["tools"]]
     lines += [
         f"from   {result['source']}, by {by}{cut}",

@@ -85,6 +85,7 @@ async def _ask(runtime: Runtime, bronze: Seat, ada: _Ada, *, at_terminal: bool) 
         result = await calling
     finally:
         calling.cancel()
+        await asyncio.wait([calling])  # the client fails to close where an answer still comes
     if decided.standing != "approved" or result.is_error:
         raise DemoFailed(f"the approved call did not run: {decided.standing}, {result.structured_content}")
     content: Any = result.structured_content
@@ -139,6 +140,7 @@ async def _leave_it_to_them(runtime: Runtime, bronze: Seat) -> None:
         taken_back = await bronze.ask("cancel_approval", {"id": shown.id})
     finally:
         calling.cancel()
+        await asyncio.wait([calling])  # the client fails to close where an answer still comes
     say("enrolled", "people are enrolled here, so the demo makes no approver of its own: they would decide, with")
     say("", "`body-broker approvals approve ID --as person:NAME`, on the hub's page, or in Slack")
     say("taken", f"back by {bronze.who}: {taken_back['standing']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mcp_servers.hub.cli.demo_round import FERRYMAN, DemoFailed, say, seated
@@ -10,6 +11,8 @@ from mcp_servers.hub.tokens import Tokens
 SAID = "For whom do you keep the lanterns on your ferry?"
 _BUDGET_MS = 60_000  # whoever watches a demo waits for a small machine's model
 _SHOWN = 300
+_OF_THE_TESTS = "tiny"
+"""What the tests' own server calls its model (docs/tiers.md)."""
 
 
 async def go_talk(url: str, tokens: Tokens) -> None:
@@ -31,9 +34,15 @@ async def go_talk(url: str, tokens: Tokens) -> None:
     says = " ".join(talked["says"].split())
     say("talks", f"{FERRYMAN}: {says if len(says) <= _SHOWN else f'{says[:_SHOWN]} …'}")
     say("called", f"{', '.join(f'{name} {outcome}' for name, outcome in called)}, each as service:game>tier:silver")
+    say("model", answered_by(talked))
+
+
+def answered_by(talked: Mapping[str, Any]) -> str:
+    """Which model it was, how long it took and what it cost, in one line."""
     first = "" if talked["ttft_s"] is None else f", first word after {talked['ttft_s']:.2f} s"
     cost = "cost not known" if talked["cost_usd"] is None else f"{talked['cost_usd']:.4f} US dollars"
-    say("model", f"{talked['model']} at {talked['engine']}: {talked['seconds']:.1f} s{first}, {cost}")
+    chance = " (the tests' model: words by chance)" if talked["model"] == _OF_THE_TESTS else ""
+    return f"{talked['model']}{chance} at {talked['engine']}: {talked['seconds']:.1f} s{first}, {cost}"
 
 
 def _without_model(talked: dict[str, Any]) -> str:

@@ -13,17 +13,21 @@ from pydantic import ValidationError
 
 from body_broker.errors import BadInput
 from body_broker.text import clean
-from mcp_servers.hub.cli.context import data_dir_option, settings_of
+from mcp_servers.hub.cli.context import data_dir_option, run, settings_of
 from mcp_servers.hub.generating import Generate
 from mcp_servers.hub.inferring import given_by
+from mcp_servers.hub.rooms import ROOMS
+from tiers.accepting import prepared
 from tiers.catalogue import Catalogue
 from tiers.cloud.worth import by_worth
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.faults import IN_WORDS
 from tiers.model import InferenceRequest, Tier
 from tiers.reading import read_catalogue
+from tiers.requests import check
 from tiers.router import Decision, ModelRouter, budget_s
+from tiers.silver.personas import persona_named
 
 _PROBLEMS_MAX = 20
 _AFTERWARDS = {
@@ -46,11 +50,13 @@ def route(request: str, *, as_json: bool, data_dir: Path | None) -> None:
     """
     asked = _asked(sys.stdin.buffer.read() if request == "-" else request)
     catalogue = read_catalogue(given_by(settings_of(data_dir)))
-    engines = {name: Engine(spec, NoCounts()) for name, spec in catalogue.engines.items() if spec.url is not None}
+    run(_check(asked))
+    engines = {name: Engine(spec, Counts()) for name, spec in catalogue.engines.items() if spec.url is not None}
     router = ModelRouter(catalogue, engines, {})
     decision = router.decide(asked, remaining_s=budget_s(asked))
     decision = replace(decision, candidates=by_worth(decision.candidates, asked, remaining_s=budget_s(asked)))
-    click.echo(_as_json(decision, asked) if as_json else _as_text(decision, asked, catalogue))
+    strange = _strange(router.with_role(asked), catalogue)
+    click.echo(_as_json(decision, asked, strange) if as_json else _as_text(decision, asked, catalogue, strange))
     router.check_fits(asked, decision)
 
 
@@ -76,14 +82,34 @@ def _asked(text: str | bytes) -> InferenceRequest:
         ) from error
 
 
+async def _check(asked: InferenceRequest) -> None:
+    """Refuse what every tier refuses, in its words.
+
+    Raises:
+        BadInput: A number cannot be, there is no such persona, or a schema is none.
+        TooLarge: A schema is too long.
+    """
+    check(asked)
+    if asked.persona is not None:
+        await persona_named(asked.persona)
+    await prepared(asked)
+
+
+def _strange(asked: InferenceRequest, catalogue: Catalogue) -> list[str]:
+    """Names among its tools that are neither a tool's nor a group's; no model is offered anything for them."""
+    known = {tool.name for room in ROOMS for tool in room.tools} | catalogue.tool_groups.keys()
+    return [clean(name, limit=100) for name in asked.tools or () if name not in known]
+
+
 def _problem(found: Any) -> str:  # pydantic's ErrorDetails
     place = ".".join(clean(str(part), limit=40) for part in found["loc"]) or "request"
     if found["type"] == "model_type":
         return f"{place}: must be a JSON object"
-    return f"{place}: unknown" if found["type"] == "extra_forbidden" else f"{place}: {found['msg']}"
+    said = str(found["msg"]).removeprefix("Value error, ")
+    return f"{place}: {'unknown' if found['type'] == 'extra_forbidden' else said}"
 
 
-def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue) -> str:
+def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue, strange: list[str]) -> str:
     lines = [f"{decision.tier}: {decision.reason}; {budget_s(asked):g} s for the whole answer"]
     for place, candidate in enumerate(decision.candidates, 1):
         spec = candidate.engine.spec
@@ -94,12 +120,14 @@ def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue) 
         )
     lines.append(f"  {'then' if decision.candidates else 'at once'}: {_AFTERWARDS[decision.tier]}")
     lines += [f"  not {skip.engine}: {IN_WORDS.get(skip.reason, skip.reason)}" for skip in decision.skipped]
+    if strange:
+        lines.append(f"  not offered: {', '.join(strange)}: there is no tool or group of that name")
     if all(spec.url is None for spec in catalogue.engines.values()):
         lines.append("No engine is configured: BODY_BROKER_SILVER_URL, or an API key, is where most begin.")
     return "\n".join(lines)
 
 
-def _as_json(decision: Decision, asked: InferenceRequest) -> str:
+def _as_json(decision: Decision, asked: InferenceRequest, strange: list[str]) -> str:
     body = {
         "tier": decision.tier,
         "reason": decision.reason,
@@ -108,6 +136,7 @@ def _as_json(decision: Decision, asked: InferenceRequest) -> str:
             {"engine": c.engine.spec.name, "tier": c.tier, "needs_s": c.needs_s} for c in decision.candidates
         ],
         "skipped": [{"engine": s.engine, "reason": s.reason} for s in decision.skipped],
+        "not_offered": strange,
         "then": _AFTERWARDS[decision.tier],
     }
     return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()

@@ -15,7 +15,7 @@ from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.scanners import find_semgrep
 from tiers.catalogue import Catalogue
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 
 _COUNTS = """
 SELECT (SELECT count(*) FROM audit_record) AS records, (SELECT count(*) FROM lore_document) AS documents,
@@ -110,12 +110,13 @@ async def models_line(pool: Pool, catalogue: Catalogue) -> str:
     if not engines:
         return "none configured: docs/tiers.md"
     caps = catalogue.caps.tier_day
-    sums = {
-        each.tier: each for each in await CostLedger(pool, catalogue.caps, NoCounts()).figures() if each.asker == "*"
-    }
+    sums = {each.tier: each for each in await CostLedger(pool, catalogue.caps, Counts()).figures() if each.asker == "*"}
+    paid = dict.fromkeys(spec.tier for spec in engines if spec.price is not None)
     money = [
-        f"{tier} {each.spent_usd if (each := sums.get(tier)) else 0:.4f} of {caps.get(tier, 0):.2f} US dollars today"
-        for tier in dict.fromkeys(spec.tier for spec in engines if spec.price is not None)
+        f"{tier} {each.spent_usd if (each := sums.get(tier)) else 0:.4f} of {caps[tier]:.2f} US dollars today"
+        if tier in caps
+        else f"{tier} has no cap for money, so nothing that costs is asked: set caps.tier_day in models.toml"
+        for tier in paid
     ]
     return "; ".join([", ".join(spec.name for spec in engines), *money])
 

@@ -16,7 +16,7 @@ from mcp_servers.hub.runtime import open_runtime
 from tiers.catalogue import EngineSpec
 from tiers.chain import Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Tier
 from tiers.validating import REQUESTS, Check, Validation
@@ -25,7 +25,7 @@ _TIERS = (Tier.GOLD, Tier.SILVER, Tier.CLOUD)
 _SHOWN = {"ok": "ok", "failed": "FAIL", "left out": "-"}
 _HOW = {
     Tier.GOLD: "Set BODY_BROKER_GOLD_URL to the address of a trtllm-serve: `body-broker engine-profile gold` starts one.",
-    Tier.SILVER: "Set BODY_BROKER_SILVER_URL to the address of a vLLM server, or of any with OpenAI's API.",
+    Tier.SILVER: "Set BODY_BROKER_SILVER_URL to the address of a vLLM server, or of any with OpenAI's API and BODY_BROKER_SILVER_DIALECT.",
     Tier.CLOUD: "Set BODY_BROKER_OPENAI_API_KEY, BODY_BROKER_ANTHROPIC_API_KEY, or Azure's URL and key.",
 }
 
@@ -67,11 +67,11 @@ async def _validate(settings: Settings, tiers: Sequence[Tier], requests: int, *,
         if configured:
             await record(runtime, "tiers.validate", {"engines": ", ".join(spec.name for spec in configured)})
         ledger = await stack.enter_async_context(
-            CostLedger.opened(runtime.stores.pool, catalogue.caps, NoCounts(), engines=configured)
+            CostLedger.opened(runtime.stores.pool, catalogue.caps, Counts(), engines=configured)
         )
-        chain = Chain(ledger, NoCounts())
+        chain = Chain(ledger, Counts())
         for spec in configured:
-            engine = Engine(spec, NoCounts())
+            engine = Engine(spec, Counts())
             stack.push_async_callback(engine.close)
             async for check in Validation(engine, chain, tenant=operator(), requests=requests).run():
                 checks.append(check)

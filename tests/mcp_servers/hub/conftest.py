@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ class Hub:
     async def client_with(self, token: str, mode: str = "auto") -> AsyncGenerator[Client]:
         headers = {"authorization": f"Bearer {token}"}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=20) as http,
+            httpx2.AsyncClient(headers=headers, timeout=240) as http,
             Client(streamable_http_client(self.url, http_client=http), mode=mode) as client,
         ):
             yield client
@@ -59,8 +61,32 @@ class Hub:
 OpenHub = Callable[..., AbstractAsyncContextManager[Hub]]
 
 
+@pytest.fixture(scope="session")
+def patient_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our models.toml, with engines that count as silent or stalled only after a minute."""
+    ours = files("tiers").joinpath("models.toml").read_text("utf-8")
+    folder = tmp_path_factory.mktemp("tiers")
+    (folder / "models.toml").write_text(re.sub(r"(?m)^(ttft_s|stall_s) = .*$", r"\1 = 60", ours), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def patient_engines(patient_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine is given up because this machine is busy; tests/tiers asks how soon one must speak."""
+
+    def ours(_package: str) -> Path:
+        return patient_models
+
+    monkeypatch.setattr("tiers.reading.files", ours)
+
+
 @pytest.fixture
-def settings_for(database_url: str, redis_url: str, tmp_path: Path) -> Callable[..., Settings]:
+def settings_for(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Settings]:
+    # A process that stands still for a second has not lost its Redis; a call would be refused as if it had.
+    monkeypatch.setattr("mcp_servers.hub.limits._TIMEOUT_S", 60.0)
+
     def make(**overrides: Any) -> Settings:
         return Settings.model_validate(
             {

@@ -19,7 +19,7 @@ from mcp_servers.hub.runtime import Runtime, open_runtime
 from mcp_servers.hub.serve import Address, listening
 from tests.mcp_servers.hub.conftest import Hub
 from tests.mcp_servers.hub.fixture_room import ROOM, Seen, row
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.hubtools import Called, HubTools
 from tiers.model import Asker, Tier
@@ -132,9 +132,7 @@ class Scene:
 
     async def begin(self, call: Call, talk: str = "talk", *, heard: str | None = None) -> Asker:
         inferring = self.runtime.inferring
-        return await inferring.begin(
-            call, "tier:silver", inferring.conversation(call.caller, talk), heard_outside=heard
-        )
+        return await inferring.begin(call, inferring.conversation(call.caller, talk), heard_outside=heard)
 
     async def converse(self, client: Any) -> dict[str, Any]:
         """What came of one conversation that this client began."""
@@ -178,7 +176,7 @@ async def inner_tools(runtime: Runtime, counts: Any = None) -> AsyncGenerator[Hu
     door = InnerDoor(protocol, runtime.identities, runtime.settings)
     async with (
         door.serving(),
-        HubTools.opened(door.client, runtime.tokens.mint, counts or NoCounts(), door.post) as tools,
+        HubTools.opened(door.client, runtime.tokens.mint, counts or Counts(), door.post) as tools,
     ):
         yield tools
 

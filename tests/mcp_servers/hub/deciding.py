@@ -33,8 +33,11 @@ def environment_of(database_url: str, redis_url: str, folder: Path) -> dict[str,
     }
 
 
-def next_code(secret: str, later: int = 0) -> str:
-    """The code of now, or of a step later; the hub's own clock is the machine's."""
+def next_code(secret: str, later: int = 1) -> str:
+    """The code of so many steps later; the hub's own clock is the machine's.
+
+    That of the next step is good already, and for a minute more, in which a command comes to read it on a slow machine.
+    """
     return code_at(secret, _now() + later * STEP_S)
 
 

@@ -23,7 +23,7 @@ class Terminal:
 
     async def sees(self, text: str) -> str:
         """Everything said so far, once this text is in it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
             while text not in self.said and await self._more():
                 pass
         assert text in self.said, self.said
@@ -38,7 +38,7 @@ class Terminal:
 
     async def ends(self) -> int:
         """The exit code, when everything was read."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while await self._more():
                 pass
             return await self.process.wait()

@@ -36,7 +36,7 @@ async def by_resource(hub: Hub) -> str:
 
 async def by_page(hub: Hub) -> str:
     headers = {"authorization": f"Bearer {await hub.token(ANNA, 'sre')}"}
-    async with httpx2.AsyncClient(headers=headers) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
         answer = await http.get(f"{hub.base}/metrics")
     assert answer.status_code == 200, answer.text
     return answer.text
@@ -77,7 +77,7 @@ async def test_a_request_that_nobody_comes_back_to_is_ended_by_the_worker_once_i
 
         assert await state(late) == "pending"  # nobody has read it
         async with working(hub.runtime):
-            await wait_until(ended, "the worker ends what is past its time", timeout_s=30)
+            await wait_until(ended, "the worker ends what is past its time")
         assert await state(kept) == "pending"
 
 
@@ -105,7 +105,7 @@ async def test_the_worker_forgets_conversations_that_are_long_over(studio: Studi
             return "cnv_over" not in await kept()
 
         async with working(runtime):
-            await wait_until(forgotten, "the worker forgets what is over", timeout_s=30)
+            await wait_until(forgotten, "the worker forgets what is over")
         assert await kept() == {"cnv_new", "cnv_tainted_lately", "ses_anna"}
 
 
@@ -124,4 +124,4 @@ async def test_the_worker_forgets_logins_to_the_pages_that_are_over(studio: Stud
             return [row["id"] for row in await pool.fetch("SELECT id FROM page_login")] == [b"open"]
 
         async with working(runtime):
-            await wait_until(forgotten, "the worker forgets what is over", timeout_s=30)
+            await wait_until(forgotten, "the worker forgets what is over")

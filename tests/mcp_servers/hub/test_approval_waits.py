@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,8 +108,10 @@ async def test_a_call_whose_token_was_revoked_while_it_waited_is_told_nothing(st
 async def test_calls_that_wait_keep_none_of_their_askers_other_calls_out(studio: Studio) -> None:
     async with studio.hub(works=False, concurrency_max=4) as hub, hub.client(BRONZE) as client:
         waiters = hub.runtime.approvals.waiters
-        calls = [asyncio.create_task(do(client, "deed_once", wait_s=60)) for _ in range(6)]
-        await wait_until(lambda: waiters.waiting() == 6, "all wait")
+        calls: list[asyncio.Task[Any]] = []
+        for number in range(1, 7):  # one after the other: four slots are all that may be held at once
+            calls.append(asyncio.create_task(do(client, "deed_once", wait_s=280)))
+            await wait_until(lambda wanted=number: waiters.waiting() == wanted, f"{number} wait")
         approval_id, _ = await pending(hub.runtime.stores.pool, "deed_once")
         assert not (await client.call_tool("whoami", {})).is_error
         assert not (await client.call_tool("cancel_approval", {"id": approval_id})).is_error
@@ -121,7 +124,7 @@ async def test_calls_that_wait_keep_none_of_their_askers_other_calls_out(studio:
 async def test_beyond_so_many_of_one_asker_nobody_waits(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "WAITING_MAX", 2)
     async with studio.hub(works=False) as hub, hub.client(BRONZE) as client:
-        calls = [asyncio.create_task(do(client, "deed_once", wait_s=60)) for _ in range(2)]
+        calls = [asyncio.create_task(do(client, "deed_once", wait_s=280)) for _ in range(2)]
         await wait_until(lambda: hub.runtime.approvals.waiters.waiting() == 2, "two wait")
         assert error_of(await do(client, "deed_once", wait_s=60))["code"] == "approval_pending"
         for call in calls:

@@ -50,7 +50,7 @@ async def test_a_client_that_waits_hears_whom_it_waits_for_and_gets_the_result(s
         heard.append(message)
 
     async with studio.hub() as hub, hub.client(BRONZE, mode=mode) as client:
-        call = asyncio.create_task(do(client, "deed_once", wait_s=20, progress_callback=hear))
+        call = asyncio.create_task(do(client, "deed_once", wait_s=60, progress_callback=hear))
         approval_id, _ = await pending(hub.runtime.stores.pool, "deed_once")
         await wait_until(lambda: heard, "the client hears that it waits")
         await say(hub.runtime.approvals.desk, approval_id)
@@ -87,7 +87,7 @@ async def test_a_client_without_patience_joins_gets_the_result_once_and_then_ask
 
 async def test_several_calls_that_wait_for_one_approval_all_get_its_result(studio: Studio) -> None:
     async with studio.hub() as hub, hub.client(BRONZE) as one, hub.client(BRONZE) as two:
-        calls = [asyncio.create_task(do(client, "deed_once", wait_s=20)) for client in (one, two, one)]
+        calls = [asyncio.create_task(do(client, "deed_once", wait_s=60)) for client in (one, two, one)]
         approval_id, _ = await pending(hub.runtime.stores.pool, "deed_once")
         await wait_until(lambda: hub.runtime.approvals.waiters.waiting(approval_id) == 3, "all three wait")
         await say(hub.runtime.approvals.desk, approval_id)
@@ -102,7 +102,7 @@ async def test_who_disconnects_while_waiting_finds_the_result_when_it_comes_back
         token = await hub.token(BRONZE)
         body: dict[str, Any] = request("tools/call", {"name": "deed_once", "arguments": {"name": "lamp"}})
         body["params"]["_meta"] |= {WAIT_META: 60}
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             leaving = asyncio.create_task(
                 http.post(hub.url, headers=modern(token, "tools/call", "deed_once"), content=orjson.dumps(body))
             )
@@ -126,7 +126,7 @@ async def test_asked_through_one_hub_voted_through_another_and_run_by_a_third_pr
         studio.runtime(name="worker") as third,
         one.client(BRONZE) as client,
     ):
-        call = asyncio.create_task(do(client, "deed_keep", wait_s=20))
+        call = asyncio.create_task(do(client, "deed_keep", wait_s=60))
         approval_id, _ = await pending(two.runtime.stores.pool, "deed_keep")
         await say(two.runtime.approvals.desk, approval_id)
         await settles(two.runtime.approvals.desk, approval_id, "approved")
@@ -188,7 +188,7 @@ async def test_what_has_been_done_is_told_though_it_could_not_be_foreseen_any_mo
 async def test_a_refusal_s_reason_reaches_the_agent_and_expiry_is_no_refusal(studio: Studio) -> None:
     async with studio.hub() as hub, hub.client(BRONZE) as client:
         desk, pool = hub.runtime.approvals.desk, hub.runtime.stores.pool
-        call = asyncio.create_task(do(client, "deed_once", wait_s=20))
+        call = asyncio.create_task(do(client, "deed_once", wait_s=60))
         approval_id, _ = await pending(pool, "deed_once")
         await say(desk, approval_id, "deny", reason="Not before the festival.")
         denied = error_of(await call)
@@ -234,7 +234,7 @@ async def test_a_once_effect_that_refused_is_told_as_it_said_and_leaves_nothing_
 async def test_what_may_be_repeated_is_tried_again_and_told_when_it_is_done(studio: Studio) -> None:
     studio.deeds.failures = 2
     async with studio.hub() as hub, hub.client(BRONZE) as client:
-        call = asyncio.create_task(do(client, "deed_stumble", wait_s=20))
+        call = asyncio.create_task(do(client, "deed_stumble", wait_s=60))
         approval_id, _ = await pending(hub.runtime.stores.pool, "deed_stumble")
         await say(hub.runtime.approvals.desk, approval_id)
         assert (await call).structured_content["under"] == approval_id
@@ -362,7 +362,7 @@ class TestOwnFactor:
 
         headers = {"authorization": f"Bearer {await hub.token('person:anna', 'engineer')}"}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=20) as http,
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
             Client(streamable_http_client(hub.url, http_client=http), elicitation_callback=elicited) as client,
         ):
             yield client, asked
@@ -380,7 +380,7 @@ class TestOwnFactor:
 
     async def test_the_client_opens_the_page_and_the_call_goes_on_after_the_yes(self, studio: Studio) -> None:
         async with studio.hub() as hub, self.client(hub, self.confirm) as (client, asked):
-            result = await do(client, "deed_keep", wait_s=20)
+            result = await do(client, "deed_keep", wait_s=60)
         assert result.structured_content["did"] == "lamp"
         (params,) = asked
         assert params.message == "Keep lamp for good - confirm it with your passkey or code."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -82,6 +83,11 @@ class Studio:
         return await runtime.tokens.mint(asker, "tier:bronze", "cnv_12345678", 300)
 
 
+def without_minutes(listed: str) -> str:
+    """A list, however long each still waits: a minute may have passed since another list."""
+    return re.sub(r"waits \d+ min more", "waits", listed)
+
+
 @pytest.fixture
 async def studio(
     open_hub: OpenHub, redis: object, database_url: str, redis_url: str, tmp_path: Path
@@ -89,7 +95,7 @@ async def studio(
     _ = redis  # flushed before the test
     environment = environment_of(database_url, redis_url, tmp_path)
     async with (
-        open_hub(approvers=environment["BODY_BROKER_APPROVERS"], approval_wait_s=60) as hub,
+        open_hub(approvers=environment["BODY_BROKER_APPROVERS"], approval_wait_s=280) as hub,
         working(hub.runtime),
     ):
         yield Studio(hub, Enrolment(hub.runtime), environment)
@@ -125,7 +131,7 @@ async def test_an_agent_s_call_waits_is_listed_shown_approved_and_runs(studio: S
     assert "asked by tier:bronze" in listed
     assert f"may say yes: The boss ({BOSS})" in listed
     assert "0 of 1 from sre or admin" in listed
-    assert for_boss == listed
+    assert without_minutes(for_boss) == without_minutes(listed)
     assert for_anna == f"Nothing waits that {ANNA} could say yes to.\n"
     assert "Its reason, in the caller's own words:\n  | the quest needs it\n" in shown
     fingerprint = (await studio.hub.runtime.approvals.desk.get(approval)).fingerprint
@@ -190,7 +196,7 @@ async def test_an_agent_with_a_shell_and_no_code_is_refused(studio: Studio) -> N
 
 async def test_an_agent_that_guesses_a_code_is_refused_and_soon_not_heard_at_all(studio: Studio) -> None:
     boss, _ = await studio.people.enrol(BOSS)
-    right = {next_code(boss, later) for later in (-1, 0, 1, 2)}
+    right = {next_code(boss, later) for later in range(-1, 5)}
     guesses = [code for number in range(20) if (code := f"{number:06}") not in right][:5]
     async with studio.asked(await studio.hub.token("tier:bronze")) as (approval, _):
         told = await studio.refused("approve", approval, "--as", BOSS, "--code-stdin", typed=guesses[0])
@@ -300,6 +306,7 @@ async def test_what_was_cut_off_is_settled_by_an_approver_with_their_factor(
         assert (await studio.refused(*words)).startswith("The second factor is needed here")
         _, listed, _ = await studio.command("list")
         assert f"{approval}  unknown" in listed
+        await hub.runtime.stores.pool.execute("UPDATE factor SET last_step = 0")  # as if it were a minute later
 
         code, out, err = await studio.command(*words, "--code-stdin", typed=next_code(boss, 1))
 

@@ -18,6 +18,7 @@ from tests.mcp_servers.hub.test_clients import HUB, run
 from tests.waiting import wait_until, wait_until_sync
 
 SAID = "The Tallyman's office."
+PATIENT = "patient.toml"
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def data_dir() -> Iterator[Path]:
     """A data dir whose stores stay up between the commands of this file."""
     folder = Path(tempfile.mkdtemp(prefix="body-broker-ask-", dir=scratch_dir()))
     embedded.start(folder)
+    (folder / PATIENT).write_text("[engines.silver]\nttft_s = 60\nstall_s = 60\n", encoding="utf-8")
     yield folder
     embedded.release(folder)
     wait_until_sync(lambda: embedded.status(folder).keeper_pid is None, "the keeper ends")
@@ -38,7 +40,12 @@ def data_dir() -> Iterator[Path]:
 
 
 async def ask(*command: str, data_dir: Path, **env: str) -> tuple[int, str, str]:
-    return await run(HUB, "ask", *command, "--data-dir", str(data_dir), **env)
+    return await run(HUB, "ask", *command, "--data-dir", str(data_dir), **patient(data_dir), **env)
+
+
+def patient(data_dir: Path) -> dict[str, str]:
+    """The setting by which no engine is given up because this machine is busy."""
+    return {"BODY_BROKER_MODELS": str(data_dir / PATIENT)}
 
 
 async def test_a_pipe_gets_the_answer_and_a_person_how_it_came_about(data_dir: Path, wall: FaultWall) -> None:
@@ -61,10 +68,44 @@ async def test_a_pipe_gets_the_answer_and_a_person_how_it_came_about(data_dir: P
     assert roles == ["system", "user"], "the persona stands before the question"
 
 
+async def test_a_collector_that_is_down_is_told_in_one_line(data_dir: Path, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(text=SAID))
+    code, out, err = await ask(
+        "Who?",
+        data_dir=data_dir,
+        BODY_BROKER_SILVER_URL=wall.url["vllm"],
+        BODY_BROKER_OTLP_URL="http://127.0.0.1:1",
+        BODY_BROKER_SILVER_MODEL="",
+    )
+    assert (code, out) == (0, f"{SAID}\n"), err
+    assert err.count("traces_not_sent") == 1, err
+    for theirs in ("opentelemetry", "ransient", "Connection", "Traceback"):
+        assert theirs not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--budget-ms", "-1"), "The question does not fit: --budget-ms: Input should be greater than 0."),
+        (("--max-tokens", "0"), "The question does not fit: --max-tokens: Input should be greater"),
+        (("--model", "gpt-2"), "Use one of: auto, gold, silver."),
+        (("--npc", "mara", "--budget-ms", "0"), "The question does not fit: --budget-ms: "),
+    ],
+)
+async def test_what_is_wrong_is_told_in_the_command_s_own_options(
+    data_dir: Path, given: tuple[str, ...], told: str
+) -> None:
+    code, out, err = await ask("Who?", *given, data_dir=data_dir, BODY_BROKER_SILVER_URL="http://127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert told in err
+    for theirs in ("latency_budget_ms", "max_tokens", "generate", "Value error"):
+        assert theirs not in err
+
+
 async def test_a_terminal_sees_the_words_as_they_come(data_dir: Path, wall: FaultWall) -> None:
     wall.say("vllm", Reply(pieces=("The Tally", "man", "'s", " o", "ff", "ic", "e", "."), gap_s=0.4))
     command = ("ask", "Who?", "--data-dir", str(data_dir))
-    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"], **patient(data_dir)) as terminal:
         await terminal.sees("The Tally")
         assert wall.inside["vllm"] == 1, "it is still being said"
         assert await terminal.ends() == 0
@@ -74,7 +115,7 @@ async def test_a_terminal_sees_the_words_as_they_come(data_dir: Path, wall: Faul
 async def test_a_terminal_sees_that_words_are_taken_back(data_dir: Path, wall: FaultWall) -> None:
     wall.say("vllm", Reply(text=SAID, fault="cut"))
     command = ("ask", "Who?", "--data-dir", str(data_dir))
-    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"], **patient(data_dir)) as terminal:
         await terminal.sees("· what it said so far is taken back")
         assert await terminal.ends() == 2
     assert terminal.said.index("taken back") < terminal.said.index("This text was not written by one.")
@@ -83,7 +124,7 @@ async def test_a_terminal_sees_that_words_are_taken_back(data_dir: Path, wall: F
 async def test_who_interrupts_it_frees_the_engine(data_dir: Path, wall: FaultWall) -> None:
     wall.always["vllm"] = Reply(pieces=("drip ",) * 1_000, gap_s=0.05)
     command = ("ask", "Who?", "--budget-ms", "60000", "--data-dir", str(data_dir))
-    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"]) as terminal:
+    async with at_terminal(*command, BODY_BROKER_SILVER_URL=wall.url["vllm"], **patient(data_dir)) as terminal:
         await terminal.sees("drip")
         terminal.interrupts()
         assert await terminal.ends() == 130
@@ -95,11 +136,13 @@ async def test_without_an_engine_it_shows_every_step_down_to_the_fixed_text(data
     code, out, err = await ask("Who audits the cemetery?", data_dir=data_dir)
     assert code == 2, "a script can tell it from an answer"
     assert out == "No model could answer. This text was not written by one.\n"
-    assert "step   not silver: it has no address" in err
-    assert "step   not anthropic: it has no address" in err
+    steps = [line for line in err.splitlines() if line.startswith("step")]
+    assert len(steps) == 1
+    assert steps[0].startswith("step   without an address: silver, silver-small, openai, ")
+    assert steps[0].endswith(", anthropic, anthropic-large")
     assert "from   template, by no model" in err
     assert "BODY_BROKER_SILVER_URL" in err
-    assert "bronze" not in err, "it would not go on with this"
+    assert "Nothing goes on with it: the bronze tier is not there yet." in err
 
 
 async def test_a_step_down_is_said_once_and_in_words(data_dir: Path, wall: FaultWall) -> None:
@@ -110,6 +153,7 @@ async def test_a_step_down_is_said_once_and_in_words(data_dir: Path, wall: Fault
     steps = [line for line in err.splitlines() if not line.startswith("note")]
     assert steps[:2] == ["· goes to silver: interactive", "· not silver: its answer broke off"]
     assert sum("not silver:" in line for line in steps) == 1
+    assert steps[2].startswith("step   without an address: silver-small, openai"), "what was never asked comes last"
     assert "again" not in err
     assert "silver: its answer broke off." in err
 
@@ -126,6 +170,16 @@ async def test_a_program_gets_one_object(data_dir: Path, wall: FaultWall) -> Non
     assert {"engine": "silver", "reason": "failed"} in json.loads(out)["fallbacks"]
 
 
+async def test_gold_without_an_engine_shows_every_step_down_too_and_how_to_set_one_up(data_dir: Path) -> None:
+    code, out, err = await ask("hello", "--sla", "real-time", "--max-tokens", "8", data_dir=data_dir)
+    assert (code, out) == (1, "")
+    lines = err.splitlines()
+    assert lines[0].startswith("· goes to gold: real-time")
+    assert lines[1].startswith("step   without an address: gold, gold-small, silver, ")
+    assert "No engine is configured" in err
+    assert "again" not in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -133,7 +187,7 @@ async def test_a_program_gets_one_object(data_dir: Path, wall: FaultWall) -> Non
         ("--player anna", "--player: only with --npc"),
         ("--npc nobody_at_all", "There is no npc"),
         ("--npc nobody_at_all", "`body-broker world load`"),
-        ("--max-tokens -1", "max_tokens"),
+        ("--max-tokens -1", "--max-tokens: Input should be"),
         ("--sla async", "The bronze tier is not there yet"),
         ("--as person:anna", "default-deny:draft"),
     ],

@@ -68,7 +68,10 @@ async def test_with_tls_files_the_hub_speaks_tls_1_3(open_hub: OpenHub, tmp_path
 
     async with open_hub(tls_certificate=str(certificate), tls_key=str(key)) as hub:
         assert hub.url.startswith("https://127.0.0.1:")
-        async with httpx2.AsyncClient(verify=trusting) as http, http.stream("GET", f"{hub.base}/healthz") as answer:
+        async with (
+            httpx2.AsyncClient(verify=trusting, timeout=60) as http,
+            http.stream("GET", f"{hub.base}/healthz") as answer,
+        ):
             spoken = answer.extensions["network_stream"].get_extra_info("ssl_object").version()
             assert (answer.status_code, spoken) == (200, "TLSv1.3")
 

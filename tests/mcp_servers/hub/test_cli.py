@@ -18,6 +18,9 @@ from tests.components import scratch_dir
 from tests.mcp_servers.hub.test_clients import HUB, run
 from tests.waiting import wait_until_sync
 
+PATIENT = {"BODY_BROKER_SCAN_WAIT_S": "120", "BODY_BROKER_CALL_TIMEOUT_S": "240"}
+"""However slow the scanners are on this machine, the demo has their report."""
+
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
@@ -37,13 +40,13 @@ def from_here(folder: Path) -> str:
 
 async def ok(*command: str, data_dir: Path, **env: str) -> str:
     code, out, err = await run(HUB, *command, "--data-dir", from_here(data_dir), **env)
-    assert code == 0, err
+    assert code == 0, (out, err)
     return out
 
 
 @pytest.mark.requires("weights")
 async def test_the_demo_goes_as_said_and_prints_what_a_person_can_read(data_dir: Path) -> None:
-    out = await ok("demo", "--once", data_dir=data_dir)
+    out = await ok("demo", "--once", data_dir=data_dir, **PATIENT)
     lines = out.splitlines()
     assert len(lines) <= 60
     assert "no model runs here" in out
@@ -60,7 +63,7 @@ async def test_the_demo_goes_as_said_and_prints_what_a_person_can_read(data_dir:
     assert "arning" not in out
     asked = out.index("Which bureaucrat audits the cemetery?")
     assert "The Tallyman's office" in out[asked:], "found by meaning, for it shares no word with the question"
-    again = await ok("demo", "--once", data_dir=data_dir)
+    again = await ok("demo", "--once", data_dir=data_dir, **PATIENT)
     assert "117 entities were there already" in again
 
 
@@ -72,7 +75,7 @@ async def test_the_demo_stays_up_and_ends_on_sigterm(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     said = ""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while "Ctrl-C stops it." not in said:
             said += (await process.stdout.readline()).decode()
         process.send_signal(signal.SIGTERM)
@@ -90,7 +93,7 @@ async def test_a_served_hub_prints_its_port_and_drains_on_sigterm(tmp_path: Path
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         said = (await process.stdout.readline()).decode()
         assert said.startswith("Serving on http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
@@ -240,7 +243,7 @@ async def test_a_worker_takes_up_what_no_hub_is_there_to_do_and_ends_on_sigterm(
         env=dict(os.environ),  # noqa: TID251
     )
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         assert await process.stderr.readline() == b"Working.\n"
         process.send_signal(signal.SIGTERM)
         await process.wait()

@@ -79,6 +79,7 @@ def another_engine(folder: Path, wall: FaultWall) -> Path:
     models = folder / "models.toml"
     models.write_text(
         f'[engines.silver-other]\ntier = "silver"\ndialect = "vllm"\nurl = "{wall.url["vllm"]}"\nmodel = "{MODEL}"\n'
+        "ttft_s = 60\nstall_s = 60\n"
     )
     return models
 
@@ -92,7 +93,7 @@ async def post(hub: Hub, body: Any, **headers: str) -> httpx2.Response:
     """A request as it is, without a client that knows better."""
     sent = {"authorization": f"Bearer {await hub.token('service:chat')}", "content-type": "application/json"}
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         return await http.post(f"{hub.base}/v1/chat/completions", content=content, headers=sent | headers)
 
 
@@ -397,7 +398,9 @@ async def test_the_front_s_rules_hold_here_too(open_hub: OpenHub, wall: FaultWal
         assert (await post(hub, body | {"user": "x" * 3_000})).status_code == 413
         assert (await post(hub, b"{")).json()["error"]["type"] == "invalid_request_error"
         assert (await post(hub, [1])).status_code == 400
-        async with httpx2.AsyncClient(headers={"authorization": f"Bearer {await hub.token('service:chat')}"}) as http:
+        async with httpx2.AsyncClient(
+            headers={"authorization": f"Bearer {await hub.token('service:chat')}"}, timeout=60
+        ) as http:
             assert (await http.get(f"{hub.base}/v1/chat/completions")).status_code == 405
             assert (await http.post(f"{hub.base}/v1/models")).status_code == 405
             assert (await http.get(f"{hub.base}/v1/nothing")).status_code == 404

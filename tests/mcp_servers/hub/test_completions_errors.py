@@ -51,6 +51,12 @@ PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
         ),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.name"),
         ({"stop": ["a"] * 5}, "stop"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 10**6, "max_tokens": 5}, "max_completion_tokens"),
+        ({"temperature": 3.5}, "temperature"),
+        ({"body_broker": {"latency_budget_ms": -1}}, "latency_budget_ms"),
+        ({"model": "gpt-2"}, "model"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -59,10 +65,20 @@ async def test_what_does_not_fit_is_named_in_the_client_s_own_words(
 ) -> None:
     refused = await post(served, {"model": "silver", "messages": ASKS} | given)
     error = refused.json()["error"]
-    assert (refused.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
-    for ours in (" _", "_Part", "response_schema", "own_tools", "input schema"):
+    status = 404 if param == "model" else 400
+    assert (refused.status_code, error["type"], error["param"]) == (status, "invalid_request_error", param)
+    for ours in (" _", "_Part", "response_schema", "own_tools", "input schema", "Value error", "generate"):
         assert ours not in refused.text
     assert wall.seen == []
+
+
+async def test_an_unknown_model_is_told_with_those_that_are_listed(served: Hub) -> None:
+    refused = (await post(served, {"model": "gpt-2", "messages": ASKS})).json()["error"]
+    async with httpx2.AsyncClient(timeout=60) as http:
+        headers = {"authorization": f"Bearer {await served.token('service:chat')}"}
+        listed = (await http.get(f"{served.base}/v1/models", headers=headers)).json()["data"]
+    assert refused["code"] == "model_not_found"
+    assert f"Use one of: {', '.join(model['id'] for model in listed)}." in refused["message"]
 
 
 async def test_what_changes_nothing_is_listed_unless_it_is_harmless(client: AsyncOpenAI, wall: FaultWall) -> None:
@@ -73,7 +89,9 @@ async def test_what_changes_nothing_is_listed_unless_it_is_harmless(client: Asyn
 
 
 async def test_a_wrong_method_names_the_right_one(served: Hub) -> None:
-    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {await served.token('service:chat')}"}) as http:
+    async with httpx2.AsyncClient(
+        headers={"authorization": f"Bearer {await served.token('service:chat')}"}, timeout=60
+    ) as http:
         for path, verb, right in (
             ("/v1/chat/completions", "GET", "POST"),
             ("/v1/models", "POST", "GET"),
@@ -88,7 +106,10 @@ async def test_what_the_front_refuses_has_openai_s_form_there_and_the_hub_s_else
     open_hub: OpenHub, wall: FaultWall, redis: Redis
 ) -> None:
     _ = redis
-    async with open_hub(silver_url=wall.url["vllm"], request_bytes_max=2_000) as hub, httpx2.AsyncClient() as http:
+    async with (
+        open_hub(silver_url=wall.url["vllm"], request_bytes_max=2_000) as hub,
+        httpx2.AsyncClient(timeout=60) as http,
+    ):
         nobody = await http.post(f"{hub.base}/v1/chat/completions", json={})
         assert nobody.status_code == 401
         assert "www-authenticate" in nobody.headers
@@ -124,6 +145,34 @@ async def test_only_what_may_go_better_later_is_to_be_asked_again(
             assert refused.value.response.headers["x-should-retry"] == "false"
 
 
+async def test_whose_engine_rests_is_told_for_how_long(
+    open_hub: OpenHub, wall: FaultWall, redis: Redis, tmp_path: Path
+) -> None:
+    _ = redis
+    models = tmp_path / "models.toml"
+    models.write_text("[engines.silver]\nfailure_threshold = 1\nbreaker_s = 600\n")
+    async with open_hub(silver_url=wall.url["vllm"], models=models) as hub, client_of(hub) as client:
+        wall.say("vllm", Reply(fault="failed"))
+        for more, last in (({}, "none"), ({}, "rests"), ({"response_format": MOOD}, "rests")):
+            with pytest.raises(openai.InternalServerError) as failed:
+                await ask(client, **more)
+            after = failed.value.response.headers.get("retry-after")
+            assert (after is None) if last == "none" else (after is not None and 60 < int(after) <= 600)
+    assert len(wall.asked("vllm")) == 1
+
+
+async def test_an_answer_that_max_tokens_cut_short_of_its_schema_is_not_to_be_asked_again(
+    open_hub: OpenHub, wall: FaultWall, redis: Redis
+) -> None:
+    _ = redis
+    async with open_hub(silver_url=wall.url["vllm"]) as hub, client_of(hub) as client:
+        wall.say("vllm", Reply(text='{"mood": "ca', finish="length", usage=(10, 8, 0)))
+        with pytest.raises(openai.BadRequestError, match="max_tokens is too small") as refused:
+            await ask(client, max_tokens=8, response_format=MOOD)
+        assert refused.value.param == "max_tokens"
+        assert refused.value.response.headers["x-should-retry"] == "false"
+
+
 async def test_money_that_is_used_up_is_told_as_that(open_hub: OpenHub, redis: Redis, tmp_path: Path) -> None:
     _ = redis
     models = tmp_path / "models.toml"
@@ -138,8 +187,7 @@ async def test_money_that_is_used_up_is_told_as_that(open_hub: OpenHub, redis: R
         async with client_of(hub, "service:poor") as poor:
             with pytest.raises(openai.PermissionDeniedError) as spent:
                 await ask(poor, model="cloud")
-        assert "service:poor" in spent.value.message
-        assert "00:00 UTC" in spent.value.message
+        assert "service:poor may spend nothing in the cloud tier." in spent.value.message
         assert "model=silver" in spent.value.message
         async with client_of(hub) as client:
             for more in ({}, {"tools": [WEATHER]}):
@@ -147,6 +195,7 @@ async def test_money_that_is_used_up_is_told_as_that(open_hub: OpenHub, redis: R
                     await ask(client, model="cloud", max_tokens=2_000, **more)
                 assert dear.value.body["retryable"] is False  # type: ignore[index,call-overload]
                 assert "fewer max_tokens" in dear.value.message
+                assert "service:chat has spent or set aside $0.00 of $0.0010 a day" in dear.value.message
             assert (await ask(client, model="cloud", max_tokens=8)).choices[0].message.content
     assert len(paid.seen) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpcore2  # noqa: F401  # pyright: ignore[reportUnusedImport]  # else loaded, from disk, when the demo makes its first client
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from body_broker.world.files.checking import STARTER, open_world
 from mcp_servers.hub.cli.context import record
 from mcp_servers.hub.cli.demo_round import DemoFailed
-from mcp_servers.hub.cli.demo_talk import SAID, go_talk
+from mcp_servers.hub.cli.demo_talk import SAID, answered_by, go_talk
 from mcp_servers.hub.cli.world import load_world
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.worker import working
@@ -47,3 +48,12 @@ async def test_a_world_without_its_npc_fails_the_demo(hub: Hub) -> None:
     with pytest.raises(BaseException) as failed:  # noqa: PT011  # the SDK's client wraps it in groups
         await go_talk(hub.url, hub.runtime.tokens)
     assert failed.group_contains(DemoFailed) or failed.errisinstance(DemoFailed)
+
+
+def test_words_that_come_by_chance_are_said_to() -> None:
+    told: dict[str, Any] = {"engine": "silver", "seconds": 1.25, "ttft_s": 0.5, "cost_usd": 0.0}
+
+    tests_own, own = answered_by(told | {"model": "tiny"}), answered_by(told | {"model": "tiny-llama"})
+
+    assert tests_own.startswith("tiny (the tests' model: words by chance) at silver: ")
+    assert own == "tiny-llama at silver: 1.2 s, first word after 0.50 s, 0.0000 US dollars"

@@ -35,7 +35,7 @@ async def test_our_own_engine_decides_beside_the_hub_and_lets_go_when_the_hub_en
         pool, world = runtime.stores.pool, runtime.services.world
         change = await submit(runtime)
         async with arbitrating(runtime):
-            standing = await queue.wait(pool, world, change, "service:game", timeout_s=30)
+            standing = await queue.wait(pool, world, change, "service:game", timeout_s=90)
             assert standing.state == "applied"
             assert world.get("docks") is not None
         status = await epochs.status(pool)
@@ -78,7 +78,7 @@ async def test_the_command_arbitrates_says_under_which_epoch_and_ends_when_told(
             await second.says(lambda said: "Waiting: another engine arbitrates." in said or None, "it waits")
             change = await submit(runtime)
             world = runtime.services.world
-            standing = await queue.wait(runtime.stores.pool, world, change, "service:game", timeout_s=30)
+            standing = await queue.wait(runtime.stores.pool, world, change, "service:game", timeout_s=90)
             assert standing.state == "applied"
 
             await first.stop()

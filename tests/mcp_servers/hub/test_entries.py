@@ -132,7 +132,7 @@ async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
 
 
 async def test_no_method_answers_over_http_without_identity(hub: Hub) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         for method, params in METHODS.items():
             headers = modern("", method)
             del headers["authorization"]
@@ -141,7 +141,7 @@ async def test_no_method_answers_over_http_without_identity(hub: Hub) -> None:
 
 
 async def test_no_path_of_the_api_answers_without_identity_nor_lets_a_stranger_or_gold_have_anything(hub: Hub) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         for path, (method, body) in API.items():
             url = hub.base + path.replace("{}", "auto")
             assert (await http.request(method, url, json=body)).status_code == 401, path

@@ -113,6 +113,7 @@ async def test_pieces_are_heard_as_they_come_and_taken_back_where_an_engine_dies
     models = tmp_path / "models.toml"
     models.write_text(
         f'[engines.silver-other]\ntier = "silver"\ndialect = "openai"\nurl = "{wall.url["openai"]}"\nmodel = "{MODEL}"\n'
+        "ttft_s = 60\nstall_s = 60\n"
         f'api_key_file = "{tmp_path / "key"}"\n'
     )
     (tmp_path / "key").write_text(KEY)
@@ -276,8 +277,10 @@ async def test_who_has_spent_their_budget_goes_on_with_engines_that_cost_nothing
         with pytest.raises(Denied) as denied:
             await generate(hub, "service:poor", model="cloud")
         assert denied.value.details["rules"] == ["spend-needs-budget"]
-        assert "may spend today is used up" in denied.value.message
-        assert "Wait until 00:00 UTC" in denied.value.next_step
+        assert denied.value.message.endswith(
+            "(rule spend-needs-budget). service:poor may spend nothing in the cloud tier."
+        )
+        assert "An engine without a price still answers" in denied.value.next_step
         assert len(wall.asked("openai")) == 1
     async with open_hub(silver_url=wall.url["vllm"], **paid) as hub:
         assert (await generate(hub, "service:poor")).engine == "silver"
@@ -299,8 +302,10 @@ async def test_what_was_spent_by_way_of_another_hub_is_known_before_an_engine_is
     async with open_hub(models=rich, **paid) as hub:
         assert (await generate(hub, model="cloud")).cost_usd == pytest.approx(2.0, abs=0.01)
     async with open_hub(models=poor, **paid) as hub:
-        with pytest.raises(Denied, match="spend-needs-budget"):
+        with pytest.raises(Denied, match="spend-needs-budget") as denied:
             await generate(hub, model="cloud", prompt="Another question.")
+        assert "service:chat has spent or set aside $2.00" in denied.value.message
+        assert " of $1.00 a day in the cloud tier; it begins anew at 00:00 UTC, in " in denied.value.message
     assert len(wall.asked("openai")) == 1
 
 
@@ -334,11 +339,22 @@ async def test_the_models_are_listed_without_an_address_or_a_key(
     engines = {engine["name"]: engine for engine in found["engines"]}
     assert found["models"] == ["auto", "gold", "silver"]
     assert engines["silver"]["configured"] is True
+    nobody_knows = {name: engines["silver"][name] for name in ("model", "size", "quantisation", "context_tokens")}
+    assert set(nobody_knows.values()) == {None}, "the URL is somebody's, and no model was named"
+    assert (engines["gold"]["size"], engines["gold"]["context_tokens"]) == ("3B", 4_096)
     assert engines["openai"]["configured"] is False
     assert engines["openai"]["usd_per_million_tokens"]["as_of"]
     assert "deepseek-v3-storyteller" in found["roles"]
     assert wall.url["vllm"] not in text
     assert "a-secret-of-silver" not in text
+
+
+async def test_what_an_engine_holds_is_listed_as_it_says_it(served: Hub, wall: FaultWall) -> None:
+    wall.context_tokens = 32_768
+    await generate(served)
+    async with served.client("service:game") as client:
+        found = orjson.loads(words_of((await client.read_resource("hub://models")).contents[0]))
+    assert {engine["name"]: engine["context_tokens"] for engine in found["engines"]}["silver"] == 32_768
 
 
 async def test_who_may_not_generate_reads_no_models(served: Hub) -> None:

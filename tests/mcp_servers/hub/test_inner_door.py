@@ -9,17 +9,15 @@ import orjson
 import pytest
 
 from body_broker.settings import Settings
-from mcp_servers.hub.inner_door import ANSWER_BYTES_MAX, URL, InnerDoor
+from mcp_servers.hub.inner_door import ANSWER_BYTES_MAX, InnerDoor
 from mcp_servers.hub.protocol import Protocol
-from mcp_servers.hub.requests import WAIT_META
 from mcp_servers.hub.runtime import Runtime, open_runtime
-from mcp_servers.hub.wire import OUTSIDE_META
 from tests.mcp_servers.hub.conftest import settings_for
 from tests.mcp_servers.hub.conversing import TALKS, Plan, asker_of, inner_tools
 from tests.mcp_servers.hub.fixture_room import ROOM, Seen
 from tests.waiting import wait_until
-from tiers import hubclient
 from tiers.deadline import Deadline
+from tiers.hubclient import URL
 from tiers.hubtools import HubTools
 from tiers.model import Tier
 
@@ -188,7 +186,3 @@ async def test_whoever_leaves_cancels_no_effect_that_has_begun(house: House) -> 
 
     await wait_until(house.seen.finished.is_set, "the effect was finished")
     assert not house.seen.cancelled.is_set()
-
-
-def test_its_clients_spell_the_hubs_words_as_the_hub_does() -> None:
-    assert (hubclient.OUTSIDE_META, hubclient.WAIT_META, hubclient.URL) == (OUTSIDE_META, WAIT_META, URL)

@@ -15,13 +15,9 @@ from body_broker.storage.redis import Redis, open_redis
 from mcp_servers.hub.limits import LEASE_S, Limits, open_limits
 from tests.mcp_servers.hub.clocks import Clock
 from tests.mcp_servers.hub.wires import wire_to_redis
-from tests.waiting import wait_until
 
 ANNA = Caller(("person:anna",), {}, "ses_anna-1234")
 SILVER_FOR_ANNA = Caller(("person:anna", "tier:silver"), {}, "cnv_anna-1234", conversation_of=ANNA.session)
-SILVER_FOR_SILVER_FOR_ANNA = Caller(
-    ("person:anna", "tier:silver", "tier:silver"), {}, "cnv_anna-5678", conversation_of=SILVER_FOR_ANNA.session
-)
 SILVER = Caller(("tier:silver",), {}, "ses_silver-12")
 A_DAY = 1 / 86400  # a rate at which nothing comes back during a test
 KEY = "limit:person:anna"
@@ -171,80 +167,6 @@ async def test_one_principal_s_limit_is_not_another_s_and_a_tier_s_work_counts_a
     with pytest.raises(RateLimited):
         await hubs[1].enter(ANNA)
     await hubs[1].enter(SILVER)
-
-
-async def test_whoever_has_every_call_open_in_a_talk_has_the_tools_of_those_talks_still(
-    open_hub: OpenHub, stack: AsyncExitStack
-) -> None:
-    hub, other = await two(stack, open_hub, concurrency_max=64)
-    assert set(await admitted(*[(hub, ANNA)] * 64)) == {None}
-
-    found = await admitted(*[(hub, SILVER_FOR_ANNA)] * 64)
-    further = await admitted(*[(each, who) for each in (hub, other) for who in (ANNA, SILVER_FOR_ANNA)])
-
-    assert set(found) == {None}
-    assert {type(f) for f in further} == {TooBusy}, "a talk's tools are bounded too"
-    for _ in range(64):
-        hub.leave(SILVER_FOR_ANNA)
-    assert set(await admitted(*[(other, SILVER_FOR_ANNA)] * 32)) == {None}
-    assert {type(f) for f in await admitted((other, ANNA))} == {TooBusy}
-
-
-async def test_a_talk_within_a_talk_has_places_of_its_own(open_hub: OpenHub, stack: AsyncExitStack) -> None:
-    hub = await stack.enter_async_context(open_hub(concurrency_max=2))
-
-    for who in (ANNA, SILVER_FOR_ANNA, SILVER_FOR_SILVER_FOR_ANNA):
-        assert set(await admitted((hub, who), (hub, who))) == {None}
-    found = await admitted(*[(hub, who) for who in (ANNA, SILVER_FOR_ANNA, SILVER_FOR_SILVER_FOR_ANNA)])
-
-    assert {type(f) for f in found} == {TooBusy}
-
-
-async def test_calls_of_talks_and_the_asker_s_own_never_exceed_one_rate(
-    open_hub: OpenHub, redis: Redis, stack: AsyncExitStack
-) -> None:
-    hubs = await two(stack, open_hub, rate_per_s=A_DAY)
-    await freeze(redis, 1)
-
-    found = await admitted(*[(hubs[n % 2], (ANNA, SILVER_FOR_ANNA)[n // 2 % 2]) for n in range(40)])
-
-    assert found.count(None) == 1
-    assert {type(f) for f in found if f} == {RateLimited}
-
-
-async def test_a_refused_call_of_a_talk_holds_no_place(
-    open_hub: OpenHub, redis: Redis, stack: AsyncExitStack, clock: Clock
-) -> None:
-    hub = await stack.enter_async_context(open_hub(rate_per_s=0.1, concurrency_max=1))
-    await hub.enter(ANNA)
-    with pytest.raises(RateLimited):
-        await hub.enter(SILVER_FOR_ANNA)
-    await redis.hset(KEY, "at", str(await now_us(redis) - 10_000_000))
-    clock.pass_s(10)
-
-    await hub.enter(SILVER_FOR_ANNA)
-
-
-async def test_what_is_held_for_talks_is_kept_while_they_last_and_given_back_after(
-    open_hub: OpenHub, stack: AsyncExitStack, clock: Clock
-) -> None:
-    one, two_ = await two(stack, open_hub, concurrency_max=1)
-    await one.enter(SILVER_FOR_ANNA)
-    for _ in range(3):
-        clock.pass_s(LEASE_S / 2)
-        await one.tidy()
-    with pytest.raises(TooBusy):
-        await two_.enter(SILVER_FOR_ANNA)
-
-    one.leave(SILVER_FOR_ANNA)
-    clock.pass_s(2)
-
-    async def forgotten() -> bool:
-        await one.tidy()
-        return one._leases == {}  # pyright: ignore[reportPrivateUsage]  # that memory is bounded is the point
-
-    await wait_until(forgotten, "nothing is kept of it")
-    await two_.enter(SILVER_FOR_ANNA)
 
 
 @pytest.mark.parametrize("limit", [1, 4, 64])
@@ -482,17 +404,17 @@ async def _scripts_run(redis: Redis) -> int:
     return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-async def _leases(redis: Redis) -> dict[str, list[str]]:
+async def leases(redis: Redis) -> dict[str, list[str]]:
     """What each hub holds: tokens, slots, until when, and the number of its question."""
     found: dict[Any, Any] = await redis.hgetall(KEY)
     return {k.decode(): v.decode().split() for k, v in found.items() if k.startswith(b"hub:")}
 
 
 async def _lease_ends_us(redis: Redis) -> int:
-    (lease,) = (await _leases(redis)).values()
+    (lease,) = (await leases(redis)).values()
     return int(lease[2])
 
 
 async def _let_leases_end(redis: Redis) -> None:
-    for name, (tokens, slots, _, question) in (await _leases(redis)).items():
+    for name, (tokens, slots, _, question) in (await leases(redis)).items():
         await redis.hset(KEY, name, f"{tokens} {slots} 1 {question}")

@@ -41,7 +41,7 @@ def url_of(runtime: Runtime) -> str:
 
 
 async def answers(url: str) -> bool:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         try:
             return (await http.get(f"{url}/healthz")).status_code == 200
         except httpx2.TransportError:
@@ -49,7 +49,7 @@ async def answers(url: str) -> bool:
 
 
 async def test_nothing_but_pages_and_probes_is_served_there(settings_for: SettingsFor) -> None:
-    async with hub_without_port(settings_for()) as runtime, httpx2.AsyncClient() as http:
+    async with hub_without_port(settings_for()) as runtime, httpx2.AsyncClient(timeout=60) as http:
         base = url_of(runtime)
         assert base.startswith("http://localhost:")
         assert (await http.get(f"{base}/readyz")).json() == {"ready": True, "down": []}
@@ -63,7 +63,7 @@ async def test_nothing_but_pages_and_probes_is_served_there(settings_for: Settin
 
 
 async def test_the_address_in_numbers_leads_to_localhost_and_keeps_the_path(settings_for: SettingsFor) -> None:
-    async with hub_without_port(settings_for()) as runtime, httpx2.AsyncClient() as http:
+    async with hub_without_port(settings_for()) as runtime, httpx2.AsyncClient(timeout=60) as http:
         base = url_of(runtime)
         for numbers in ("127.0.0.1", "[::1]"):
             port = base.rpartition(":")[2]
@@ -157,7 +157,7 @@ def test_both_addresses_of_localhost_are_taken(settings_for: SettingsFor) -> Non
 async def test_a_hub_over_http_answers_at_both_and_starts_at_no_port_of_which_a_stranger_has_one(
     hub: Hub,
 ) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         port = hub.base.rpartition(":")[2]
         assert (await http.get(f"http://[::1]:{port}/healthz")).status_code == 200
     with socket.socket(socket.AF_INET6) as stranger:
@@ -195,7 +195,7 @@ async def test_a_hub_over_stdio_serves_its_pages_as_long_as_it_lives(tmp_path: P
         await client.list_tools()
         port = (tmp_path / "pages.port").read_text().strip()
         base = f"http://localhost:{port}"
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             assert (await http.get(f"{base}/approvals")).headers["location"] == "/login?next=/approvals"
             shown = await http.get(f"{base}/login")
         assert 'name="code"' in shown.text, "on its own stores a name and a code are enough"

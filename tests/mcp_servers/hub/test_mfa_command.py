@@ -104,7 +104,7 @@ async def test_ctrl_c_leaves_nothing_enrolled_and_the_terminal_as_it_was(environ
 
 async def test_a_passkey_is_enrolled_by_a_link_that_works_once(environment: Environment) -> None:
     command = ("mfa", "enroll", "--as", "person:boss", "--passkey")
-    async with at_terminal(*command, **environment) as terminal, httpx2.AsyncClient() as browser:
+    async with at_terminal(*command, **environment) as terminal, httpx2.AsyncClient(timeout=60) as browser:
         said = await terminal.sees("Waiting for it")
         found = re.search(r"(http://localhost:\d+)(/enroll/\S+)", said)
         assert found is not None, "no hub is up, so the command serves the page"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
@@ -25,6 +24,7 @@ from mcp_servers.hub.serve import Address, listening
 from tests.counterparts.oidc import Client as Registered
 from tests.counterparts.oidc import OidcIssuer, oidc_issuer
 from tests.mcp_servers.hub.issuers import HUB, OpenHub, clock, issuer, monotonic, open_hub
+from tests.ports import free_port
 
 __all__ = ["clock", "issuer", "monotonic", "open_hub"]  # fixtures
 
@@ -53,17 +53,10 @@ class Kept:
 
 async def visit(url: str) -> dict[str, str]:
     """As a browser whose person is logged in at the issuer: what it brings back to the redirect URI."""
-    async with httpx2.AsyncClient() as browser:
+    async with httpx2.AsyncClient(timeout=60) as browser:
         answer = await browser.get(url)
     assert answer.status_code == 302, answer.text
     return dict(parse_qsl(urlsplit(answer.headers["location"]).query))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -96,7 +89,7 @@ async def test_the_sdk_s_client_goes_from_a_401_to_a_tool_call_by_itself(served:
     )  # no secret
     login = OAuthClientProvider(f"{base}/mcp", wanted, kept, send_browser, wait_for_browser)
     async with (
-        httpx2.AsyncClient(auth=login, timeout=20) as http,
+        httpx2.AsyncClient(auth=login, timeout=60) as http,
         Client(streamable_http_client(f"{base}/mcp", http_client=http)) as client,
     ):
         told: Any = (await client.call_tool("whoami", {})).structured_content
@@ -106,7 +99,7 @@ async def test_the_sdk_s_client_goes_from_a_401_to_a_tool_call_by_itself(served:
     assert len(came) == 1, "one login for everything"
     assert kept.tokens is not None
     assert "everything" not in (kept.tokens.scope or "")
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         again = await http.post(f"{base}/mcp", headers={"authorization": f"Bearer {kept.tokens.access_token}x"})
     assert again.status_code == 401
     assert issuer.asked.count("/realms/studio/keys") == 1
@@ -115,7 +108,7 @@ async def test_the_sdk_s_client_goes_from_a_401_to_a_tool_call_by_itself(served:
 async def test_metadata_is_at_both_places_and_the_401_points_there(served: tuple[str, OidcIssuer]) -> None:
     base, issuer = served
     well_known = f"{base}/.well-known/oauth-protected-resource"
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         refused = await http.post(f"{base}/mcp", json={})
         told = [(await http.get(url)).json() for url in (well_known, f"{well_known}/mcp")]
         elsewhere = await http.get(f"{well_known}/other")
@@ -143,7 +136,7 @@ async def test_without_an_issuer_there_is_no_metadata_and_the_401_is_as_ever(set
     async with (
         open_runtime(settings_for()) as runtime,
         listening(runtime, Address("127.0.0.1", 0)) as hub,
-        httpx2.AsyncClient() as http,
+        httpx2.AsyncClient(timeout=60) as http,
     ):
         token = (await runtime.tokens.issue("person:anna", ttl_s=60)).token
         base = hub.url.removesuffix("/mcp")
@@ -159,7 +152,7 @@ async def test_without_an_issuer_there_is_no_metadata_and_the_401_is_as_ever(set
 async def test_an_issuer_that_is_down_is_told_as_503(served: tuple[str, OidcIssuer]) -> None:
     base, issuer = served
     issuer.broken = web.Response(status=502)
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = await http.post(f"{base}/mcp", headers={"authorization": f"Bearer {issuer.token()}"})
 
     assert answer.status_code == 503
@@ -323,12 +316,12 @@ async def test_the_page_s_login_goes_to_the_issuer_and_back_to_where_one_wanted_
 ) -> None:
     base, issuer = served
     issuer.clients["pages"] = Registered([f"{base}/login/oidc/callback"])
-    async with httpx2.AsyncClient(base_url=base) as browser:
+    async with httpx2.AsyncClient(base_url=base, timeout=60) as browser:
         page = await browser.get("/login", params={"next": "/approvals?x=1"})
         assert "Log in with your organisation" in page.text
         sent = await browser.get("/login/oidc", params={"next": "/approvals"})
         query = await visit(sent.headers["location"])
-        async with httpx2.AsyncClient(base_url=base) as elsewhere:
+        async with httpx2.AsyncClient(base_url=base, timeout=60) as elsewhere:
             stolen = await elsewhere.get("/login/oidc/callback", params=query)
             assert stolen.status_code == 403, "another browser's answer"
             assert (await elsewhere.get("/approvals")).status_code == 303, "to the login"
@@ -348,7 +341,7 @@ async def test_the_page_says_that_a_client_id_is_missing(settings_for: Any, redi
     async with (
         open_runtime(settings_for(public_url=f"http://127.0.0.1:{port}", oidc_issuer=issuer.url)) as runtime,
         listening(runtime, Address("127.0.0.1", port)),
-        httpx2.AsyncClient() as http,
+        httpx2.AsyncClient(timeout=60) as http,
     ):
         page = await http.get(f"http://127.0.0.1:{port}/login")
 

@@ -21,13 +21,15 @@ from approvals.factors.totp import code_at
 from approvals.model import Approval
 from body_broker.calls import Caller
 from mcp_servers.hub.worker import working
-from tests.browsers import LAPTOP, PHONE, give_authenticator, open_browser, open_page
+from tests.browsers import LAPTOP, PATIENCE_MS, PHONE, give_authenticator, open_browser, open_page
 from tests.components import scratch_dir
 from tests.mcp_servers.hub.clocks import wall_clock
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
+from tests.mcp_servers.hub.deciding import next_code
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.requires("chromium")
+expect.set_options(timeout=PATIENCE_MS)
 
 # Text whose contrast with what is behind it is under 4.5 to 1 (WCAG AA).
 FAINT = """() => {
@@ -77,7 +79,7 @@ def approvers(tmp_path: Path) -> Path:
 @pytest.fixture
 async def hub(open_hub: OpenHub, redis: object, approvers: Path) -> AsyncGenerator[Hub]:
     _ = redis  # flushed before the test
-    async with open_hub(approvers=approvers, approval_wait_s=15) as found, working(found.runtime):
+    async with open_hub(approvers=approvers, approval_wait_s=280) as found, working(found.runtime):
         yield found
 
 
@@ -86,7 +88,7 @@ async def own_hub(open_hub: OpenHub, approvers: Path) -> AsyncGenerator[Hub]:
     """A hub with its own stores, where a name and a code are a login."""
     folder = Path(tempfile.mkdtemp(prefix="body-broker-pages-", dir=scratch_dir()))
     own = {"database_url": None, "redis_url": None, "secret_key": None, "data_dir": folder}
-    async with open_hub(approvers=approvers, approval_wait_s=15, **own) as found:
+    async with open_hub(approvers=approvers, approval_wait_s=280, **own) as found:
         yield found
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -188,33 +190,34 @@ async def test_a_denial_s_reason_reaches_whoever_asked(hub: Hub, browser: Browse
 
 
 async def test_without_javascript_a_code_logs_in_and_approves_and_a_form_denies(own_hub: Hub, browser: Browser) -> None:
-    factors = own_hub.runtime.approvals.factors
-    await wait_until(
-        lambda: wall_clock()() % 30 < 27, "a fresh step, so that three codes of it are still good in a moment"
-    )
-    begun = wall_clock()()
+    factors, pool = own_hub.runtime.approvals.factors, own_hub.runtime.stores.pool
     invite = await factors.invite("person:anna", by="operator:test")
     secret = (await factors.begin_totp(invite.token)).secret
-    await factors.finish_totp(invite.token, code_at(secret, begun - 30))
+    await factors.finish_totp(invite.token, next_code(secret))
+
+    async def code() -> str:
+        """One that is good, as if the one before had been used a minute ago."""
+        await pool.execute("UPDATE factor SET last_step = 0")
+        return next_code(secret)
+
     async with open_page(browser, java_script_enabled=False) as page, asking(own_hub, "one") as call:
         approval = await asked_for(own_hub)
         await page.goto(own_hub.base + f"/approve/{approval.id}")  # by the address in numbers
         await page.get_by_label("Name").fill("anna")
-        await page.get_by_label("Code").fill(code_at(secret, begun))
+        await page.get_by_label("Code").fill(await code())
         await page.get_by_role("button", name="Log in with a code").click()
         await expect(page.get_by_text(approval.fingerprint)).to_be_visible()
         assert page.url == at_localhost(own_hub, f"/approve/{approval.id}")
         approve = page.locator("form").filter(has=page.get_by_role("button", name="Approve with my code"))
-        await approve.get_by_label("Code").fill(code_at(secret, begun + 30))
+        await approve.get_by_label("Code").fill(await code())
         await page.get_by_role("button", name="Approve with my code").click()
         assert (await call).structured_content["said"] == "one"
         async with asking(own_hub, "two") as denied:
             second = await asked_for(own_hub)
             await page.goto(at_localhost(own_hub, f"/approve/{second.id}"))
-            await own_hub.runtime.stores.pool.execute("UPDATE factor SET last_step = 0")  # as if it were a minute later
             deny = page.locator("form").filter(has=page.get_by_label("Reason"))
             await deny.get_by_label("Reason").fill("One is enough.")
-            await deny.get_by_label("Code").fill(code_at(secret, begun + 30))
+            await deny.get_by_label("Code").fill(await code())
             await page.get_by_role("button", name="Deny with my code").click()
             assert error_of(await denied)["reason"] == "One is enough."
 

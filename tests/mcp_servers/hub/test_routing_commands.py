@@ -125,9 +125,11 @@ def test_route_knows_every_field_that_generate_knows() -> None:
         ('{"messages": [{"role": "user", "content": "x", "name": "y"}]}', "messages.0.name: unknown"),
         ('{"prompt": "x", "max_tokens": 131073}', "max_tokens: Input should be less than or equal to 131072"),
         ('{"prompt": "x", "max_tokens": -8, "cost_ceiling": -1}', "max_tokens: Input should be greater"),
-        ("{}", "request: Value error, give either prompt or messages"),
+        ("{}", "request: give either prompt or messages"),
         ('{"prompt": "x", "promt": "y"}', "Its fields are prompt, messages, model, sla"),
-        ('{"prompt": "x", "model": "gpt-2"}', "There is no model of that name.\nUse one of: auto, gold"),
+        ('{"prompt": "x", "model": "gpt-2"}', "There is no model of that name.\nUse one of: auto."),
+        ('{"prompt": "x", "persona": "king"}', "There is no persona king.\nPersonas are: "),
+        ('{"prompt": "x", "response_schema": {"type": "none"}}', "The schema of response_schema is no JSON Schema."),
     ],
 )
 def test_route_says_what_is_wrong_with_a_request(request_: str, told: str) -> None:
@@ -138,11 +140,36 @@ def test_route_says_what_is_wrong_with_a_request(request_: str, told: str) -> No
     assert "\u202e" not in error
 
 
+def test_route_says_which_tools_there_are_not() -> None:
+    asked = json.dumps({"prompt": "x", "tools": ["rag_search", "whoami", "no_such\u202e_tool"]})
+
+    out, error = said("route", asked, BODY_BROKER_SILVER_URL="http://s")
+    told, _ = said("route", asked, "--json", BODY_BROKER_SILVER_URL="http://s")
+
+    assert error is None
+    assert "  not offered: no_such_tool: there is no tool or group of that name" in out.splitlines()
+    assert json.loads(told)["not_offered"] == ["no_such_tool"]
+
+
 def test_route_says_that_a_prompt_fits_nowhere() -> None:
     out, error = refused(TooLarge, "route", json.dumps({"prompt": "x" * 40_000}), BODY_BROKER_SILVER_URL="http://s")
 
     assert "not silver: the prompt and max_tokens do not fit its context" in out
     assert "about 11433 tokens long, and 128 are to be written: the engines for it hold 8192 together" in error
+    assert "context_tokens in models.toml" in error
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"cost_sensitivity": "high"}, "you asked for nothing that costs money"),
+        ({"cost_ceiling": 0}, "dearer than your cost_ceiling"),
+    ],
+)
+def test_route_says_whose_bound_keeps_an_engine_from_being_asked(asked: dict[str, object], why: str) -> None:
+    out, _ = said("route", json.dumps({"prompt": "x"} | asked), BODY_BROKER_OPENAI_API_KEY="sk-x")
+
+    assert f"  not openai: {why}" in out.splitlines()
 
 
 def test_a_studios_file_that_does_not_fit_is_told_with_every_problem(tmp_path: Path) -> None:

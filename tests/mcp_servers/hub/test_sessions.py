@@ -18,7 +18,7 @@ from body_broker.errors import Conflict, NotFound, Unavailable
 from body_broker.storage import embedded
 from body_broker.storage.postgres import Pool, open_pool
 from body_broker.storage.redis import Redis, open_redis
-from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, LOGIN_EXPIRY_S, Found
+from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, FORGET_CONVERSATIONS, LOGIN_EXPIRY_S, Found
 from mcp_servers.hub.sessions import REMEMBERED_S, Sessions, SessionState, open_sessions
 from tests.body_broker.audit.wire import wire_to
 from tests.components import scratch_dir
@@ -46,6 +46,7 @@ BRONZE_FOR_GAME = Caller(
     conversation_of=SILVER_FOR_GAME.session,
     ancestors=(GAME.session,),
 )
+WITNESSES = "SELECT count(*) FROM session_witness WHERE session = $1"
 CLEAN = SessionState(tainted=False, history=frozenset())
 
 OpenHub = Callable[[], AbstractAsyncContextManager[Sessions]]
@@ -145,6 +146,43 @@ async def test_a_conversation_sees_its_asker_s_taint_live(hub: Sessions, other: 
     await other.taint(ANNA, "search_lore")
 
     assert await tainted(hub, SILVER_FOR_ANNA)
+
+
+@pytest.mark.parametrize("taints", [False, True])
+async def test_a_long_conversation_in_use_is_never_begun_anew_as_a_clean_one(
+    hub: Sessions, open_hub: OpenHub, pool: Pool, redis: Redis, clock: Clock, *, taints: bool
+) -> None:
+    await hub.enter(SILVER_FOR_ANNA, fresh=True)
+    if taints:
+        await hub.taint(SILVER_FOR_ANNA, "search_lore")
+    await pool.execute(
+        "UPDATE session_witness SET began_at = now() - interval '40 days', tainted_at = tainted_at - interval '40 days'"
+    )
+    clock.pass_s(REMEMBERED_S + 0.001)
+
+    assert await tainted(hub, SILVER_FOR_ANNA, fresh=False) is taints
+    sql, values = FORGET_CONVERSATIONS
+    await pool.execute(sql, *values)
+    assert await pool.fetchval(WITNESSES, SILVER_FOR_ANNA.session) == 1
+    await redis.delete(f"session:{SILVER_FOR_ANNA.session}")
+    async with open_hub() as later:
+        assert await tainted(later, SILVER_FOR_ANNA), "what cannot be proved clean is tainted"
+
+
+async def test_a_conversation_that_nobody_went_on_with_begins_anew(
+    hub: Sessions, open_hub: OpenHub, pool: Pool, redis: Redis
+) -> None:
+    await hub.enter(SILVER_FOR_ANNA, fresh=True)
+    await pool.execute("UPDATE session_witness SET began_at = now() - interval '32 days'")
+    await redis.delete(f"session:{SILVER_FOR_ANNA.session}")  # as it has expired
+    sql, values = FORGET_CONVERSATIONS
+
+    await pool.execute(sql, *values)
+
+    assert await pool.fetchval(WITNESSES, SILVER_FOR_ANNA.session) == 0
+    assert await pool.fetchval(WITNESSES, ANNA.session) == 1, "a login has no end of its own"
+    async with open_hub() as later:
+        assert not (await later.enter(SILVER_FOR_ANNA, fresh=True)).tainted
 
 
 async def test_a_conversation_s_own_taint_stays_its_own(hub: Sessions) -> None:

@@ -18,7 +18,7 @@ from tests.mcp_servers.hub.conftest import Hub, OpenHub
 
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient() as found:
+    async with httpx2.AsyncClient(timeout=60) as found:
         yield found
 
 
@@ -78,7 +78,7 @@ async def test_at_a_public_url_forms_come_from_there_alone(open_hub: OpenHub, re
     public = "https://hub.studio.example"
     async with (
         open_hub(public_url=public) as hub,
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=hub.front), base_url=public) as http,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=hub.front), base_url=public, timeout=60) as http,
     ):
         shown = await http.get("/login")
         cookie = shown.headers["set-cookie"]
@@ -101,7 +101,7 @@ async def test_slack_s_clicks_need_slack_s_signature_and_nothing_else(open_hub: 
         "slack_channel": "C0123456789",
         "slack_api_url": "http://127.0.0.1:9/api/",
     }
-    async with open_hub(**slack) as hub, httpx2.AsyncClient() as http:
+    async with open_hub(**slack) as hub, httpx2.AsyncClient(timeout=60) as http:
         assert hub.front.site is not None
         assert hub.front.site.paths == PATHS | {SLACK_PATH}
         assert (await http.post(hub.base + SLACK_PATH, content=b"payload={}")).status_code == 401

@@ -112,7 +112,7 @@ class Speaker:
             "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {}}} if self.tasks else {},
         }
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
-        async with httpx2.AsyncClient(timeout=20) as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             return (await http.post((hub or self.hub).url, headers=headers, json=body)).json()
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -140,7 +140,7 @@ async def decide(runtime: Runtime, approval_id: str, verdict: Verdict = "approve
 
 async def asked(runtime: Runtime) -> str:
     find = "SELECT id FROM approval WHERE state = 'pending' ORDER BY ordinal DESC LIMIT 1"
-    return await wait_until(lambda: runtime.stores.pool.fetchval(find), "people are asked")
+    return await wait_until(lambda: runtime.stores.pool.fetchval(find), "people are asked", timeout_s=120)
 
 
 async def test_a_call_that_people_must_allow_becomes_a_task_that_says_whom_it_waits_for(hub: Hub) -> None:
@@ -308,7 +308,7 @@ async def test_an_older_client_has_no_tasks_even_if_it_declares_them(hub: Hub) -
         "mcp-protocol-version": "2025-11-25",
     }
     body = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": "apr_" + "x" * 30}}
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = (await http.post(hub.url, headers=headers, json=body)).json()
     assert answer["error"]["code"] == -32601
 
@@ -328,7 +328,7 @@ async def test_the_extension_is_advertised_in_the_newest_revision(hub: Hub) -> N
 
 @pytest.mark.parametrize(
     ("wait_s", "body", "streams"),
-    [(30, b"{}", False), (60, b"{}", True), (30, b'{"_meta": {"body-broker/wait_s": 300}}', True)],
+    [(30, b"{}", False), (60, b"{}", True), (30, b'{"_meta": {"body-broker/wait_s": 1200}}', True)],
 )
 async def test_a_call_that_may_wait_long_for_people_is_streamed(
     open_hub: OpenHub, redis: object, wait_s: int, body: bytes, *, streams: bool
@@ -395,7 +395,7 @@ async def test_any_hub_answers_for_a_task_and_a_new_client_finds_it_again(open_h
 async def test_a_person_sees_what_a_tier_asked_for_them_and_leaves_it_to_the_tier(hub: Hub) -> None:
     desk = hub.runtime.approvals.desk
     anna = await hub.runtime.identities.authenticate(await hub.token(*WRITER))
-    minted = await hub.runtime.tokens.mint(anna, "tier:bronze", new_id("cnv"), ttl_s=60)
+    minted = await hub.runtime.tokens.mint(anna, "tier:bronze", new_id("cnv"), ttl_s=600)
     tier, person = Speaker(hub, minted), await Speaker.of(hub, *WRITER)
     task = await tier.call("er_do")
     await decide(hub.runtime, task["taskId"])
@@ -456,18 +456,26 @@ async def test_a_job_is_read_as_a_task_by_its_id(hub: Hub, *, goes_well: bool) -
     assert (await client.get(other_id))["status"] == "cancelled"
 
 
-async def run(*command: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def following(*command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """fastmcp's client at work in a process of its own, which outlives no test."""
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.mcp_servers.hub.task_client", *command, stdout=asyncio.subprocess.PIPE, cwd=PROJECT
     )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
 async def test_fastmcp_s_client_follows_a_task_to_its_end_by_itself(hub: Hub, verdict: Verdict) -> None:
-    process = await run("http", hub.url, await hub.token(*WRITER), "er_do", '{"what": "sweep"}')
-    approval_id = await asked(hub.runtime)
-    await decide(hub.runtime, approval_id, verdict, "Not today." if verdict == "deny" else None)
-    out, _ = await process.communicate()
+    async with following("http", hub.url, await hub.token(*WRITER), "er_do", '{"what": "sweep"}') as process:
+        approval_id = await asked(hub.runtime)
+        await decide(hub.runtime, approval_id, verdict, "Not today." if verdict == "deny" else None)
+        out, _ = await process.communicate()
     said = json.loads(out)
     if verdict == "approve":
         assert said["result"] == {"what": "sweep", "key": approval_id}
@@ -482,7 +490,7 @@ async def test_fastmcp_s_client_follows_a_task_over_stdio(tmp_path: Path) -> Non
     ) as runtime:
         await runtime.tokens.issue("person:anna", roles=("engineer",), ttl_s=600)
         given = json.dumps({"documents": [{"title": "The ferry", "text": "It does not row past the ninth bell."}]})
-        process = await run("stdio", str(tmp_path), "person:anna", "ingest_documents", given)
-        await decide(runtime, await asked(runtime), "deny", "Not today.")
-        out, _ = await process.communicate()
+        async with following("stdio", str(tmp_path), "person:anna", "ingest_documents", given) as process:
+            await decide(runtime, await asked(runtime), "deny", "Not today.")
+            out, _ = await process.communicate()
     assert json.loads(out)["error"].startswith("approval_denied: A person refused ingest_documents.")

@@ -25,7 +25,7 @@ async def test_a_client_hears_the_lines_it_asked_for(hub: Hub, level: LoggingLev
     hub.seen.release.set()
     headers = {"authorization": f"Bearer {await hub.token('tier:silver')}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=20) as http,
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
         Client(streamable_http_client(hub.url, http_client=http), logging_callback=listen, log_level=level) as client,
     ):
         assert not (await client.call_tool("fx_wait", {})).is_error
@@ -39,7 +39,7 @@ async def test_a_level_of_no_known_form_is_no_level_and_fails_nothing(hub: Hub, 
     params = body["params"]
     assert isinstance(params, dict)
     params["_meta"][types.LOG_LEVEL_META_KEY] = level
-    async with httpx2.AsyncClient(timeout=20) as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         answer = await http.post(
             hub.url, headers=modern(await hub.token("tier:silver"), "tools/call", "fx_wait"), json=body
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -15,9 +15,9 @@ from mcp_servers.hub.cli.status import models_line
 from mcp_servers.hub.tier_metrics import TierCounts
 from tests.mcp_servers.hub.conftest import Hub
 from tiers import sweeping
-from tiers.catalogue import EngineSpec, Given
+from tiers.catalogue import Caps, EngineSpec, Given
 from tiers.cost import CostLedger
-from tiers.counts import Counts, NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Tier, Usage
 from tiers.reading import read_catalogue
@@ -64,7 +64,7 @@ def count_everything(counts: Counts) -> None:
 async def test_everything_that_is_counted_is_on_the_hubs_metrics(hub: Hub) -> None:
     count_everything(hub.runtime.inferring.counts)
     headers = {"authorization": f"Bearer {await hub.token('person:anna', 'sre')}"}
-    async with httpx2.AsyncClient(headers=headers) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
         found = samples((await http.get(f"{hub.base}/metrics")).text)
 
     wanted = {
@@ -130,9 +130,9 @@ async def test_workers_of_a_hub_book_what_dead_processes_left(hub: Hub) -> None:
 async def test_status_tells_which_engines_there_are_and_what_today_has_cost(pool: Pool) -> None:
     assert await models_line(pool, await asyncio.to_thread(read_catalogue, Given())) == "none configured: docs/tiers.md"
     catalogue = await asyncio.to_thread(read_catalogue, Given(urls={"silver": "http://s", "openai": "http://o"}))
-    ledger = CostLedger(pool, catalogue.caps, NoCounts())
+    ledger = CostLedger(pool, catalogue.caps, Counts())
     ask = Ask(model="m", messages=(), max_tokens=1_000)
-    paid = Paid(catalogue.engines["openai"])
+    paid = catalogue.engines["openai"]
     for _ in range(2):
         reservation = await ledger.reserve(Tier.CLOUD, "service:game", paid, ask, 1_000)
         ledger.settle(reservation, Tier.CLOUD, "service:game", Usage(1_000, 1_000))
@@ -140,10 +140,6 @@ async def test_status_tells_which_engines_there_are_and_what_today_has_cost(pool
 
     told = "silver, openai, openai-large; cloud 0.0045 of 10.00 US dollars today"
     assert await models_line(pool, catalogue) == told
-
-
-@dataclass(frozen=True)
-class Paid:
-    """An engine, as far as money is concerned."""
-
-    spec: EngineSpec
+    uncapped = replace(catalogue, caps=Caps({}, {}, {}))
+    told = "silver, openai, openai-large; cloud has no cap for money, so nothing that costs is asked: set caps.tier_day in models.toml"
+    assert await models_line(pool, uncapped) == told

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from body_broker.errors import StartError
 from body_broker.storage.redis import Redis
 from body_broker.tracing import carry, installed, joined, span
+from mcp_servers.hub import exporting
 from mcp_servers.hub.tracing import open_tracing
 from tests.counterparts.faultwall.wall import MODEL, FaultWall, Reply, Tool, fault_wall
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
@@ -189,7 +190,7 @@ async def test_a_trace_comes_in_by_the_http_header_too_and_a_malformed_one_is_as
     for told, in_meta in ((good, {}), ("00-junk", {}), (good[:-3], {}), ("x" * 9_000, {}), (good, {"traceparent": 7})):
         params = {"name": "whoami", "arguments": {}, "_meta": about | in_meta}
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        async with httpx2.AsyncClient(headers=headers | {"traceparent": told}) as http:
+        async with httpx2.AsyncClient(headers=headers | {"traceparent": told}, timeout=60) as http:
             answer = await http.post(served.url, json=body)
         assert answer.status_code == 200, answer.text
 
@@ -282,12 +283,27 @@ async def test_a_collector_that_takes_spans_and_says_nothing_holds_up_no_end(mon
     async with open_tracing(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"):
         with span("tier.route"):
             pass
-        monkeypatch.setattr(sys.modules["mcp_servers.hub.exporting"], "_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(sys.modules["mcp_servers.hub.exporting"], "LAST_S", 0.2)
 
     assert not gone.is_set(), "what was being sent had its own time, and nobody waits for that"
     for writer in open_here:
         writer.close()
     server.close()
+
+
+async def test_a_collector_that_is_down_delays_no_end_and_its_library_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert exporting.LAST_S <= 0.5
+    monkeypatch.setattr(exporting, "_TIMEOUT_S", 40.0)
+    monkeypatch.setattr(exporting, "LAST_S", 40.0)
+
+    async with asyncio.timeout(20):  # the library asks again for as long as it may
+        async with open_tracing("http://127.0.0.1:1"):
+            with span("tier.route"):
+                pass
+
+    assert [record.name for record in caplog.records if record.name.startswith(("opentelemetry", "urllib3"))] == []
 
 
 async def test_a_collector_without_what_sends_to_it_stops_the_start_and_says_what_to_install(
@@ -308,10 +324,11 @@ async def test_a_client_that_leaves_ends_its_spans(served: Hub, wall: FaultWall,
     wall.fault("vllm", "silent")
     headers = {"authorization": f"Bearer {await served.token('service:game')}"}
     body = {"model": "silver", "messages": [{"role": "user", "content": PROMPT}], "stream": True}
-    async with httpx2.AsyncClient(headers=headers, timeout=20) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
         asking = asyncio.create_task(http.post(f"{served.base}/v1/chat/completions", json=body))
         await wait_until(lambda: wall.inside["vllm"], "the engine is asked")
         asking.cancel()
+        await asyncio.wait([asking])
 
     await wait_until(lambda: traced.named("hub.call"), "the call ends")
     assert [(each.attributes or {}).get("cancelled") for each in traced.named("tier.engine")] == [True]

@@ -5,33 +5,44 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import orjson
 import pytest
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+)
+from pydantic import Field
 
+from body_broker.calls import Arguments, Call
 from body_broker.settings import Settings
-from mcp_servers.hub.inner_door import URL, InnerDoor
+from mcp_servers.hub.inner_door import InnerDoor
 from mcp_servers.hub.protocol import Protocol
+from mcp_servers.hub.requests import WAIT_META
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from tests.mcp_servers.hub.conftest import settings_for
 from tests.mcp_servers.hub.conversing import TALKS, Plan, asker_of, signed_in
-from tests.mcp_servers.hub.fixture_room import ROOM, Seen
+from tests.mcp_servers.hub.fixture_room import ROOM, Echo, Seen, row
 from tests.mcp_servers.hub.test_gate import modern, request
+from tests.mcp_servers.hub.test_traces import CLIENTS, TRACE, Traced, traced
 from tests.waiting import wait_until
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.hubtools import Called, HubTools
 from tiers.model import Asker, Tier
 
-__all__ = ["settings_for"]
+__all__ = ["settings_for", "traced"]
 
 # What is each record's own.
 OWN = frozenset({"call", "session", "seq", "at", "time", "mac", "previous", "refers_to", "body"})
-# The SDK reads it as it reads "application/json"; it is not usual.
+JSON = "application/json"
+# The SDK reads it as it reads the other; it is not usual.
 SLOWLY = "application/json; charset=utf-8"
 
 HALF = {"text": "\ud800"}
@@ -63,6 +74,24 @@ CALLS: list[tuple[str, object]] = [
 # What a tier has no way to say, or the library none.
 NO_TIERS: list[tuple[str, object]] = [("", {}), ("fx_echo", None), ("fx_echo", [1]), ("fx_echo", HALF)]
 
+
+def about_call(meta: dict[str, object]) -> dict[str, Any]:
+    """A call whose `_meta` has more, or other."""
+    call: Any = request("tools/call", {"name": "fx_echo", "arguments": {}})
+    call["params"]["_meta"] |= meta
+    return call
+
+
+def written_with(arguments: bytes) -> bytes:
+    """A call with arguments as they are written, which may be no JSON."""
+    return written("fx_echo", "here").replace(b'"here"', arguments)
+
+
+def written(name: object, arguments: object = None, **more: object) -> bytes:
+    """A usual call's body."""
+    return json.dumps(request("tools/call", {"name": name, "arguments": arguments} | more)).encode()
+
+
 BODIES: dict[str, bytes | dict[str, Any]] = {
     "an id that is text": request("tools/call", {"name": "fx_echo", "arguments": {}}) | {"id": "a"},
     "an id that is no number": request("tools/call", {"name": "fx_echo", "arguments": {}}) | {"id": True},
@@ -79,23 +108,117 @@ BODIES: dict[str, bytes | dict[str, Any]] = {
     "no parameters": {"jsonrpc": "2.0", "id": 1, "method": "tools/call"},
     "no JSON": b'{"jsonrpc"',
     "nested deep": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    # The parser of both takes what JSON does not know; neither writes it.
+    "an id that is NaN": request("tools/call", {"name": "fx_echo"}) | {"id": float("nan")},
+    "an infinite id": request("tools/call", {"name": "fx_echo"}) | {"id": float("-inf")},
+    "NaN among the arguments": request("tools/call", {"name": "fx_echo", "arguments": {"count": float("nan")}}),
+    "infinity in a number too many": request("tools/call", {"name": "fx_echo", "arguments": {"more": float("inf")}}),
+    "a number that is infinite once it is read": written_with(b'{"weight":1e999}'),
+    "NaN seconds to wait": about_call({WAIT_META: float("nan")}),
+    "infinite seconds to wait": about_call({WAIT_META: float("inf")}),
+    "a number with more digits than are read": written_with(b'{"count":' + b"9" * 5000 + b"}"),
+    "capabilities that are a list": about_call({CLIENT_CAPABILITIES_META_KEY: []}),
+    "capabilities of another form": about_call({CLIENT_CAPABILITIES_META_KEY: {"roots": 5}}),
+    "a client without a name": about_call({CLIENT_INFO_META_KEY: {}}),
+    "a log level": about_call({LOG_LEVEL_META_KEY: "debug"}),
+    "no log level": about_call({LOG_LEVEL_META_KEY: "loud"}),
+    "a token for progress": about_call({"progressToken": 1}),
 }
 
-
-HEADERS = [
-    ("mcp-name", "fx_outside"),
-    ("mcp-name", "=?base64?ZnhfZWNobw==?="),
-    ("mcp-method", "tools/list"),
-    ("mcp-protocol-version", "2025-11-25"),
-    ("mcp-protocol-version", "1999-01-01"),
-    ("accept", "text/plain"),
-    ("accept", "application/*"),
-    ("accept", "*/*"),
-    ("mcp-param-text", "x"),
-    ("origin", "https://evil.example.com"),
-    ("host", "evil.example.com"),
-    ("content-length", "99999999999"),
+# With what else a list of tools may come, and the status it gets.
+LISTS: list[tuple[dict[str, object], dict[str, object], int]] = [
+    ({}, {}, 200),
+    ({"id": "\ud800"}, {}, 200),
+    ({"id": ""}, {}, 200),
+    ({"id": 2**80}, {}, 200),
+    ({"id": float("nan")}, {}, 400),
+    ({"id": None}, {}, 400),
+    ({"more": 1}, {}, 200),
+    ({"method": "prompts/list"}, {}, 400),
+    ({}, {"more": float("nan")}, 200),
+    ({}, {"traceparent": 5}, 200),
+    ({}, {PROTOCOL_VERSION_META_KEY: "1999-01-01"}, 400),
+    ({}, {CLIENT_CAPABILITIES_META_KEY: {"elicitation": {}, "roots": {"listChanged": True}}}, 200),
+    ({}, {CLIENT_CAPABILITIES_META_KEY: []}, 400),
+    ({}, {CLIENT_CAPABILITIES_META_KEY: None}, 400),
+    ({}, {CLIENT_CAPABILITIES_META_KEY: {"roots": 5}}, 400),
+    ({}, {CLIENT_CAPABILITIES_META_KEY: {"extensions": []}}, 400),
+    ({}, {CLIENT_INFO_META_KEY: {"name": "x", "version": "1"}}, 200),
+    ({}, {CLIENT_INFO_META_KEY: {"name": "x"}}, 400),
+    ({}, {CLIENT_INFO_META_KEY: "x"}, 400),
+    ({}, {LOG_LEVEL_META_KEY: "debug"}, 200),
+    ({}, {LOG_LEVEL_META_KEY: "loud"}, 400),
+    ({}, {LOG_LEVEL_META_KEY: 5}, 400),
+    ({}, {"progressToken": "x"}, 200),
+    ({}, {"progressToken": {}}, 400),
 ]
+
+# A header instead of the usual one, the status that it gets, and whether the SDK's way of this era answers.
+HEADERS = [
+    ("mcp-name", "fx_outside", 400, True),
+    ("mcp-name", "=?base64?ZnhfZWNobw==?=", 200, False),
+    ("mcp-name", "=?base64?ZnhfZWNobw=?=", 400, True),
+    ("mcp-method", "tools/list", 400, True),
+    ("mcp-protocol-version", "2025-11-25", 200, None),
+    ("mcp-protocol-version", "1999-01-01", 400, True),
+    ("accept", "application/json", 200, False),
+    ("accept", "application/json,text/event-stream", 200, False),
+    ("accept", "*/*", 200, False),
+    ("accept", "application/*", 200, True),
+    ("accept", "text/event-stream", 406, True),
+    ("accept", "text/plain", 406, True),
+    ("accept", "application/jsonl", 406, True),
+    ("accept", "", 406, True),
+    ("content-type", "application/json; charset=utf-8", 200, True),
+    ("content-type", "text/plain", 400, True),
+    ("content-type", "", 400, True),
+    ("mcp-param-text", "x", 200, False),
+    ("origin", "https://evil.example.com", 403, None),
+    ("host", "evil.example.com", 421, None),
+    ("content-length", "99999999999", 413, None),
+]
+
+# A header with what comes first and what comes second of it, and the status.
+TWICE = [
+    ("accept", JSON, JSON, 200),
+    ("accept", JSON, "text/plain", 200),
+    ("accept", "text/plain", JSON, 406),
+    ("mcp-method", "tools/call", "tools/call", 400),
+    ("mcp-method", "tools/list", "tools/call", 400),
+    ("mcp-method", "tools/call", "tools/list", 400),
+    ("mcp-name", "fx_echo", "fx_echo", 400),
+    ("mcp-name", "fx_outside", "fx_echo", 400),
+    ("mcp-protocol-version", "2026-07-28", "2026-07-28", 400),
+    ("content-type", JSON, JSON, 200),
+    ("content-type", JSON, "text/plain", 200),
+    ("content-type", "text/plain", JSON, 400),
+    ("authorization", "Bearer {token}", "Bearer {token}", 401),
+    ("authorization", "Bearer nobody", "Bearer {token}", 401),
+    ("host", "localhost", "localhost", 421),
+]
+
+# The headers of the mirrored tool's arguments, and the status.
+MIRRORED: list[tuple[list[tuple[str, str]], int]] = [
+    ([("mcp-param-region", "docks"), ("mcp-param-quarter", "north")], 200),
+    ([("mcp-param-region", "=?base64?ZG9ja3M=?="), ("mcp-param-quarter", "north")], 200),
+    ([("mcp-param-region", "market"), ("mcp-param-quarter", "north")], 400),
+    ([("mcp-param-region", "docks"), ("mcp-param-quarter", "south")], 400),
+    ([("mcp-param-region", "docks")], 400),
+    ([], 400),
+    ([("mcp-param-region", "docks"), ("mcp-param-region", "docks"), ("mcp-param-quarter", "north")], 400),
+]
+
+
+class Headed(Arguments):
+    region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]
+    quarter: Annotated[str | None, Field(json_schema_extra={"x-mcp-header": "Quarter"})] = None
+
+
+async def headed(arguments: Headed, call: Call, _seen: Seen) -> Echo:
+    return Echo(said=f"{arguments.region} {arguments.quarter}", count=0, tainted=call.tainted)
+
+
+WITH_MIRRORED = replace(ROOM, tools=(*ROOM.tools, row("fx_headed", headed, "retrieval")))
 
 
 @dataclass(frozen=True)
@@ -106,6 +229,8 @@ class Heard:
     body: object
     audit: list[dict[str, object]]
     tainted: object
+    escaped: bool = field(compare=False)
+    """Whether what is no ASCII is escaped, as the SDK does it and the quick way does not."""
 
 
 @dataclass
@@ -115,20 +240,33 @@ class House:
     seen: Seen
     people: int = 0
 
-    async def heard(self, body: bytes, headers: dict[str, str], content_type: str, *, silver: bool = True) -> Heard:
-        """What comes of a message of somebody who was never here before."""
+    async def heard(self, headers: Sequence[tuple[str, str]], body: bytes, *, silver: bool = True) -> Heard:
+        """What comes of a message, sent as it is, of somebody who was never here before; {token} stands for theirs."""
         self.people += 1
         token = await self.token_of(f"person:p{self.people}", silver=silver)
-        who = {"authorization": f"Bearer {token}"}
         before = len(await self.audit())
-        async with self.door.client(headers=who) as client:
-            answer = await client.post(URL, headers=headers | {"content-type": content_type}, content=body)
-            rows = (await self.audit())[before:]
-            echo = await client.post(
-                URL, headers=usual("fx_echo") | {"content-type": SLOWLY}, content=written("fx_echo")
-            )
-        tainted = echo.json()["result"]["structuredContent"]["tainted"]
-        return Heard(answer.status_code, _unnamed(answer.content), rows, tainted)
+        status, content = await self.door.post(_raw(headers, token), body)
+        rows = (await self.audit())[before:]
+        _, echo = await self.door.post(_raw(usual("fx_echo"), token), written("fx_echo"))
+        tainted = json.loads(echo)["result"]["structuredContent"]["tainted"]
+        return Heard(status, _unnamed(content), rows, tainted, escaped=rb"\u00e9" in content)
+
+    async def both(
+        self, headers: Sequence[tuple[str, str]], body: bytes, *, silver: bool = True
+    ) -> tuple[Heard, Heard]:
+        """What comes of a message, and of the same with a content type that the SDK alone reads."""
+        assert ("content-type", JSON) in headers
+        slowly = [(name, SLOWLY if name == "content-type" else value) for name, value in headers]
+        return await self.heard(headers, body, silver=silver), await self.heard(slowly, body, silver=silver)
+
+    async def both_bodies(
+        self, headers: Sequence[tuple[str, str]], name: str, arguments: object
+    ) -> tuple[Heard, Heard]:
+        """What comes of a call, and of the same with one word more in its `_meta`, which leaves it to the SDK."""
+        body = written(name, arguments)
+        more = body.replace(b'"_meta": {', b'"_meta": {"tests/more": 1, ')
+        assert more != body
+        return await self.heard(headers, body), await self.heard(headers, more)
 
     async def token_of(self, who: str, *, silver: bool) -> str:
         caller = await signed_in(self.runtime, who, "engineer")
@@ -154,7 +292,7 @@ async def house(settings_for: Callable[..., Settings], redis: object) -> AsyncIt
 async def open_house(settings: Settings) -> AsyncGenerator[House]:
     seen = Seen()
     extra: dict[str, object] = {"fixture": seen, "talks": Plan()}
-    async with open_runtime(settings, (ROOM, TALKS), extra_services=extra) as runtime:
+    async with open_runtime(settings, (WITH_MIRRORED, TALKS), extra_services=extra) as runtime:
         door = InnerDoor(
             Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus), runtime.identities, settings
         )
@@ -162,14 +300,23 @@ async def open_house(settings: Settings) -> AsyncGenerator[House]:
             yield House(runtime, door, seen)
 
 
-def usual(name: str) -> dict[str, str]:
-    """The headers of a usual call, without a token."""
-    return {key: value for key, value in modern("", "tools/call", name).items() if key != "authorization"}
+def usual(name: str) -> list[tuple[str, str]]:
+    """The headers of a usual call."""
+    return [("host", "localhost"), *modern("{token}", "tools/call", name).items()]
 
 
-def written(name: object, arguments: object = None, **more: object) -> bytes:
-    """A usual call's body."""
-    return json.dumps(request("tools/call", {"name": name, "arguments": arguments} | more)).encode()
+def listing() -> list[tuple[str, str]]:
+    """The headers of a usual list of tools."""
+    return [("host", "localhost"), *modern("{token}", "tools/list").items()]
+
+
+def instead(name: str, *values: str) -> list[tuple[str, str]]:
+    """The headers of a usual call with others of one name."""
+    return [(key, value) for key, value in usual("fx_echo") if key != name] + [(name, value) for value in values]
+
+
+def _raw(headers: Sequence[tuple[str, str]], token: str) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.replace("{token}", token).encode("latin-1")) for name, value in headers]
 
 
 def _unnamed(content: bytes) -> object:
@@ -191,10 +338,7 @@ def _masked(text: str) -> str:
 async def test_every_call_comes_to_the_same_whichever_way_it_is_read(
     house: House, name: str, arguments: object, *, silver: bool
 ) -> None:
-    quick, slow = [
-        await house.heard(written(name, arguments), usual(name), kind, silver=silver)
-        for kind in ("application/json", SLOWLY)
-    ]
+    quick, slow = await house.both(usual(name), written(name, arguments), silver=silver)
 
     assert quick == slow
     assert quick.audit or quick.status != 200
@@ -203,29 +347,85 @@ async def test_every_call_comes_to_the_same_whichever_way_it_is_read(
 async def test_what_is_wrong_with_a_message_is_told_alike(house: House) -> None:
     for what, given in BODIES.items():
         body = given if isinstance(given, bytes) else json.dumps(given).encode()
-        quick, slow = [await house.heard(body, usual("fx_echo"), kind) for kind in ("application/json", SLOWLY)]
+        quick, slow = await house.both(usual("fx_echo"), body)
 
         assert quick == slow, what
 
 
-async def test_headers_that_do_not_agree_with_a_message_are_refused_alike(house: House) -> None:
-    for name, value in HEADERS:
-        headers = usual("fx_echo") | {name: value}
-        quick, slow = [await house.heard(written("fx_echo"), headers, kind) for kind in ("application/json", SLOWLY)]
+async def test_a_list_of_tools_is_answered_or_refused_alike(house: House) -> None:
+    for more, meta, status in LISTS:
+        asked: Any = request("tools/list", {}) | more
+        asked["params"]["_meta"] |= meta
+        quick, slow = await house.both(listing(), json.dumps(asked).encode())
+
+        assert quick == slow, (more, meta)
+        assert quick.status == status, (more, meta)
+
+
+async def test_headers_that_are_not_the_usual_ones_come_to_the_same(house: House) -> None:
+    for name, value, status, by_sdk in HEADERS:
+        quick, slow = await house.both_bodies(instead(name, value), "fx_echo", {"text": "é"})
 
         assert quick == slow, (name, value)
+        assert quick.status == status, (name, value)
+        if status == 200 and by_sdk is not None:
+            assert (quick.escaped, slow.escaped) == (by_sdk, True), (name, value)
 
 
-async def test_a_usual_call_is_answered_without_the_sdk(house: House) -> None:
-    token = await house.token_of("person:anna", silver=True)
-    found: list[bytes] = []
-    for kind in ("application/json", SLOWLY):
-        headers = usual("fx_echo") | {"content-type": kind, "authorization": f"Bearer {token}"}
-        async with house.door.client() as client:
-            found.append((await client.post(URL, headers=headers, content=written("fx_echo", {"text": "é"}))).content)
+async def test_a_header_that_comes_twice_is_read_as_the_sdk_reads_it(house: House) -> None:
+    for name, first, second, status in TWICE:
+        quick, slow = await house.both_bodies(instead(name, first, second), "fx_echo", {"text": "é"})
 
-    # The SDK escapes what is no ASCII.
-    assert ["é".encode() in each for each in found] == [True, False]
+        assert quick == slow, (name, first, second)
+        assert quick.status == status, (name, first, second)
+
+
+async def test_arguments_that_stand_in_headers_too_are_compared_whichever_way_a_call_is_read(house: House) -> None:
+    for headers, status in MIRRORED:
+        sent = [*usual("fx_headed"), *headers]
+        quick, slow = await house.both_bodies(sent, "fx_headed", {"region": "docks", "quarter": "north"})
+
+        assert quick == slow, headers
+        assert quick.status == status, headers
+
+
+async def test_usual_messages_are_answered_without_the_sdk(house: House) -> None:
+    called = await house.both(usual("fx_echo"), written("fx_echo", {"text": "é"}))
+    listed = await house.both(listing(), json.dumps(request("tools/list", {}) | {"id": "é"}).encode())
+
+    assert [each.escaped for each in (*called, *listed)] == [False, True, False, True]
+
+
+async def test_a_list_over_the_rate_is_refused_alike(settings_for: Callable[..., Settings], redis: object) -> None:
+    _ = redis  # flushed before the test
+    body = json.dumps(request("tools/list", {})).encode()
+    async with open_house(settings_for(rate_per_s=1)) as house:
+        found: list[tuple[int, object]] = []
+        for who, kind in (("person:anna", JSON), ("person:tom", SLOWLY)):
+            headers = [*(pair for pair in listing() if pair[0] != "content-type"), ("content-type", kind)]
+            sent = _raw(headers, await house.token_of(who, silver=False))
+            answers = [await house.door.post(sent, body) for _ in range(20)]
+            refused = [(status, json.loads(answer)) for status, answer in answers if b'"error"' in answer]
+            status, told = refused[0]
+            assert told["error"]["data"].pop("retry_after_s") > 0
+            found.append((status, told))
+
+    assert found[0] == found[1]
+    assert found[0][0] == 200
+
+
+@pytest.mark.parametrize("kind", [JSON, SLOWLY])
+async def test_a_call_is_part_of_the_trace_that_its_meta_names(house: House, traced: Traced, kind: str) -> None:
+    place = {"traceparent": f"00-{TRACE:032x}-{CLIENTS:016x}-01", "tracestate": "vendor=1"}
+    elsewhere = ("traceparent", f"00-{1:032x}-{1:016x}-01")
+
+    heard = await house.heard([*instead("content-type", kind), elsewhere], json.dumps(about_call(dict(place))).encode())
+
+    assert heard.status == 200
+    span = traced.named("hub.call")[0]
+    assert (span.context and span.context.trace_id, span.parent and span.parent.span_id) == (TRACE, CLIENTS)
+    assert span.context
+    assert span.context.trace_state.to_header() == "vendor=1"
 
 
 @pytest.mark.parametrize(("name", "arguments"), [call for call in CALLS if call not in NO_TIERS], ids=str)
@@ -236,7 +436,7 @@ async def test_a_tier_s_call_comes_to_the_same_by_the_library_and_by_hand(
     for who, post in (("person:anna", None), ("person:tom", house.door.post)):
         asker, before = await asker_of(house.runtime, who, "engineer"), len(await house.audit())
         asker = Asker(caller=asker.caller, conversation=f"cnv_of_{who[7:]}")
-        async with HubTools.opened(house.door.client, house.runtime.tokens.mint, NoCounts(), post) as tools:
+        async with HubTools.opened(house.door.client, house.runtime.tokens.mint, Counts(), post) as tools:
             called = await tools.call(asker, Tier.SILVER, name, arguments, deadline=Deadline.after(30))
         said: Any = _unnamed(orjson.dumps([called.text, called.structured]))
         called = replace(called, seconds=0.0, text=said[0], structured=said[1])
@@ -246,7 +446,7 @@ async def test_a_tier_s_call_comes_to_the_same_by_the_library_and_by_hand(
 
 
 async def test_a_client_that_leaves_a_usual_call_ends_a_read(house: House) -> None:
-    tools = HubTools.opened(house.door.client, house.runtime.tokens.mint, NoCounts(), house.door.post)
+    tools = HubTools.opened(house.door.client, house.runtime.tokens.mint, Counts(), house.door.post)
     async with tools as opened:
         asker = await asker_of(house.runtime, "person:anna", "engineer")
         calling = asyncio.create_task(opened.call(asker, Tier.SILVER, "fx_wait_plain", {}, deadline=Deadline.after(30)))

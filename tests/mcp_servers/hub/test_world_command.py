@@ -187,7 +187,7 @@ async def killed_while_it_waits_for(pool: Pool, lock: str, environment: dict[str
                     )
                 )
 
-            await wait_until(waits, "the load waits in the middle", timeout_s=30)
+            await wait_until(waits, "the load waits in the middle", timeout_s=90)
             process.send_signal(signal.SIGKILL)
             await process.wait()
 

@@ -20,7 +20,7 @@ from tiers.catalogue import Catalogue, Given
 from tiers.chain import Chain
 from tiers.cloud.tier import CloudTier
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.gold.tier import GoldTier
 from tiers.hubtools import HubTools
@@ -110,17 +110,15 @@ async def paid(catalogue_file: Path, pool: Pool, redis: Redis, patience: None) -
         names = ("openai", "anthropic", "azure")
         given = Given(file=catalogue_file, urls={n: wall.url[n] for n in names}, keys=dict.fromkeys(names, KEY))
         catalogue = await asyncio.to_thread(read_catalogue, given)
-        engines = {name: Engine(spec, NoCounts()) for name, spec in catalogue.engines.items() if spec.url is not None}
+        engines = {name: Engine(spec, Counts()) for name, spec in catalogue.engines.items() if spec.url is not None}
         for engine in engines.values():
             stack.push_async_callback(engine.close)
-        ledger = await stack.enter_async_context(CostLedger.opened(pool, catalogue.caps, NoCounts()))
-        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, NoCounts()))
-        chain = Chain(ledger, NoCounts())
-        silver = SilverTier(chain, ToolLoop(tools, NoCounts()), NoCounts())
-        serving = {
-            Tier.GOLD: GoldTier(chain, redis, NoCounts()),
-            Tier.SILVER: silver,
-            Tier.CLOUD: CloudTier(silver, redis, NoCounts(), [engine.spec for engine in engines.values()]),
-        }
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, catalogue.caps, Counts()))
+        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, Counts()))
+        chain = Chain(ledger, Counts())
+        silver = SilverTier(ToolLoop(chain, tools, Counts()), Counts())
+        cloud = CloudTier(silver, redis, Counts(), [engine.spec for engine in engines.values()])
+        stack.push_async_callback(cloud.settled)
+        serving = {Tier.GOLD: GoldTier(chain, redis, Counts()), Tier.SILVER: silver, Tier.CLOUD: cloud}
         router = ModelRouter(catalogue, engines, serving, spent_out=ledger.spent_out)
         yield Paid(wall, catalogue, engines, ledger, router)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from tiers.catalogue import EngineSpec, Price
 from tiers.chain import Candidate
 from tiers.cloud.worth import by_worth, role_of
-from tiers.counts import NoCounts
+from tiers.counts import Counts
+from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.model import InferenceRequest, Tier
 
@@ -21,7 +24,7 @@ def engine(name: str, usd: str, *, tier: Tier = Tier.CLOUD, roles: tuple[str, ..
     spec = EngineSpec(
         name=name, tier=tier, dialect="openai", url="http://127.0.0.1:1", price=price, roles=frozenset(roles)
     )
-    return Candidate(Engine(spec, NoCounts()), tier)
+    return Candidate(Engine(spec, Counts()), tier)
 
 
 def names(candidates: tuple[Candidate, ...]) -> list[str]:
@@ -47,6 +50,18 @@ def test_one_that_would_come_too_late_comes_last() -> None:
     dear, cheap = engine("dear", "5"), engine("cheap", "1")
     cheap.engine.ttft_s = 3.0
     assert names(by_worth((cheap, dear), ASK, remaining_s=2)) == ["dear", "cheap"]
+
+
+async def test_what_may_wait_is_weighed_by_the_queue_that_it_waits_in() -> None:
+    dear, cheap = engine("dear", "5"), engine("cheap", "1")
+    async with AsyncExitStack() as stack:
+        for lane in (cheap.engine.background, dear.engine.lane):
+            lane.service_s = 100.0
+            for _ in range(lane.width):
+                await stack.enter_async_context(lane.entered(Deadline.after(60)))
+        assert names(by_worth((cheap, dear), ASK, remaining_s=2)) == ["cheap", "dear"]
+        whenever = replace(ASK, priority="background")
+        assert names(by_worth((cheap, dear), whenever, remaining_s=2)) == ["dear", "cheap"]
 
 
 @pytest.mark.parametrize(

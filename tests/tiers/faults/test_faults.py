@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from body_broker.errors import Unavailable
+from body_broker.errors import BadInput, Unavailable
 from body_broker.storage.postgres import Pool
 from tests.counterparts.faultwall.replies import DIALECTS, TEXT
 from tests.counterparts.faultwall.wall import DialectName, Fault, Reply, Tool
@@ -23,7 +23,7 @@ from tiers.accepting import accepting
 from tiers.catalogue import Caps
 from tiers.chain import Candidate, Chain, Course, Exhausted, Interrupted, Outcome
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import Reason
@@ -123,7 +123,7 @@ class Failing:
             accept=accepting(request),
         )
         candidates = [Candidate(engine, Tier.SILVER) for engine in engines]
-        return asyncio.create_task(Chain(self.ledger, NoCounts()).run(candidates, course))
+        return asyncio.create_task(Chain(self.ledger, Counts()).run(candidates, course))
 
     async def meet(self, case: Case, dialect: DialectName) -> None:
         """The first engine has this fault from now on."""
@@ -145,7 +145,7 @@ class Failing:
 
 @pytest.fixture
 async def failing(asking: Asking, clock: Clock, pool: Pool) -> AsyncIterator[Failing]:
-    async with CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()) as ledger:
+    async with CostLedger.opened(pool, Caps({}, {}, {}), Counts()) as ledger:
         yield Failing(asking, ledger, clock)
 
 
@@ -228,6 +228,17 @@ async def test_who_cannot_take_pieces_back_is_told_that_the_answer_broke_off(
 def test_what_every_engine_withholds_is_told_as_the_request_s_own_fault() -> None:
     assert isinstance(unanswered(["not_configured", "withheld"], "No model answered."), NotTaken)
     assert isinstance(unanswered(["overloaded", "withheld"], "No model answered."), Unavailable)
+
+
+def test_an_answer_that_max_tokens_cut_is_the_request_s_own_fault() -> None:
+    refused = unanswered(["open", "too_short"], "No model answered.")
+    assert isinstance(refused, BadInput)
+    assert refused.next_step == "Ask for more max_tokens."
+
+
+def test_when_to_ask_again_is_told_only_where_rest_is_all_that_is_waited_for() -> None:
+    assert unanswered(["open", "not_configured"], "No model answered.", retry_after_s=12.5).retry_after_s == 12.5
+    assert unanswered(["open", "overloaded"], "No model answered.", retry_after_s=12.5).retry_after_s is None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

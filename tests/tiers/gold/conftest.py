@@ -16,7 +16,7 @@ from tests.tiers.clock import clock
 from tiers.catalogue import Caps, EngineSpec
 from tiers.chain import Candidate, Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.gold.intents import Present, Scene
@@ -27,7 +27,6 @@ from tiers.router import Decision
 __all__ = ["clock"]
 
 SCENE = Scene(
-    npc_id="ferryman",
     version=7,
     place="quay",
     present=(Present("player-anna", "player"),),
@@ -105,15 +104,15 @@ async def gold(pool: Pool, redis: Redis) -> AsyncIterator[Gold]:
             replace(_SPEC, name="gold-small", smaller=True, dialect="vllm", url=wall.url["vllm"]),
             replace(_SPEC, name="silver", tier=Tier.SILVER, dialect="openai", url=wall.url["openai"]),
         ]
-        engines = {spec.name: Engine(spec, NoCounts()) for spec in specs}
+        engines = {spec.name: Engine(spec, Counts()) for spec in specs}
         for engine in engines.values():
             stack.push_async_callback(engine.close)
-        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()))
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), Counts()))
         scenes = {"ferryman": SCENE}
 
         async def sight(asker: Asker, npc_id: str, _deadline: Deadline) -> Scene | None:
             return scenes.get(npc_id) if asker.tenant == "service:game" else None
 
-        chain = Chain(ledger, NoCounts())
-        tier = GoldTier(chain, redis, NoCounts(), sight=sight)
+        chain = Chain(ledger, Counts())
+        tier = GoldTier(chain, redis, Counts(), sight=sight)
         yield Gold(wall, tier, engines, asker_of("service:game"), chain, scenes)

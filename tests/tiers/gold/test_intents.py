@@ -18,7 +18,7 @@ from tiers.gold.intents import (
 )
 from tiers.model import Message
 
-SCENE = Scene(npc_id="ferryman", version=1, present=(Present("player-anna", "player"), Present("wolf", "npc")))
+SCENE = Scene(version=1, present=(Present("player-anna", "player"), Present("wolf", "npc")))
 WORDS = options_among(("wait", "wait here", "walk"))
 
 
@@ -31,13 +31,13 @@ def test_targets_are_numbers_for_the_model_and_ids_in_the_answer() -> None:
 
 def test_no_more_than_a_digit_s_worth_of_targets_is_offered_and_those_that_matter_first() -> None:
     crowd = tuple(Present(f"npc-{n}", "npc") for n in range(30))
-    many = Scene(npc_id="x", version=1, present=crowd, disposition={"npc-29": -80})
+    many = Scene(version=1, present=crowd, disposition={"npc-29": -80})
     assert options_of(many).lines["attack 1"] == "attack npc-29"
     assert f"attack {TARGETS_MAX + 1}" not in options_of(many).lines
 
 
 def test_the_dead_are_offered_nothing_but_to_wait() -> None:
-    assert dict(options_of(Scene(npc_id="x", version=1, alive=False, present=SCENE.present)).lines) == {"wait": "wait"}
+    assert dict(options_of(Scene(version=1, alive=False, present=SCENE.present)).lines) == {"wait": "wait"}
 
 
 def test_who_is_not_seen_is_offered_nothing_that_needs_somebody_else() -> None:

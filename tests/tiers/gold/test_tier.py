@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from body_broker.errors import Unavailable
+from body_broker.errors import BodyBrokerError, TooLarge, Unavailable
 from body_broker.storage.redis import Redis
 from body_broker.world import intents
 from body_broker.world.model import Entity
@@ -17,13 +17,16 @@ from tests.tiers.clock import Clock, settle
 from tests.tiers.gold.conftest import SCENE, Gold, Heard, asker_of
 from tests.waiting import wait_until
 from tiers.catalogue import Given
-from tiers.counts import NoCounts
+from tiers.counts import Counts
+from tiers.deadline import Deadline
 from tiers.engine import Engine
+from tiers.faults import Reason
 from tiers.gold.intents import Scene, options_of
 from tiers.gold.tier import GoldTier
 from tiers.model import Fallback, InferenceRequest, Tier
 from tiers.reading import read_catalogue
-from tiers.router import ModelRouter
+from tiers.router import Decision, ModelRouter
+from tiers.unanswered import NoEngine, OverBudget
 
 NPC = InferenceRequest(prompt="A bell rings.", sla="real-time", max_tokens=8, npc_id="ferryman")
 CHOICE = InferenceRequest(prompt="Left or right?", sla="real-time", max_tokens=8, choices=("left", "right"))
@@ -148,6 +151,34 @@ async def test_without_any_engine_the_policy_answers_by_the_npc_s_state_and_says
     assert heard.texts == [], "only what a model says is told on the way"
 
 
+@pytest.mark.parametrize(
+    ("there", "answers", "told"),
+    [
+        ("gold silver", "gold", []),
+        ("gold silver", "silver", [("gold", "refused"), ("gold-small", "not_configured")]),
+        ("gold gold-small", "gold-small", [("gold", "refused")]),
+        ("silver", "silver", [("gold", "not_configured"), ("gold-small", "not_configured")]),
+    ],
+    ids=["first", "silver-after-gold", "smaller", "silver-alone"],
+)
+async def test_only_what_led_to_the_engine_that_answered_is_told(
+    gold: Gold, there: str, answers: str, told: list[tuple[str, str]]
+) -> None:
+    catalogue = await asyncio.to_thread(read_catalogue, Given())
+    engines = {name: gold.engines[name] for name in there.split()}
+    router = ModelRouter(catalogue, engines, {Tier.GOLD: gold.tier})
+    if answers != "gold":
+        await gold.wall.refuse("trtllm")
+    gold.wall.say("trtllm", Reply(text="right"))
+    gold.wall.say("vllm", Reply(text="right"))
+    gold.wall.say("openai", Reply(text='{"choice": "right"}'))
+
+    found = await router.execute(replace(CHOICE, latency_budget_ms=60_000), asker=gold.asker)
+
+    assert found.engine == answers
+    assert [(step.engine, step.reason) for step in found.fallbacks] == told
+
+
 async def test_who_may_not_see_an_npc_gets_nothing_of_its_state(gold: Gold, redis: Redis) -> None:
     await intents.submit(redis, FERRYMAN, intents.Intent(kind="approach", target="player-anna", version=7))
     found = await gold.ask(NPC, "silver", within_s=0.1, asker=asker_of("person:mallory"))
@@ -208,7 +239,7 @@ async def test_the_last_good_answer_is_dropped_once_the_npc_has_changed(gold: Go
     gold.wall.say("trtllm", Reply(text="follow 1"))
     await gold.ask(NPC, "gold")
     await gold.wall.refuse("trtllm")
-    gold.scenes["ferryman"] = SCENE.__class__(npc_id="ferryman", version=8, mood="scared")
+    gold.scenes["ferryman"] = SCENE.__class__(version=8, mood="scared")
     found = await gold.ask(NPC, "gold")
     assert (found.text, found.source) == ("hide", "policy")
 
@@ -263,7 +294,8 @@ async def test_what_must_obey_a_schema_is_not_answered_by_a_rule(gold: Gold) -> 
     asked = InferenceRequest(prompt="?", sla="real-time", max_tokens=8, schema={"type": "object"}, npc_id="ferryman")
     with pytest.raises(Unavailable) as refused:
         await gold.ask(asked, "gold")
-    assert refused.value.details["fallbacks"] == ["gold: refused"]
+    assert refused.value.details["engines"] == ["gold: refused"]
+    assert "nothing listens at its address" in refused.value.message
     assert "choices" in refused.value.next_step
 
 
@@ -273,6 +305,24 @@ async def test_free_text_is_not_answered_by_a_rule(gold: Gold) -> None:
     with pytest.raises(Unavailable):
         await gold.ask(FREE, "gold", listener=heard)
     assert heard.texts == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "words"),
+    [
+        ("not_configured", NoEngine, "No engine is configured"),
+        ("budget", OverBudget, "it would cost more than may be spent"),
+        ("too_long", TooLarge, "do not fit its context"),
+    ],
+)
+async def test_what_asking_again_does_not_help_is_not_told_as_if_it_did(
+    gold: Gold, reason: Reason, kind: type[BodyBrokerError], words: str
+) -> None:
+    decision = Decision(Tier.GOLD, (), "real-time", (Fallback("gold", reason),))
+    with pytest.raises(kind, match=words) as refused:
+        await gold.tier.execute(FREE, decision, asker=gold.asker, deadline=Deadline.after(60))
+    assert not refused.value.retryable
+    assert "choices" not in refused.value.next_step
 
 
 async def test_what_was_made_of_words_from_outside_is_from_outside_and_stays_so(gold: Gold) -> None:
@@ -308,7 +358,7 @@ async def test_a_sight_that_does_not_come_in_time_holds_nobody_up(gold: Gold, re
     async def blind(*_: object) -> None:
         await asyncio.get_running_loop().create_future()
 
-    gold.tier = GoldTier(gold.chain, redis, NoCounts(), sight=blind)
+    gold.tier = GoldTier(gold.chain, redis, Counts(), sight=blind)
     await gold.wall.refuse("trtllm")
     asking = asyncio.create_task(gold.ask(NPC, "gold"))
     await clock.pass_by(61, step_s=5)
@@ -324,7 +374,7 @@ async def test_a_quarter_of_the_time_is_given_to_looking_before_a_model_is_asked
     async def slow(*_: object) -> Scene:
         return await seen
 
-    gold.tier = GoldTier(gold.chain, redis, NoCounts(), sight=slow)
+    gold.tier = GoldTier(gold.chain, redis, Counts(), sight=slow)
     gold.wall.fault("trtllm", "silent")
     asking = asyncio.create_task(gold.ask(NPC, "gold", within_s=100))
     await settle()
@@ -344,14 +394,14 @@ async def test_without_redis_an_npc_is_seen_all_the_same(gold: Gold) -> None:
 
     await gold.wall.refuse("trtllm")
     async with Redis(port=1) as nobody:
-        gold.tier = GoldTier(gold.chain, nobody, NoCounts(), sight=sight)
+        gold.tier = GoldTier(gold.chain, nobody, Counts(), sight=sight)
         found = await gold.ask(NPC, "gold")
     assert (found.text, found.source) == ("greet player-anna", "policy")
 
 
 async def test_an_answer_needs_no_redis(gold: Gold) -> None:
     async with Redis(port=1) as nobody:
-        gold.tier = GoldTier(gold.chain, nobody, NoCounts())
+        gold.tier = GoldTier(gold.chain, nobody, Counts())
         found = await gold.ask(CHOICE, "gold")
         await gold.wall.refuse("trtllm")
         fallen = await gold.ask(NPC, "gold")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from body_broker.calls import Caller
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.model import Asker
 from tiers.silver.keeping import Kept, requester_of
 
 
-class Counted(NoCounts):
+class Counted(Counts):
     """Remembers how often a cache was hit."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def test_what_was_kept_is_found_until_its_time_is_up() -> None:
 
 
 def test_the_entry_that_was_used_longest_ago_goes_first() -> None:
-    kept = Kept[int]("response", 300, NoCounts(), entries_max=2)
+    kept = Kept[int]("response", 300, Counts(), entries_max=2)
     kept.put("a", 1)
     kept.put("b", 2)
     assert kept.get("a") == 1

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from tiers.catalogue import Caps, EngineSpec
 from tiers.chain import Candidate, Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.hubtools import HubTools
@@ -87,15 +87,15 @@ async def silver(pool: Pool) -> AsyncIterator[Silver]:
                 EngineSpec(
                     name=name, tier=Tier.SILVER, dialect="vllm", smaller=smaller, url=wall.url["vllm"], model=MODEL
                 ),
-                NoCounts(),
+                Counts(),
             )
             for name, smaller in (("silver", False), ("silver-small", True))
         ]
         for engine in engines:
             stack.push_async_callback(engine.close)
-        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()))
-        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, NoCounts()))
-        tier = SilverTier(Chain(ledger, NoCounts()), ToolLoop(tools, NoCounts()), NoCounts())
+        ledger = await stack.enter_async_context(CostLedger.opened(pool, Caps({}, {}, {}), Counts()))
+        tools = await stack.enter_async_context(HubTools.opened(_nobody, _nobody, Counts()))
+        tier = SilverTier(ToolLoop(Chain(ledger, Counts()), tools, Counts()), Counts())
         yield Silver(wall, tier, *engines)
 
 
@@ -121,7 +121,7 @@ async def test_the_smaller_model_answers_and_the_result_says_so(silver: Silver) 
     silver.wall.say("vllm", Reply(fault="unavailable"), Reply(text="Aye."))
     found = await silver.ask(InferenceRequest(prompt="Hello"), silver.target, silver.small)
     assert (found.text, found.source, found.engine, found.degraded) == ("Aye.", "smaller", "silver-small", True)
-    assert found.fallbacks == (*NOT_THERE, Fallback("silver", "overloaded"))
+    assert found.fallbacks == (Fallback("silver", "overloaded"), *NOT_THERE)
 
 
 async def test_a_smaller_model_that_was_named_is_the_one_that_was_meant(silver: Silver) -> None:
@@ -150,7 +150,7 @@ async def test_no_fixed_text_stands_in_for_what_must_obey_a_schema(silver: Silve
     silver.wall.fault("vllm", "wrong_schema")
     with pytest.raises(Unavailable) as caught:
         await silver.ask(request_, silver.target, silver.small)
-    assert caught.value.details["engines"] == ["openai: not configured", "silver: schema", "silver-small: schema"]
+    assert caught.value.details["engines"] == ["silver: schema", "silver-small: schema", "openai: not configured"]
 
 
 FAULTS: tuple[Fault, ...] = ("cut", "no_end", "malformed", "error_inside", "empty")

@@ -9,7 +9,7 @@ import pytest
 from tests.components import need
 from tests.vllm.server import CALLS, VllmServer
 from tiers.catalogue import EngineSpec
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Tier
 
@@ -29,6 +29,6 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 async def engine(vllm_url: str) -> AsyncIterator[Engine]:
     """Our engine on it."""
     spec = EngineSpec(name="silver", tier=Tier.SILVER, dialect="vllm", url=vllm_url, ttft_s=30, stall_s=30)
-    found = Engine(spec, NoCounts())
+    found = Engine(spec, Counts())
     yield found
     await found.close()

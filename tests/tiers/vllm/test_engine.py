@@ -16,7 +16,7 @@ import pytest
 from body_broker.calls import Json
 from tests.vllm.server import CALLS, SLOTS, gauge
 from tests.waiting import wait_until
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.engine import Engine
 from tiers.faults import EngineFault
@@ -198,7 +198,7 @@ async def test_a_request_that_is_cancelled_frees_its_slot(engine: Engine, vllm_u
 
 
 async def test_what_is_urgent_overtakes_what_may_wait(engine: Engine, vllm_url: str) -> None:
-    wide = Engine(dataclasses.replace(engine.spec, background=32), NoCounts())
+    wide = Engine(dataclasses.replace(engine.spec, background=32), Counts())
     ended: list[str] = []
 
     async def run(name: str, urgency: float, regex: str) -> None:

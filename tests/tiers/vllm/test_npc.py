@@ -136,7 +136,7 @@ async def test_the_demo_shows_who_answered_and_what_was_called(hub: Hub, capsys:
     shown = capsys.readouterr().out
     assert f"talks    {FERRYMAN}: " in shown
     assert f"{CALLS[0].name} ok, {CALLS[1].name} ok, each as service:game>tier:silver" in shown
-    assert "tiny at silver" in shown
+    assert "tiny (the tests' model: words by chance) at silver" in shown
 
 
 async def test_the_whole_talk_is_one_trace_and_its_picture_shows_it(hub: Hub, traced: Traced, tmp_path: Path) -> None:
@@ -152,7 +152,8 @@ async def test_the_whole_talk_is_one_trace_and_its_picture_shows_it(hub: Hub, tr
     assert sorted(map(str, tools)) == sorted([*OUR_READS, *(call.name for call in CALLS)])
     assert [each.name for each in mine].count("tier.engine") == 2
     picture = draw(
-        span_rows(mine), "A player asks an NPC: the hub, the silver tier, a real vLLM, and four tools of the hub"
+        span_rows(mine),
+        "A player asks an NPC: the hub, the silver tier, a real vLLM, and four calls of the hub's tools",
     )
     (tmp_path / "trace.svg").write_text(picture, "utf-8")
     assert picture.count("tier.tool") == len(tools)

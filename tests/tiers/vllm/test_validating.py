@@ -10,7 +10,7 @@ from body_broker.storage.postgres import Pool
 from tiers.catalogue import Caps
 from tiers.chain import Chain
 from tiers.cost import CostLedger
-from tiers.counts import NoCounts
+from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.model import Tier
 from tiers.validating import Target, Validation
@@ -25,12 +25,10 @@ PATIENT = Target(600, 600)
 async def test_a_real_engine_passes_every_check_of_its_tier(
     engine: Engine, pool: Pool, tier: Tier, left_out: set[str]
 ) -> None:
-    tried = Engine(replace(engine.spec, tier=tier), NoCounts())
+    tried = Engine(replace(engine.spec, tier=tier), Counts())
     try:
-        async with CostLedger.opened(pool, Caps({}, {}, {}), NoCounts()) as ledger:
-            validation = Validation(
-                tried, Chain(ledger, NoCounts()), tenant="operator:anna", requests=2, target=PATIENT
-            )
+        async with CostLedger.opened(pool, Caps({}, {}, {}), Counts()) as ledger:
+            validation = Validation(tried, Chain(ledger, Counts()), tenant="operator:anna", requests=2, target=PATIENT)
             checks = {check.name: check async for check in validation.run()}
     finally:
         await tried.close()

@@ -52,7 +52,7 @@ def sent(dialect: DialectName, request: Ask) -> dict[str, Any]:
     spoken = dialect_of(dialect)
     prepared = spoken.ask(request)
     body = orjson.loads(prepared.body)
-    headers = {**spoken.authorised(KEY), **prepared.headers}
+    headers = dict(spoken.authorised(KEY))
     assert refusal(dialect, headers, body) is None
     assert ignored(dialect, body) == frozenset()
     return body
