@@ -11,6 +11,8 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 CHROMIUM = shutil.which("chromium")
 PHONE, LAPTOP = (390, 844), (1280, 800)
+PATIENCE_MS = 120_000
+"""For what a browser does: a busy machine takes many times as long as an idle one."""
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -34,7 +36,7 @@ _AUTHENTICATOR = {
 async def open_browser() -> AsyncGenerator[Browser]:
     """A browser, ended on the way out."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS), timeout=PATIENCE_MS)
         try:
             yield browser
         finally:
@@ -47,6 +49,7 @@ async def open_page(browser: Browser, size: tuple[int, int] = LAPTOP, **more: An
     context: BrowserContext = await browser.new_context(
         viewport={"width": size[0], "height": size[1]}, locale="en-GB", timezone_id="UTC", **more
     )
+    context.set_default_timeout(PATIENCE_MS)
     try:
         yield await context.new_page()
     finally:

@@ -74,7 +74,7 @@ class Node:
 
 async def ask(url: str, method: str, path: str, body: object = None) -> httpx2.Response:
     """What a node says to a request of the test's own."""
-    async with httpx2.AsyncClient(timeout=30) as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         return await http.request(method, f"{url}{path}", json=body)
 
 
