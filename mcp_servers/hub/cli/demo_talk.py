@@ -46,6 +46,9 @@ def answered_by(talked: Mapping[str, Any]) -> str:
 
 
 def _without_model(talked: dict[str, Any]) -> str:
-    """The whole chain, in one line."""
-    steps = [f"{each['engine']} {each['reason'].replace('_', ' ')}" for each in talked["fallbacks"]]
+    """The whole chain, in one line; engines without an address last."""
+    downs = [(each["engine"], each["reason"]) for each in talked["fallbacks"]]
+    steps = [f"{engine} {reason.replace('_', ' ')}" for engine, reason in downs if reason != "not_configured"]
+    if absent := [engine for engine, reason in downs if reason == "not_configured"]:
+        steps.append(f"no address of {' and '.join(absent)}")
     return f"{', '.join(steps)}; so a {talked['source']}: {talked['says']} {talked['note'] or ''}".rstrip()

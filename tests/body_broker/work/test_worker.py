@@ -70,7 +70,10 @@ async def test_no_more_run_at_once_under_a_key_than_its_limit_over_all_workers(b
         # Both workers look past the limited work, which is more urgent, to come to these.
         await bench.is_past("A")
         await bench.is_past("B")
-        assert (await bench.pool.fetchval("SELECT count(*) FROM work WHERE state = 'running'")) == 2
+        # Beside them a worker's own purge may be running.
+        assert (
+            await bench.pool.fetchval("SELECT count(*) FROM work WHERE state = 'running' AND id = ANY($1)", limited)
+        ) == 2
         await bench.open_gate("open")
         for work in limited:
             await bench.reaches(work, "succeeded")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -193,7 +193,7 @@ async def test_money_that_is_used_up_is_told_as_that(open_hub: OpenHub, redis: R
             for more in ({}, {"tools": [WEATHER]}):
                 with pytest.raises(openai.PermissionDeniedError, match="more than may be spent") as dear:
                     await ask(client, model="cloud", max_tokens=2_000, **more)
-                assert dear.value.body["retryable"] is False  # type: ignore[index,call-overload]
+                assert cast("dict[str, Any]", dear.value.body)["retryable"] is False
                 assert "fewer max_tokens" in dear.value.message
                 assert "service:chat has spent or set aside $0.00 of $0.0010 a day" in dear.value.message
             assert (await ask(client, model="cloud", max_tokens=8)).choices[0].message.content

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from mcp_types import TextContent
 
 from body_broker.errors import BadInput, BodyBrokerError, Denied, NotConfigured
 from body_broker.storage.redis import Redis
@@ -83,7 +84,8 @@ async def test_an_answer_says_how_it_came_about(served: Hub, wall: FaultWall) ->
     assert (found["tier"], found["engine"], found["model"], found["source"]) == ("silver", "silver", MODEL, "model")
     assert (found["finish"], found["degraded"], found["from_outside"]) == ("stop", False, False)
     assert (found["prompt_tokens"], found["completion_tokens"], found["cost_usd"]) == (12, 5, 0.0)
-    assert result.content[0].text == SAID  # type: ignore[union-attr]
+    assert isinstance(said := result.content[0], TextContent)
+    assert said.text == SAID
     assert heard == ["routed: silver: interactive"]
 
 

@@ -390,6 +390,16 @@ async def test_a_lease_is_worth_nothing_once_it_has_ended(redis_url: str, clock:
             await hub.enter(ANNA)
 
 
+async def test_a_hub_that_stood_still_reads_what_came_before_it_gives_redis_up(
+    open_hub: OpenHub, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = await stack.enter_async_context(open_hub())
+    monkeypatch.setattr("mcp_servers.hub.limits._TIMEOUT_S", 0.0)  # all of Redis' time went by while nobody looked
+    monkeypatch.setattr("mcp_servers.hub.limits._READ_S", 30.0)
+
+    assert await admitted((hub, ANNA)) == [None]
+
+
 async def test_redis_forgets_a_principal_whose_bucket_is_full_again(
     open_hub: OpenHub, redis: Redis, stack: AsyncExitStack
 ) -> None:

@@ -78,7 +78,7 @@ async def hub(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Runtime]:
     """A hub's parts with a worker, on the test's own stores."""
-    monkeypatch.setattr("mcp_servers.hub.limits._TIMEOUT_S", 60.0)  # this machine may stand still for a second
+    monkeypatch.setattr("mcp_servers.hub.limits._TIMEOUT_S", 60.0)  # a busy machine may not run Valkey for a second
     settings = Settings.model_validate(
         {"database_url": database_url, "redis_url": redis_url, "secret_key": "k" * 40, "data_dir": tmp_path}
         | {"embeddings": "off", "tools": "all", "approval_wait_s": 0.05}  # tests of their own have vectors
