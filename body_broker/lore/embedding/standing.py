@@ -70,7 +70,9 @@ async def all_made(pool: Pool, progress: Progress | None = None) -> None:
         if not now.models:
             return
         model, have = now.models[-1]
-        if have == now.passages and model.state == "serving":
+        # A job that has just made the last of them ends by itself, and is not left to whoever comes next.
+        ending = any(job.kind == VECTORS and not job.error for job in now.jobs)
+        if have == now.passages and model.state == "serving" and not ending:
             return
         if progress is not None:
             await progress(have, now.passages, "passages have their vector")
