@@ -293,6 +293,7 @@ async def _answer_to(question: Awaitable[Any]) -> Any:  # what the script return
         raise TimeoutError
     finally:
         asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)  # nobody goes on before its connection is given back
 
 
 def _places_of(caller: Caller) -> str:

@@ -50,5 +50,5 @@ def _without_model(talked: dict[str, Any]) -> str:
     downs = [(each["engine"], each["reason"]) for each in talked["fallbacks"]]
     steps = [f"{engine} {reason.replace('_', ' ')}" for engine, reason in downs if reason != "not_configured"]
     if absent := [engine for engine, reason in downs if reason == "not_configured"]:
-        steps.append(f"no address of {' and '.join(absent)}")
-    return f"{', '.join(steps)}; so a {talked['source']}: {talked['says']} {talked['note'] or ''}".rstrip()
+        steps.append(f"without an address: {', '.join(absent)}")
+    return f"{'; '.join(steps)}; so a {talked['source']}: {talked['says']} {talked['note'] or ''}".rstrip()

@@ -39,7 +39,7 @@ async def test_without_an_engine_the_chain_is_shown_down_to_the_template(
     await go_talk(stage.url, stage.runtime.tokens)
     player, talks = capsys.readouterr().out.splitlines()
     assert SAID in player
-    assert talks.count("no address of silver") == 1
+    assert talks.count("without an address: silver, silver-small") == 1
     assert "so a template: " in talks
     assert "BODY_BROKER_SILVER_URL" in talks
 
