@@ -1,17 +1,13 @@
-"""Owns the hub's settings: one frozen model, loaded once by the hub and passed down; nothing else reads the environment."""
+"""Owns the hub's settings as one frozen model, loaded once by the hub and passed down; nothing else reads the environment."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-
-from body_broker.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 PREFIX = "BODY_BROKER_"
 # These belong to the tests, and to the client side of stdio; the hub's settings know nothing of them.
@@ -186,6 +182,54 @@ class Settings(BaseModel):
     anthropic_url: str = Field(
         "https://api.anthropic.com", pattern=r"^https?://\S+$", description="Where Anthropic's API is, without /v1."
     )
+    bronze_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where the experts' model is, without /v1: vLLM, or another API with BODY_BROKER_BRONZE_DIALECT. docs/bronze.md has more.",
+    )
+    bronze_dialect: Literal["vllm", "trtllm", "openai", "azure", "anthropic"] | None = Field(
+        None, description="What `bronze_url` speaks, without it `vllm`."
+    )
+    bronze_api_key: SecretStr | None = Field(None, description="Its API key, sent to `bronze_url` and nowhere else.")
+    bronze_model: str | None = Field(
+        None, description="What `bronze_url` calls its model; without it the only one that it serves."
+    )
+    bronze_concurrency: int = Field(4, ge=1, le=1000, description="Expert jobs that run at once, over all workers.")
+    bronze_open_max: int = Field(20, ge=1, le=100_000, description="Expert jobs that one asker may have open.")
+    sagemaker_endpoint: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9](-*[A-Za-z0-9]){0,62}$",
+        description="The name of a SageMaker asynchronous endpoint, asked before `bronze_url`. docs/sagemaker.md has the steps.",
+    )
+    sagemaker_output: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9.-]{3,63}(/\S*)?$",
+        description="Where that endpoint writes: the S3OutputPath of its configuration, such as s3://studio-experts/outputs.",
+    )
+    sagemaker_failures: str | None = Field(
+        None, pattern=r"^s3://[a-z0-9.-]{3,63}(/\S*)?$", description="Its S3FailurePath."
+    )
+    sagemaker_input: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9.-]{3,63}(/\S*)?$",
+        description="Where questions are put that are too long to be sent inline (128,000 bytes).",
+    )
+    sagemaker_queue_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="An SQS queue that its SNS topics are delivered to: answers are seen at once; without it they are looked for.",
+    )
+    sagemaker_ttl_s: int = Field(3_600, ge=60, le=21_600, description="How long a question may wait at the endpoint.")
+    sagemaker_timeout_s: int = Field(900, ge=1, le=3_600, description="How long the endpoint may work on one.")
+    sagemaker_poll_s: Seconds = Field(5, description="How often its answer is looked for.")
+    results: str | None = Field(
+        None,
+        description="Where results of jobs are kept: a directory, or s3://bucket/prefix; without it `results` in data_dir.",
+    )
+    results_endpoint_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Another S3 than Amazon's for `results`."
+    )
+    results_kept_days: int = Field(90, ge=1, le=3_650, description="How long results of jobs are kept.")
     otlp_url: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
@@ -267,49 +311,6 @@ class Settings(BaseModel):
         return self.database_url is None
 
 
-def load_settings(
-    environ: Mapping[str, str],
-    file: Path | None = None,
-    **overrides: object,
-) -> Settings:
-    """The settings from an optional TOML file, the environment over it, and the command line's overrides over both.
-
-    Args:
-        environ: The process's environment; only names that start with BODY_BROKER_ are looked at. An empty one counts as not set.
-        file: A body-broker.toml; keys are the names of the settings.
-        overrides: Values given on the command line; None means not given.
-
-    Raises:
-        SettingsError: A name is unknown (a misspelt variable is an error), or a value does not fit. No value is repeated.
-    """
-    values: dict[str, object] = _from_file(file) if file else {}
-    for name, text in environ.items():
-        if not name.startswith(PREFIX) or name in NOT_SETTINGS or name.startswith(NOT_SETTINGS[0]):
-            continue
-        field = name.removeprefix(PREFIX).lower()
-        if field not in Settings.model_fields:
-            raise SettingsError(f"{name} is not a setting.", next_step="docs/settings.md lists every setting.")
-        if not text:  # so Compose passes on what is not set
-            continue
-        values[field] = tuple(filter(None, text.split(","))) if field == "allowed_hosts" else text
-    values |= {name: value for name, value in overrides.items() if value is not None}
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        places = "; ".join(_misfit(e["loc"], e["type"], e["msg"]) for e in error.errors(include_input=False))
-        raise SettingsError(
-            f"The settings do not fit: {places}.", next_step="docs/settings.md lists every setting."
-        ) from error
-    _check_lore(settings)
-    _check_oidc(settings)
-    if settings.database_url is not None and settings.secret_key is None:
-        raise SettingsError(
-            "BODY_BROKER_SECRET_KEY is missing: hubs that share a database must share it.",
-            next_step="Set it to at least 32 random characters, the same for every hub and worker.",
-        )
-    return settings
-
-
 def _origin_of(url: str) -> str:
     """The URL as browsers write an origin: no path, no default port, lower case.
 
@@ -324,58 +325,3 @@ def _origin_of(url: str) -> str:
         raise ValueError("it is scheme, host and port alone, without a path")
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" + ("" if port in {None, _PORTS[parts.scheme]} else f":{port}")
-
-
-def _misfit(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    """What is wrong with one setting, by the name it is set under; a pattern says nothing to a person, its description does."""
-    name = str(place[0]) if place else "settings"
-    field = Settings.model_fields.get(name)
-    if kind == "string_pattern_mismatch" and field is not None:
-        return f"{PREFIX}{name.upper()} is not of its form ({field.description})"
-    return f"{'.'.join(map(str, place)) or 'settings'}: {message.removeprefix('Value error, ')}"
-
-
-def _check_lore(settings: Settings) -> None:
-    if settings.embeddings.startswith("http") and not settings.embeddings_model:
-        raise SettingsError(
-            "BODY_BROKER_EMBEDDINGS_MODEL is missing.", next_step="Set it to the model the embeddings API serves."
-        )
-    if settings.opensearch_service != "plain" and not settings.opensearch_region:
-        raise SettingsError("BODY_BROKER_OPENSEARCH_REGION is missing.", next_step="Set it to the domain's AWS region.")
-    if settings.opensearch_service == "serverless" and settings.opensearch_engine != "faiss":
-        raise SettingsError(
-            "OpenSearch Serverless has no engine but faiss.", next_step="Unset BODY_BROKER_OPENSEARCH_ENGINE."
-        )
-
-
-def _check_oidc(settings: Settings) -> None:
-    if settings.oidc_issuer is None:
-        return
-    for name in ("oidc_issuer", "oidc_jwks_url"):
-        url = urlsplit(getattr(settings, name) or "https:")
-        if url.scheme != "https" and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
-            raise SettingsError(
-                f"{PREFIX}{name.upper()} is not https: whoever is on the way could write keys of their own.",
-                next_step="Use its https address; http does on this machine alone.",
-            )
-    if settings.public_url is None:
-        raise SettingsError(
-            "BODY_BROKER_PUBLIC_URL is missing: tokens of BODY_BROKER_OIDC_ISSUER are made for the hub at a URL.",
-            next_step="Set it to the URL that clients reach this hub by, without /mcp.",
-        )
-    if settings.oidc_issuer == settings.token_issuer:
-        raise SettingsError("BODY_BROKER_TOKEN_ISSUER and BODY_BROKER_OIDC_ISSUER must differ.")
-
-
-def _from_file(file: Path) -> dict[str, object]:
-    try:
-        found = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file.name} cannot be read as TOML.") from error
-    unknown = sorted(set(found) - set(Settings.model_fields))
-    if unknown:
-        raise SettingsError(
-            f"{file.name} has unknown settings: {', '.join(unknown)}.",
-            next_step="docs/settings.md lists every setting.",
-        )
-    return found
