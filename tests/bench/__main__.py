@@ -9,7 +9,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import approvals, decisions, door, overload, retrieval, slot, starting, stream, tiers, tool_loop, world
+from tests.bench import (
+    approvals,
+    bronze,
+    decisions,
+    door,
+    overload,
+    retrieval,
+    slot,
+    starting,
+    stream,
+    tiers,
+    tool_loop,
+    world,
+)
 
 
 class Wanted(argparse.Namespace):
@@ -27,6 +40,7 @@ TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
     "world": lambda folder, wanted: world.measure(folder / "world", wanted.rounds, wanted.seconds),
     "approvals": lambda folder, wanted: approvals.measure(folder / "approvals", wanted.rounds, wanted.seconds),
+    "bronze": lambda folder, wanted: bronze.measure(folder / "bronze", wanted.rounds, wanted.seconds),
     "tiers": lambda folder, wanted: tiers.measure(folder / "tiers", wanted.rounds),
     "stream": lambda folder, wanted: stream.measure(folder / "stream", wanted.rounds),
     "slot": lambda folder, wanted: slot.measure(folder / "slot", wanted.rounds),
@@ -44,7 +58,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--opensearch", action="store_true", help="retrieval: on a real node too (needs Java)")
     args = parser.parse_args(namespace=Wanted())
-    if {"door", "world", "approvals"}.intersection(args.tables or TABLES) and shutil.which("wrk") is None:
+    if {"door", "world", "approvals", "bronze"}.intersection(args.tables or TABLES) and shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:

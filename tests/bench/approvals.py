@@ -42,7 +42,7 @@ def measure(data_dir: Path, rounds: int, seconds: float) -> str:
         # Both have been up for a while, and the filling is over, before reads are compared.
         asyncio.run(_fill(full))
         waits, polls = asyncio.run(_answered(idle, folders[0], _CALLS * rounds))
-        shots = _reads(idle, full, rounds, seconds)
+        shots = reads(idle, full, rounds, seconds)
     return "\n".join(
         [
             "From the call to its result over HTTP, a worker beside the hub, a yes from another process as soon as it hears of it:",
@@ -52,16 +52,23 @@ def measure(data_dir: Path, rounds: int, seconds: float) -> str:
             _times("waits for its answer", waits),
             _times("follows a task, asking every 20 ms", polls),
             "",
-            "| a read that has nothing to do with them | p50 µs at 1 | p99 | CPU µs at 1 / 16 |",
-            "| --- | --- | --- | --- |",
-            *(_line(cell, shots[cell.name]) for cell in (idle, full)),
-            "",
-            (
-                f"p50 ratio, the median of {len(shots[idle.name])} pairs: {_ratio(shots[idle.name], shots[full.name]):.3f}; "
-                f"of the quietest shots: {_quietest(shots[full.name]) / _quietest(shots[idle.name]):.3f}."
-            ),
+            *reads_table(idle, full, shots),
         ]
     )
+
+
+def reads_table(idle: Cell, full: Cell, shots: dict[str, list[tuple[Shot, Shot]]]) -> list[str]:
+    """Two hubs' reads side by side, and the ratio between them, as lines of Markdown."""
+    return [
+        "| a read that has nothing to do with them | p50 µs at 1 | p99 | CPU µs at 1 / 16 |",
+        "| --- | --- | --- | --- |",
+        *(_line(cell, shots[cell.name]) for cell in (idle, full)),
+        "",
+        (
+            f"p50 ratio, the median of {len(shots[idle.name])} pairs: {_ratio(shots[idle.name], shots[full.name]):.3f}; "
+            f"of the quietest shots: {_quietest(shots[full.name]) / _quietest(shots[idle.name]):.3f}."
+        ),
+    ]
 
 
 def _times(what: str, took_s: list[float]) -> str:
@@ -84,7 +91,7 @@ def _quietest(pairs: list[tuple[Shot, Shot]]) -> float:
     return min(one.p50_us for one, _ in pairs)
 
 
-def _reads(idle: Cell, full: Cell, rounds: int, seconds: float) -> dict[str, list[tuple[Shot, Shot]]]:
+def reads(idle: Cell, full: Cell, rounds: int, seconds: float) -> dict[str, list[tuple[Shot, Shot]]]:
     """Pairs of shots, the one first and then the other: what the machine does meanwhile falls on both."""
     shots: dict[str, list[tuple[Shot, Shot]]] = {idle.name: [], full.name: []}
     for turn in range(4 * rounds):
@@ -156,6 +163,16 @@ async def _call(
     if tasks != (found["resultType"] == "task") or (wait_s and "isError" in found):
         raise SystemExit(f"{cell.name} answered {found}")
     return found
+
+
+async def called(http: httpx2.AsyncClient, cell: Cell, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The structured result of one call as bronze; ends the program where it is refused."""
+    params: dict[str, Any] = {"name": tool, "arguments": arguments}
+    found = await _say(http, cell, "tools/call", tool, params, tasks=False)
+    if found.get("isError"):
+        raise SystemExit(f"{cell.name} refused {tool}: {found}")
+    result: dict[str, Any] = found["structuredContent"]
+    return result
 
 
 async def _say(
