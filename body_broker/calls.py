@@ -265,6 +265,7 @@ class Caller:
         token_id: The token's `jti`, for revocation; None with `--as`.
         asker_token_id: In a conversation the `jti` of the asker's own token.
         depth: How many calls deep a call of theirs is already: their conversation was begun in one.
+        call_key: The one call that their token was minted for, as its `Call.key`; None where it was minted for any.
     """
 
     chain: tuple[str, ...]
@@ -276,6 +277,7 @@ class Caller:
     token_id: str | None = None
     asker_token_id: str | None = None
     depth: int = 0
+    call_key: str | None = None
 
     @property
     def asker(self) -> str:
@@ -355,7 +357,9 @@ class Call:
         tainted: Whether the session had read text from outside when the decision was made.
         depth: How many calls deep this one was caused by others.
         inputs: What the client sent beside the arguments; empty unless the row has `asks`.
-        key: The approval it runs under, None without one: a `repeatable` effect under the same key is the same effect.
+        key: A `repeatable` effect under the same key is the same effect: the approval that it runs under, or the call of a job that
+            may be made again. None where the call is made once.
+        approval: The approval that it runs under, None without one.
         basis: What `foresees` found when people were asked; the call refuses where it is no longer so.
         hear: Hears what the operation says on the way; None where nobody does.
         restarts: Whether who hears can take back what was said.
@@ -372,6 +376,7 @@ class Call:
     depth: int = 0
     inputs: Inputs = NO_INPUTS
     key: str | None = None
+    approval: str | None = None
     basis: str | None = None
     hear: Hear | None = None
     restarts: bool = False

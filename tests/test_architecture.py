@@ -45,6 +45,10 @@ LAZY: dict[tuple[str, str], str] = {
         "body_broker.world.engine.relay",
     ): "a tenth of a second, for those with another engine",
     ("mcp_servers/admin/services.py", "mcp_servers.admin"): "boto3, only where AWS is asked",
+    (
+        "body_broker/storage/objects/opening.py",
+        "body_broker.storage.objects.s3",
+    ): "boto3, only where results are kept in S3",
     ("approvals/factors/keyring.py", "approvals.factors.passkeys"): "fido2, only where a passkey is used",
     ("mcp_servers/hub/approving.py", "approvals.slack.opening"): "slack_sdk, only where Slack is configured",
     ("mcp_servers/hub/oidc/issuer.py", "mcp_servers.hub.oidc.wire"): "aiohttp, only where there is an OIDC issuer",
@@ -57,7 +61,7 @@ LAZY: dict[tuple[str, str], str] = {
 OWNERS = {
     "slack_sdk": "approvals/slack",
     "opensearchpy": "body_broker/lore/opensearch",
-    "boto3": ("body_broker/lore/opensearch", "mcp_servers/admin"),
+    "boto3": ("body_broker/lore/opensearch", "body_broker/storage/objects", "mcp_servers/admin"),
     "vllm": "",
     "semgrep": "",
     "cedarpy": "policies/",

@@ -11,7 +11,7 @@ from typing import Literal
 from body_broker.calls import Json
 from tiers.model import Tier
 
-DialectName = Literal["vllm", "trtllm", "openai", "azure", "anthropic"]
+DialectName = Literal["vllm", "trtllm", "openai", "azure", "anthropic", "sagemaker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,18 @@ class Catalogue:
             sorted((spec for spec in self.engines.values() if spec.tier is tier), key=lambda spec: spec.smaller)
         )
 
+    def of_role(self, role: Role) -> tuple[EngineSpec, ...]:
+        """The engines of a role: those of its tier with its models, in its order, each once.
+
+        One that takes whatever model it serves counts as each of its `variants`. A role of experts goes on with the rest of their tier,
+        and then where that goes on: its jobs are to be done, if by others.
+        """
+        ours = self.of_tier(role.tier)
+        chosen = [spec for model in role.models for spec in ours if _serves(spec, model)]
+        if role.tier is Tier.BRONZE:
+            chosen += [*ours, *(spec for tier in self.after(role.tier) for spec in self.of_tier(tier))]
+        return tuple({spec.name: spec for spec in chosen}.values())
+
     def after(self, tier: Tier) -> tuple[Tier, ...]:
         """Where a tier goes on; where none of those has an address either, on to where they go on: with cloud keys alone gold reaches them."""
         there = {spec.tier for spec in self.engines.values() if spec.url is not None}
@@ -165,6 +177,10 @@ class Catalogue:
         there = {spec.name: spec.tier for spec in self.engines.values() if spec.url is not None}
         tiers = (tier.value for tier in Tier if not {tier, *self.after(tier)}.isdisjoint(there.values()))
         return tuple(dict.fromkeys(("auto", *tiers, *there)))
+
+
+def _serves(spec: EngineSpec, model: str) -> bool:
+    return model in {spec.name, spec.model} or (spec.model is None and model in spec.variants)
 
 
 @dataclass(frozen=True, slots=True)

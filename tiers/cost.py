@@ -29,7 +29,7 @@ log = get_logger(__name__)
 EVERYBODY = "*"
 """The asker under which a tier's sum stands."""
 RESERVED_S = BUDGET_MS_MAX / 1_000 + 300.0
-"""After how long whoever reserved counts as dead, and all of it as spent: no request lives as long."""
+"""After how long whoever reserved counts as dead, and all of it as spent: no request lives as long; what does says so itself."""
 BELIEVED_S = 5.0
 """How long a cap that was found used up is taken for it without asking: money that is given back is seen within this time."""
 _NOTED_EVERY_S = 10.0
@@ -122,6 +122,8 @@ class CostLedger:
         spec: EngineSpec,
         ask: Ask,
         bound: int,
+        *,
+        ttl_s: float = RESERVED_S,
     ) -> Reservation | None:
         """Money for the most that a request can cost; None where the engine's tokens cost nothing.
 
@@ -131,6 +133,7 @@ class CostLedger:
             spec: Who is to be asked.
             ask: What it is to be asked.
             bound: The most tokens that its prompt can have.
+            ttl_s: After how long whoever reserved counts as dead: longer than the answer can take.
 
         Raises:
             EngineFault: `budget`: a cap has no room for it, or nobody can say whether it has.
@@ -143,7 +146,7 @@ class CostLedger:
         if amount > min(caps) or min(caps) == 0:
             raise EngineFault("budget")
         reservation = Reservation(new_id("spd"), tier, tenant, price, amount)
-        about = (reservation.id, tier, tenant, spec.name, amount, *caps, RESERVED_S)
+        about = (reservation.id, tier, tenant, spec.name, amount, *caps, ttl_s)
         asked = self._begin(self._pool.fetchrow(_RESERVE, *about))
         try:
             async with asyncio.timeout(_PATIENCE_S):

@@ -108,7 +108,8 @@ class Engine:
         self.gap_s: float | None = None
         self.measured_at = 0.0
         self._model = spec.adapter or spec.model
-        self.context_tokens, self.asks_context = spec.context_tokens, not spec.context_known
+        self.context_tokens = spec.context_tokens
+        self.asks_context = not spec.context_known and spec.dialect != "sagemaker"  # which cannot be asked for it
 
     @property
     def in_flight(self) -> int:

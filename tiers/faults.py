@@ -17,6 +17,7 @@ Reason = Literal[
     "cannot",  # it lacks what the request needs: tools, a grammar
     "no_background",  # its background lane has no width
     "only_background",  # its other lane has none
+    "answers_later",  # an asynchronous endpoint: only jobs ask it
     "refused",  # nothing listens there
     "unreachable",  # its name does not resolve, or no way leads to it
     "reset",  # the connection broke before an answer
@@ -49,6 +50,7 @@ IN_WORDS: Mapping[str, str] = {
     "cannot": "it lacks what the request needs",
     "no_background": "it takes no background work",
     "only_background": "it takes nothing but background work",
+    "answers_later": "it answers later: only jobs ask it",
     "refused": "nothing listens at its address",
     "unreachable": "it cannot be reached: its name, the network, a proxy or a certificate",
     "reset": "the connection broke",

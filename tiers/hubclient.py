@@ -60,6 +60,7 @@ class Listed:
     description: str
     schema: Mapping[str, Json]
     read_only: bool
+    repeatable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ class HubClient:
                 tool.description or "",
                 tool.input_schema,
                 tool.annotations is not None and tool.annotations.read_only_hint is True,
+                tool.annotations is not None and tool.annotations.idempotent_hint is True,
             )
             for tool in listed
         ]

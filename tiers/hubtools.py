@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from body_broker.background import running
 from body_broker.calls import Caller, Json
@@ -24,8 +24,17 @@ Connect = Callable[..., Any]
 """Makes an httpx2.AsyncClient that reaches the hub, given the arguments of one."""
 Post = Callable[[Sequence[tuple[bytes, bytes]], bytes], Awaitable[tuple[int, bytes]]]
 """`async (headers, body) -> (status, body)`: takes one HTTP request to the very front that `Connect` reaches."""
-Mint = Callable[[Caller, str, str, float], Awaitable[str]]
-"""`async (asker, actor, conversation, ttl_s) -> token`: the hub's, never a route."""
+
+
+class Mint(Protocol):
+    """Makes a conversation's token; the hub's, never a route."""
+
+    def __call__(
+        self, asker: Caller, actor: str, conversation: str, ttl_s: float, /, *, key: str | None = None
+    ) -> Awaitable[str]:
+        """The token; with a key it is for that one call."""
+        ...
+
 
 TOKEN_S = 600.0
 """How long a conversation's token lives; it is minted anew before that."""
@@ -40,9 +49,15 @@ _UNAUTHENTICATED = 401
 
 @dataclass(frozen=True, slots=True)
 class HubTool(ToolOffer):
-    """A tool of the hub's as a model is offered it. Calls of those that only read may be made side by side."""
+    """A tool of the hub's as a model is offered it.
+
+    Attributes:
+        read_only: It only reads: its calls may be made side by side.
+        repeatable: Made again under the same key (`HubTools.call`), a call of it is the same call; so is every read.
+    """
 
     read_only: bool = False
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +138,14 @@ class HubTools:
         return tuple(tool for tool in shown.values() if names is None or tool.name in names)
 
     async def call(
-        self, asker: Asker, tier: Tier, name: str, arguments: Mapping[str, Json], *, deadline: Deadline
+        self,
+        asker: Asker,
+        tier: Tier,
+        name: str,
+        arguments: Mapping[str, Json],
+        *,
+        deadline: Deadline,
+        key: str | None = None,
     ) -> Called:
         """What came of one call; an error is an outcome like any other.
 
@@ -136,8 +158,11 @@ class HubTools:
             name: One of `offered`.
             arguments: An object.
             deadline: When it must be there.
+            key: Names this call of a job, such as `job_... 3.1`: whoever makes it again under its key, after a crash or because nobody
+                heard the answer, has a `repeatable` tool do it once and gets what it gave. None for a call that is made once.
 
         Raises:
+            BadInput: It is no key of a job's call.
             Unauthenticated: The asker's token holds no more: the conversation is over.
         """
         now = asyncio.get_running_loop().time
@@ -145,7 +170,7 @@ class HubTools:
         with span("tier.tool", tool=name, tier=tier) as part:
             try:
                 async with deadline.scope():
-                    called = await self._call(asker, tier, name, arguments)
+                    called = await self._call(asker, tier, name, arguments, key)
             except TimeoutError:
                 called = Called(text="It did not answer in its time.", outcome="timeout")
             part.note(outcome=called.outcome)
@@ -153,10 +178,13 @@ class HubTools:
         self._counts.tool_used(tier, name, called.outcome, seconds)
         return replace(called, seconds=seconds)
 
-    async def _call(self, asker: Asker, tier: Tier, name: str, arguments: Mapping[str, Json]) -> Called:
+    async def _call(
+        self, asker: Asker, tier: Tier, name: str, arguments: Mapping[str, Json], key: str | None
+    ) -> Called:
         client = await self._loaded()
+        token = await (self._token(asker, tier) if key is None else self._minted(asker, tier, key))
         try:
-            said = await client.call(await self._token(asker, tier), name, arguments)
+            said = await client.call(token, name, arguments)
         except Refused as refused:
             self._check_identity(refused.status, asker, tier)
             code = refused.code or _STATUS_CODES.get(refused.status or 0, "unavailable")
@@ -188,7 +216,10 @@ class HubTools:
             self._check_identity(refused.status, asker, tier)
             raise _unavailable() from refused
         return {
-            tool.name: HubTool(tool.name, tool.description, tool.schema, read_only=tool.read_only) for tool in listed
+            tool.name: HubTool(
+                tool.name, tool.description, tool.schema, read_only=tool.read_only, repeatable=tool.repeatable
+            )
+            for tool in listed
         }
 
     def _check_identity(self, status: int | None, asker: Asker, tier: Tier) -> None:
@@ -203,12 +234,15 @@ class HubTools:
         now, key = asyncio.get_running_loop().time(), _conversation(asker, tier)
         kept = self._tokens.get(key)
         if kept is None or now >= kept.renew_at:
-            text = await self._mint(asker.caller, actor_of(tier), asker.conversation, TOKEN_S)
+            text = await self._minted(asker, tier)
             kept = self._tokens[key] = _Token(text, now + TOKEN_S * _RENEW_AT)
             if len(self._tokens) > _TOKENS_MAX:
                 self._tokens.popitem(last=False)
         self._tokens.move_to_end(key)
         return kept.text
+
+    async def _minted(self, asker: Asker, tier: Tier, key: str | None = None) -> str:
+        return await self._mint(asker.caller, actor_of(tier), asker.conversation, TOKEN_S, key=key)
 
     async def ready(self) -> None:
         """Load the client's library now, so that nobody's deadline pays for it."""

@@ -12,8 +12,9 @@ from body_broker.calls import Caller, Json
 Sla = Literal["real-time", "interactive", "async"]
 Sensitivity = Literal["low", "normal", "high"]
 Role = Literal["system", "user", "assistant", "tool"]
-Source = Literal["model", "smaller", "cached", "policy", "template"]
-"""What an answer came from: the model that was meant, a smaller or another one, an earlier answer, a rule, a fixed text."""
+Source = Literal["model", "smaller", "cached", "policy", "template", "job"]
+"""What an answer came from: the model that was meant, a smaller or another one, an earlier answer, a rule, a fixed text; or which job
+will have it."""
 Finish = Literal["stop", "length", "tools", "grammar", "deadline"]
 """Why it ends: by itself, at max_tokens, to call tools of the client's, when the grammar was satisfied, when time ran out."""
 
@@ -187,7 +188,7 @@ class InferenceResult:
         fallbacks: Every step down, in order.
         cost_usd: What it cost; None where the price is not known.
         ttft_s: To the first text; None where no model spoke.
-        job: The id of a job that goes on with it; None until bronze is there.
+        job: The id of the job that does it, or goes on with it; None where there is none.
         note: What a person should know of it, such as that nothing was configured.
     """
 
@@ -212,7 +213,7 @@ class InferenceResult:
     @property
     def degraded(self) -> bool:
         """Whether it is less than was asked for; what was answered to the very same request before, and nothing failed now, is not."""
-        is_meant = self.source == "model" or (self.source == "cached" and not self.fallbacks)
+        is_meant = self.source in {"model", "job"} or (self.source == "cached" and not self.fallbacks)
         return not is_meant or self.finish == "deadline"
 
 

@@ -81,8 +81,11 @@ class _Engine(_Closed):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.tier is Tier.BRONZE:
-            raise ValueError("the bronze tier has no engines of this kind")
+        if self.dialect == "sagemaker":
+            if self.tier is not Tier.BRONZE or self.smaller:
+                raise ValueError("an endpoint that answers later is for the bronze tier alone")
+            if self.url is not None or self.api_key_file is not None:
+                raise ValueError("a SageMaker endpoint has no url and no key here: it is a setting, sagemaker_endpoint")
         if self.tier is Tier.CLOUD and self.price is None:
             raise ValueError("an engine of the cloud tier needs its price; one that costs nothing belongs to silver")
         if self.api_key_file is not None and self.url is None:
@@ -141,7 +144,7 @@ class _File(_Closed):
     @field_validator("engines")
     @classmethod
     def _no_tiers(cls, engines: Mapping[str, _Engine]) -> Mapping[str, _Engine]:
-        if taken := sorted({*Tier, "auto"}.intersection(engines) - {Tier.GOLD, Tier.SILVER}):
+        if taken := sorted({*Tier, "auto"}.intersection(engines) - {Tier.GOLD, Tier.SILVER, Tier.BRONZE}):
             raise ValueError(f"an engine cannot be called {', '.join(taken)}: that names a tier")
         return engines
 
@@ -238,7 +241,7 @@ def _contradictions(tables: Table) -> Generator[str]:
             yield f"tiers.{tier}.then: names a tier twice"
     engines = dict(_items(tables, "engines"))
     for name, engine in engines.items():
-        if name in {Tier.GOLD, Tier.SILVER} and engine.get("tier") not in {name, None}:
+        if name in {Tier.GOLD, Tier.SILVER, Tier.BRONZE} and engine.get("tier") not in {name, None}:
             yield f"engines.{name}.tier: the name is a tier's, so it must be that one"
     for name, role in _items(tables, "roles"):
         if role.get("tier") == Tier.BRONZE:

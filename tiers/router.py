@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from body_broker.errors import BadInput, NotConfigured
 from body_broker.tracing import span
-from tiers.catalogue import Catalogue, EngineSpec, Price, Role
+from tiers.catalogue import Catalogue, EngineSpec, Price
 from tiers.chain import Candidate, most_usd
 from tiers.cloud.worth import by_worth
 from tiers.contexts import learned, too_large
@@ -101,7 +101,8 @@ class _Step:
         self.name, self.tier, self.price = spec.name, spec.tier, spec.price
         self.engine, self.needs_s, self.preamble = engine, needs_s, spec.preamble_tokens
         self.candidate = Candidate(engine, spec.tier, needs_s) if engine is not None else None
-        self.missing = Fallback(spec.name, "not_configured")
+        # Who has an address and is no engine here answers later than any caller waits for.
+        self.missing = Fallback(spec.name, "not_configured" if spec.url is None else "answers_later")
         self.lacks = (
             (0 if spec.can_tools else _TOOLS)
             | (0 if spec.can_schema else _SCHEMA)
@@ -176,7 +177,7 @@ class ModelRouter:
         self._roles: dict[str, _Aim] = {
             role.name: (
                 role.tier,
-                steps(_of_role(role, specs)),
+                steps(catalogue.of_role(role)),
                 f"the role {role.name} is {role.tier}'s",
             )
             for role in catalogue.roles.values()
@@ -190,6 +191,14 @@ class ModelRouter:
     def route(self, request: InferenceRequest) -> Tier:
         """The tier that the source documents give it to."""
         return _routed(request)[0]
+
+    def tier_of(self, request: InferenceRequest) -> Tier:
+        """The tier that it is for, by the model or role that it names too.
+
+        Raises:
+            BadInput: There is no such model or role.
+        """
+        return self._aim(request)[0]
 
     def decide(self, request: InferenceRequest, *, remaining_s: float, spent_out: frozenset[Tier] = _NONE) -> Decision:
         """Who is asked, in which order, and why; nothing is asked and nothing is changed.
@@ -306,12 +315,6 @@ def _full(decision: Decision) -> list[Engine]:
     """The engines that seem to hold too little for it."""
     names = {skip.engine for skip in decision.skipped if skip.reason == "too_long"}
     return [step.engine for step in decision.chain if step.engine is not None and step.name in names] if names else []
-
-
-def _of_role(role: Role, specs: Iterable[EngineSpec]) -> Iterable[EngineSpec]:
-    """The engines of its tier with its models, in its order, each once."""
-    ours = [spec for spec in specs if spec.tier is role.tier]
-    return dict.fromkeys(spec for model in role.models for spec in ours if model in {spec.name, spec.model})
 
 
 def _served_by(decision: Decision) -> Tier:

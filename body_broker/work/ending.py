@@ -10,6 +10,7 @@ from body_broker.errors import BodyBrokerError, on_the_wire
 from body_broker.telemetry import get_logger
 from body_broker.work.fence import Value
 from body_broker.work.model import CHANNEL, LeaseLost, encode
+from body_broker.work.parking import Park
 from body_broker.work.run import Handler, Run, unknown
 
 logger = get_logger(__name__)
@@ -54,6 +55,7 @@ WITH back AS (
     WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING kind)
 SELECT kind, pg_notify($3, 'ready ' || kind) FROM back
 """
+_PARK = "SELECT work_park($1, $2::bigint, $3, $4::float8, $5)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def _ending(
         return _LEAVE_UNKNOWN, (_body(unknown(run.open_effect)),)
     if failure is None:
         return _SUCCEED, (result,)
+    if isinstance(failure, Park):
+        return _PARK, (failure.key, failure.wake_in_s, failure.message)
     if isinstance(failure, asyncio.CancelledError) and run.stopped:
         return (_CANCEL, ()) if run.interrupted == "cancelled" else (_HAND_BACK, (CHANNEL,))
     hopeless = isinstance(failure, BodyBrokerError) and not failure.retryable

@@ -1,7 +1,7 @@
 """Owns effects that happen once under a key: whoever repeats one under the same key gets what it gave, whatever has happened since.
 
-What makes a tool whose effect is `repeatable` so: the key is the approval that it runs under, and the effect, its result and the key
-commit together.
+What makes a tool whose effect is `repeatable` so: the key is the approval that it runs under, or a job's id and which of its calls it is
+(`job_... 3.1`), and the effect, its result and the key commit together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KEEP = "UPDATE keyed_effect SET result = $2::text::jsonb WHERE key = $1"
 _RECALL = "SELECT result::text FROM keyed_effect WHERE key = $1"
 _PURGE = """
 DELETE FROM keyed_effect k WHERE at < clock_timestamp() - make_interval(secs => $1::float8) AND NOT EXISTS (
-    SELECT FROM work w WHERE w.id = k.key AND w.state IN ('waiting', 'queued', 'running', 'unknown'))
+    SELECT FROM work w WHERE w.id = split_part(k.key, ' ', 1) AND w.state IN ('waiting', 'queued', 'running', 'unknown'))
 """
 
 

@@ -8,13 +8,13 @@ from body_broker.errors import DeadlineExceeded, Unavailable, on_the_wire
 from body_broker.storage.postgres import Connection, Pool
 from body_broker.telemetry import get_logger
 from body_broker.work.fence import Fence
-from body_broker.work.model import Origin, decode, encode
+from body_broker.work.model import CHANNEL, Origin, decode, encode
 from body_broker.work.run import Claimed, Run, unknown
 
 logger = get_logger(__name__)
 
 _CLAIM = """
-SELECT id, kind, origin::text, input::text, token, attempts, attempts_max, begun
+SELECT id, kind, origin::text, input::text, token, attempts, attempts_max, begun, created_at, expires_at
 FROM work_claim($1::text[], $2, make_interval(secs => $3::float8))
 """
 # A row locked by its own fenced transaction is owned, and skipped this time: waiting for it would let the others lapse.
@@ -27,31 +27,44 @@ renewed AS (
     WHERE id IN (SELECT w.id FROM work w JOIN owned USING (id, token) WHERE w.state = 'running' FOR UPDATE OF w SKIP LOCKED))
 SELECT id, cancel_requested FROM owned
 """
-# SKIP LOCKED leaves alone a run that is committing a fenced transaction right now.
+# SKIP LOCKED leaves alone a run that is committing a fenced transaction right now. Where what has begun has its outcome recorded, nothing
+# is in doubt and only the run's end is missing: it gets as many attempts again to tell it.
 _SWEEP = """
+WITH lapsed AS (
+    SELECT id, attempts >= attempts_max * CASE WHEN EXISTS (
+        SELECT FROM work_step s WHERE s.work = w.id AND s.name = w.begun) THEN 2 ELSE 1 END AS spent
+    FROM work w WHERE state = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED)
 UPDATE work SET
     state = CASE WHEN open_effect IS NOT NULL THEN 'unknown'
-                 WHEN begun IS NOT NULL THEN CASE WHEN attempts >= attempts_max THEN 'unknown' ELSE 'queued' END
-                 WHEN cancel_requested THEN 'cancelled' WHEN attempts >= attempts_max THEN 'failed' ELSE 'queued' END,
-    open_effect = CASE WHEN open_effect IS NULL AND attempts >= attempts_max THEN begun ELSE open_effect END,
+                 WHEN begun IS NOT NULL THEN CASE WHEN spent THEN 'unknown' ELSE 'queued' END
+                 WHEN cancel_requested THEN 'cancelled' WHEN spent THEN 'failed' ELSE 'queued' END,
+    open_effect = CASE WHEN open_effect IS NULL AND spent THEN begun ELSE open_effect END,
     error = CASE WHEN open_effect IS NOT NULL THEN $1::text::jsonb || jsonb_build_object('effect', open_effect)
-                 WHEN begun IS NOT NULL AND attempts >= attempts_max THEN $1::text::jsonb || jsonb_build_object('effect', begun)
+                 WHEN begun IS NOT NULL AND spent THEN $1::text::jsonb || jsonb_build_object('effect', begun)
                  WHEN begun IS NOT NULL OR NOT cancel_requested THEN $2::text::jsonb END,
-    finished_at = CASE WHEN open_effect IS NULL AND begun IS NULL AND (cancel_requested OR attempts >= attempts_max)
+    finished_at = CASE WHEN open_effect IS NULL AND begun IS NULL AND (cancel_requested OR spent)
                        THEN clock_timestamp() END,
     run_at = clock_timestamp(), lease_until = NULL
-WHERE id IN (SELECT id FROM work WHERE state = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED)
-RETURNING id, state, worker
+FROM lapsed WHERE work.id = lapsed.id
+RETURNING work.id, state, worker
 """
 _EXPIRE = """
-UPDATE work SET state = 'expired', finished_at = clock_timestamp(),
+UPDATE work SET state = 'expired', finished_at = clock_timestamp(), wake_at = NULL,
     error = $1::text::jsonb || jsonb_build_object('begun', started_at IS NOT NULL)
 WHERE id IN (SELECT id FROM work WHERE state IN ('waiting', 'queued') AND expires_at <= now() FOR UPDATE SKIP LOCKED)
+"""
+# Another worker may have its handler.
+_WAKE = """
+WITH moved AS (
+    UPDATE work SET state = 'queued', run_at = created_at, waits_for = NULL, wake_at = NULL
+    WHERE id IN (SELECT id FROM work WHERE state = 'waiting' AND wake_at <= now() FOR UPDATE SKIP LOCKED) RETURNING kind)
+SELECT pg_notify($1, 'ready ' || kind) FROM (SELECT DISTINCT kind FROM moved) AS kinds
 """
 _NEXT_MOMENT = """
 SELECT extract(epoch FROM least(
     (SELECT min(run_at) FROM work WHERE state = 'queued' AND kind = ANY ($1::text[]) AND run_at > now()),
     (SELECT min(lease_until) FROM work WHERE state = 'running'),
+    (SELECT min(wake_at) FROM work WHERE state = 'waiting'),
     (SELECT min(expires_at) FROM work WHERE state IN ('waiting', 'queued'))) - now())::float8
 """
 _LOST = Unavailable("The worker that ran it was lost.", details={"component": "worker"})
@@ -73,6 +86,8 @@ async def claim(connection: Connection, pool: Pool, kinds: Collection[str], work
         input=decode(row["input"]),
         attempt=row["attempts"],
         attempts_max=row["attempts_max"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
         begun=row["begun"],
         steps={step["name"]: decode(step["outcome"]) for step in steps},
     )
@@ -91,7 +106,7 @@ async def renew(connection: Connection, runs: Collection[Run], lease_s: float) -
 
 
 async def sweep(connection: Connection) -> None:
-    """Take back what its worker no longer holds, and end what has expired.
+    """Take back what its worker no longer holds, end what has expired, and wake what was parked until now.
 
     A lapsed run goes back to the queue, unless it died inside a `once` effect or has used up its attempts; what has begun and may
     be repeated is then unknown.
@@ -101,10 +116,11 @@ async def sweep(connection: Connection) -> None:
     for row in rows:
         logger.warning("work_lease_lapsed", work=row["id"], state=row["state"], worker=row["worker"])
     await connection.execute(_EXPIRE, _body(_EXPIRED))
+    await connection.execute(_WAKE, CHANNEL)
 
 
 async def next_moment_s(connection: Connection, kinds: Collection[str]) -> float | None:
-    """Seconds until something becomes due, lapses or expires; None when nothing will."""
+    """Seconds until something becomes due, lapses, expires or wakes; None when nothing will."""
     moment: float | None = await connection.fetchval(_NEXT_MOMENT, list(kinds))
     return moment
 

@@ -40,6 +40,8 @@ class Origin:
         tainted: Whether that session had read text from outside.
         depth: How many calls deep the call was that asked for it.
         receipt: The decision's place on the audit; an effect's transaction stores it.
+        sessions: The call's session, then those above it; empty where no call asked for it, and in work older than this was kept.
+        tokens: Ids of the tokens that the call came with: one that is revoked gets nothing more done.
     """
 
     chain: tuple[str, ...]
@@ -47,13 +49,21 @@ class Origin:
     tainted: bool = False
     depth: int = 0
     receipt: Receipt | None = None
+    sessions: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, call: Call) -> Origin:
         """The origin of work that this call asks for."""
         caller = call.caller
         return cls(
-            chain=caller.chain, session=caller.session, tainted=call.tainted, depth=call.depth, receipt=call.receipt
+            chain=caller.chain,
+            session=caller.session,
+            tainted=call.tainted,
+            depth=call.depth,
+            receipt=call.receipt,
+            sessions=caller.sessions,
+            tokens=tuple(each for each in (caller.token_id, caller.asker_token_id) if each is not None),
         )
 
     @property
@@ -70,6 +80,8 @@ class Origin:
             "tainted": self.tainted,
             "depth": self.depth,
             "receipt": receipt,
+            "sessions": list(self.sessions),
+            "tokens": list(self.tokens),
         }
 
     @classmethod
@@ -83,6 +95,8 @@ class Origin:
             tainted=body["tainted"],
             depth=body["depth"],
             receipt=receipt and Receipt(**receipt),
+            sessions=tuple(body.get("sessions", ())),
+            tokens=tuple(body.get("tokens", ())),
         )
 
 
@@ -95,6 +109,8 @@ class WorkSummary:
         expires_at: It starts no later; None is never.
         attempts: Runs begun; a run handed back by a stopping worker does not count.
         cancel_requested: Its owner wants it stopped; a running one may still be on its way.
+        waits_for: What parked work waits for, or waited for when it was cancelled or expired: the key of its `Park`. None for all other
+            work, also for what waits for its `release`.
         open_effect: The effect that may or may not have happened, while running or unknown.
         progress: `done`, `total` and `message`, as last reported.
         error: The wire body of what last went wrong: code, message, retryable, next_step. Never an exception's text.
@@ -114,6 +130,7 @@ class WorkSummary:
     attempts_max: int
     cancel_requested: bool
     open_effect: str | None
+    waits_for: str | None
     progress: Json
     error: Json
     verdicts: list[Json]

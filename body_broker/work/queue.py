@@ -1,4 +1,4 @@
-"""Owns what is done to work from outside a worker: enqueue, release, cancel, read, purge, and settling the unknown."""
+"""Owns what is done to work from outside a worker: enqueue, release, wake, cancel, read, purge, and settling the unknown."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ WHERE kind = $1 AND owner = $2 AND state IN ('waiting', 'queued', 'running') AND
 """
 _RELEASE = """
 WITH moved AS (
-    UPDATE work SET state = 'queued', run_at = clock_timestamp()
+    UPDATE work SET state = 'queued', run_at = clock_timestamp(), waits_for = NULL, wake_at = NULL
     WHERE id = $1 AND state = 'waiting' AND (expires_at IS NULL OR expires_at > clock_timestamp()) RETURNING kind)
 SELECT kind, pg_notify($2, 'ready ' || kind) FROM moved
 """
+# What it waited for stays readable: whoever cancels may want to take that back too.
 _CANCEL = """
 WITH moved AS (
-    UPDATE work SET cancel_requested = true,
+    UPDATE work SET cancel_requested = true, wake_at = NULL,
         state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
         finished_at = CASE WHEN state = 'running' THEN NULL ELSE clock_timestamp() END
     WHERE id = $1 AND owner = $2 AND state IN ('waiting', 'queued', 'running') AND begun IS NULL RETURNING id, state)
@@ -53,18 +54,27 @@ SELECT state, CASE WHEN state = 'running' THEN pg_notify($3, 'cancel ' || id) EN
 """
 _GET = """
 SELECT id, ordinal, kind, owner, origin::text, state, priority, run_at, expires_at, attempts, attempts_max, cancel_requested,
-    open_effect, progress::text, error::text, verdicts::text, created_at, started_at, finished_at,
+    open_effect, waits_for, progress::text, error::text, verdicts::text, created_at, started_at, finished_at,
     input::text, result::text
 FROM work WHERE id = $1 AND ($2::text IS NULL OR owner = $2)
 """
 _LIST = """
 SELECT id, ordinal, kind, owner, origin::text, state, priority, run_at, expires_at, attempts, attempts_max, cancel_requested,
-    open_effect, progress::text, error::text, verdicts::text, created_at, started_at, finished_at
+    open_effect, waits_for, progress::text, error::text, verdicts::text, created_at, started_at, finished_at
 FROM work
 WHERE ($1::text IS NULL OR owner = $1) AND ($2::bigint IS NULL OR ordinal < $2)
   AND (cardinality($3::text[]) = 0 OR state = ANY ($3)) AND (cardinality($4::text[]) = 0 OR kind = ANY ($4))
   AND kind <> ALL ($6::text[])
 ORDER BY ordinal DESC LIMIT $5::integer
+"""
+# What comes before it by the order of claims; what is put off, or has expired, is in nobody's way that is not put off further.
+_POSITION = """
+SELECT (SELECT count(*) FROM work other
+    WHERE other.state = 'queued' AND other.limit_key = mine.limit_key
+      AND (other.expires_at IS NULL OR other.expires_at > clock_timestamp())
+      AND (other.run_at > now.now, -other.priority, other.run_at, other.ordinal)
+          < (mine.run_at > now.now, -mine.priority, mine.run_at, mine.ordinal))
+FROM work mine, (SELECT clock_timestamp() AS now) AS now WHERE id = $1 AND state = 'queued' AND limit_key IS NOT NULL
 """
 _SETTLE = """
 WITH moved AS (
@@ -166,6 +176,22 @@ async def unfinished(connection: Executor, kind: str, *, owner: str) -> list[tup
 async def release(connection: Executor, work_id: str) -> bool:
     """Let waiting work start; true only for the one call that released it, and never for work that has expired."""
     return await connection.fetchval(_RELEASE, work_id, CHANNEL) is not None
+
+
+async def wake(connection: Executor, key: str) -> int:
+    """How many pieces of parked work wait for this key and go on now, before what was asked for after them.
+
+    On the caller's connection: it happens if and only if the caller's transaction commits. Work that has not lain down yet is not woken,
+    and looks again by itself (`parking.Park`). Approvals wake what waits for them without this.
+    """
+    woken: int = await connection.fetchval("SELECT work_wake($1)", key)
+    return woken
+
+
+async def position(connection: Executor, work_id: str) -> int | None:
+    """How many queued pieces of work under the same limit begin before it; None where it is not queued, or has no limit."""
+    ahead: int | None = await connection.fetchval(_POSITION, work_id)
+    return ahead
 
 
 async def cancel(connection: Executor, work_id: str, *, owner: str) -> State:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from body_broker.calls import Json
@@ -39,13 +40,20 @@ _RECORD_COMMITTED = "INSERT INTO work_step (work, name, outcome) VALUES ($1, $2,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim found: the work, which attempt this is, and the repeatable effect that an earlier one began."""
+    """What a claim found: the work, which attempt this is, and the repeatable effect that an earlier one began.
+
+    Attributes:
+        created_at: When it was asked for, by the database, in UTC.
+        expires_at: When it expires where it waits or is queued then; None is never.
+    """
 
     kind: str
     origin: Origin
     input: Json
     attempt: int
     attempts_max: int
+    created_at: datetime
+    expires_at: datetime | None = None
     steps: Mapping[str, Json]
     begun: str | None = None
 

@@ -8,11 +8,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from body_broker.calls import Arguments, Json, Result
+from body_broker.work.model import State
 from mcp_servers.admin.catalogue import SERVICES
 from mcp_servers.admin.catalogue.row import Checked
 from policies.probes import OTHER_KINDS, WRITE_KINDS
 
 Cursor = Annotated[str | None, Field(max_length=1_024, description="A next_cursor.")]
+ReportName = Literal["weekly", "costs", "capacity", "incidents"]
+PeriodName = Literal["day", "week", "month"]
 KINDS = (*WRITE_KINDS, *OTHER_KINDS)
 
 
@@ -172,12 +175,74 @@ class GenerateAdminReport(Arguments):
     metrics: Annotated[dict[str, Json], Field(max_length=100, description="Joined to what the hub collects.")] = Field(
         default={}
     )
-    report: Literal["weekly", "costs", "capacity", "incidents"] = "weekly"
-    period: Literal["day", "week", "month"] = "week"
+    report: ReportName = "weekly"
+    period: PeriodName = "week"
 
 
 class ReportJob(Result):
-    """A report that is being written."""
+    """The job whose result is an AdminReport; `result` is there where it is told as a task."""
 
     job_id: str
-    status: Literal["queued"]
+    status: State = "queued"
+    result: Json = None
+
+    def handle(self) -> str | None:
+        """The job."""
+        return None if self.result is not None else self.job_id
+
+    def text(self) -> str:
+        """One line."""
+        if self.result is not None:
+            return orjson.dumps(self.result).decode()
+        return f"The report is queued as {self.job_id}: get_job has it once it has succeeded."
+
+
+class ReportFact(BaseModel):
+    """One figure: what a text cites it by, its unit, and which records it was counted in or who gave it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    value: int | float | str
+    unit: str
+    source: str
+
+
+class ReportSection(BaseModel):
+    """A part of a report, with the keys of the facts it rests on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heading: str
+    text: str
+    facts: list[str]
+
+
+class AdminReport(BaseModel):
+    """What a report comes to: the result of its job. Its words are a model's, its facts are not.
+
+    Attributes:
+        status: `partial` where something was not collected or not shown, or the answer was cut.
+        facts: All that were collected as it was asked for, then those that the asker gave.
+        not_collected: What ought to be among the facts and is not, and why.
+        unverified_numbers: Numbers of the text that stand in no fact: computed, looked up or made up.
+        unknown_facts: What was cited and is no fact's key.
+        cost: As the tiers that answered reckoned it, `usd`, and whether more was `maybe_spent`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Literal["succeeded", "partial"]
+    report: ReportName
+    period: PeriodName
+    since: str
+    until: str
+    summary: str
+    sections: list[ReportSection]
+    recommendations: list[str]
+    facts: list[ReportFact]
+    not_collected: list[str]
+    unverified_numbers: list[str]
+    unknown_facts: list[str]
+    model: str
+    cost: Json = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from body_broker.calls import Call, Caller, Preview, Room, Tool
-from body_broker.errors import NotConfigured
-from mcp_servers.admin import catalogue
+from body_broker.work.model import Origin
+from mcp_servers.admin import catalogue, reporting
 from mcp_servers.admin.changes.making import maker_of
 from mcp_servers.admin.changes.store import Requested
 from mcp_servers.admin.keeping import iso
@@ -28,7 +28,7 @@ from mcp_servers.admin.query import Query
 from mcp_servers.admin.roles import SETTING
 from mcp_servers.admin.services import Services
 
-_BRONZE = "BODY_BROKER_BRONZE"
+_BRONZE = "BODY_BROKER_BRONZE_URL"
 
 
 async def query_aws_resource(arguments: QueryAwsResource, call: Call, services: Services) -> AwsPage:
@@ -117,13 +117,16 @@ def _requested(request: ChangeRequest) -> Requested:
     return Requested(request.kind, request.target, request.params)
 
 
-async def generate_admin_report(_arguments: GenerateAdminReport, _call: Call, _services: Services) -> ReportJob:
-    """Have bronze write a report (seed 001, Admin MCP)."""
-    raise NotConfigured(
-        f"This version has no backend for this tool; one that has it is configured by {_BRONZE}.",
-        next_step="Go on without it: nothing that can be set today brings it.",
-        details={"setting": _BRONZE},
-    )
+async def generate_admin_report(arguments: GenerateAdminReport, call: Call, services: Services) -> ReportJob:
+    """The job of a report by an expert (seed 001, Admin MCP); its result is an AdminReport."""
+    cloud = await reporting.cloud_of(call, services) if arguments.report == "costs" else None  # AWS charges for it
+    assignment = await reporting.assignment_of(arguments, services.pool, cloud)
+    return ReportJob(job_id=await services.jobs.submit(assignment, Origin.of(call), key=call.key))
+
+
+async def has_budget(_arguments: GenerateAdminReport, caller: Caller, services: Services) -> frozenset[str]:
+    """`within_budget` where an expert may still be asked on the caller's account."""
+    return await services.budget(caller)
 
 
 ROOM = Room(
@@ -167,10 +170,13 @@ ROOM = Room(
             group="admin_read",
             modifiers=frozenset({"spend", "long_running"}),
             run=generate_admin_report,
+            establishes=has_budget,
             title="Generate a report",
             description="Have a report of the studio's operations written. Answers with a job. For one figure, query it.",
-            effect="once",
+            effect="repeatable",  # the job is begun once under a key
             needs=_BRONZE,
+            open_world=True,
+            work=reporting.REPORT,
         ),
         Tool(
             name="propose_change",

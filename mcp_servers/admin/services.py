@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from body_broker.calls import Call, Json
+from body_broker.calls import Call, Caller, Json
 from body_broker.errors import Denied, NotConfigured
+from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import Redis
+from body_broker.threads import Threads
+from mcp_servers.admin import reporting
 from mcp_servers.admin.changes.making import Changes
 from mcp_servers.admin.keeping import Keeping
 from mcp_servers.admin.query import SECONDS_MAX, Answer, Deadline, Identity, Query, Who
 from mcp_servers.admin.roles import SETTING, Grant, Roles
-from mcp_servers.admin.threads import Threads
+from tiers.bronze.jobs import Jobs
+from tiers.bronze.model import Shape
 
 if TYPE_CHECKING:
     from mcp_servers.admin.aws import Aws
 
+Budget = Callable[[Caller], Awaitable[frozenset[str]]]
 _THREADS = 8
 
 
 class Services:
-    """The studio's AWS account, read only, and the changes that people approve.
+    """The studio's AWS account, read only, the changes that people approve, and reports.
 
     Args:
         roles: Which IAM role each principal assumes; None where AWS is not set up.
@@ -34,6 +39,9 @@ class Services:
         endpoint_url: Another endpoint for every service.
         redis: Keeps what costs money to ask, and AWS' long page tokens.
         changes: Makes changes; None where only AWS is asked.
+        pool: Where the hub's own records are; like the next two None where only AWS is asked.
+        jobs: Where experts' jobs are asked for.
+        budget: `async (caller) -> facts`: whether an expert's job may still be asked for, as rules read it.
         clock: Unix seconds.
     """
 
@@ -45,9 +53,12 @@ class Services:
         endpoint_url: str | None,
         redis: Redis,
         changes: Changes | None = None,
+        pool: Pool | None = None,
+        jobs: Jobs | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
     ) -> None:
-        self._changes = changes
+        self._changes, self._pool, self._jobs, self._budget = changes, pool, jobs, budget
         self._roles, self._region, self._endpoint_url, self._clock = roles, region, endpoint_url, clock
         self._keeping = Keeping(redis)
         self._paying = asyncio.Lock()
@@ -65,6 +76,9 @@ class Services:
         endpoint_url: str | None,
         redis: Redis,
         changes: Changes | None = None,
+        pool: Pool | None = None,
+        jobs: Jobs | None = None,
+        budget: Budget | None = None,
     ) -> Services:
         """The services over a roles file, which is read here.
 
@@ -72,7 +86,14 @@ class Services:
             StartError: The file is not understood; every fault of it is named.
         """
         return cls(
-            roles=roles and Roles.load(roles), region=region, endpoint_url=endpoint_url, redis=redis, changes=changes
+            roles=roles and Roles.load(roles),
+            region=region,
+            endpoint_url=endpoint_url,
+            redis=redis,
+            changes=changes,
+            pool=pool,
+            jobs=jobs,
+            budget=budget,
         )
 
     @property
@@ -80,6 +101,28 @@ class Services:
         """What makes changes."""
         assert self._changes is not None, "the hub opens the services with it"
         return self._changes
+
+    @property
+    def pool(self) -> Pool:
+        """The hub's own records."""
+        assert self._pool is not None, "the hub opens the services with it"
+        return self._pool
+
+    @property
+    def jobs(self) -> Jobs:
+        """Where experts' jobs are asked for."""
+        assert self._jobs is not None, "the hub opens the services with it"
+        return self._jobs
+
+    @property
+    def budget(self) -> Budget:
+        """Says whether an expert's job may still be asked for."""
+        assert self._budget is not None, "the hub opens the services with it"
+        return self._budget
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """What makes results of experts' answers, by the kind of job."""
+        return {reporting.REPORT: reporting.shape}
 
     def close(self) -> None:
         """Ask AWS nothing more; who still asks is not waited for."""

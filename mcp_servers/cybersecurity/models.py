@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from body_broker.calls import Arguments, Json, Result
+from body_broker.work.model import State
 from mcp_servers.cybersecurity.findings import (
     Category,
     Isolation,
@@ -199,10 +201,21 @@ class AuditWithAi(Arguments):
 
 
 class AuditStarted(Result):
-    """The job whose result is an AuditReport."""
+    """The job whose result is an AuditReport; `result` is there where it is told as a task."""
 
     job_id: str
-    status: Literal["queued"] = "queued"
+    status: State = "queued"
+    result: Json = None
+
+    def handle(self) -> str | None:
+        """The job."""
+        return None if self.result is not None else self.job_id
+
+    def text(self) -> str:
+        """One line."""
+        if self.result is not None:
+            return orjson.dumps(self.result).decode()
+        return f"The audit is queued as {self.job_id}: get_job has it once it has succeeded."
 
 
 class AuditItem(BaseModel):
@@ -221,8 +234,14 @@ class AuditReport(BaseModel):
     """What an audit comes to: the result of its job. Its words are a model's.
 
     Attributes:
-        unverified: Claims that cite no finding of the scan.
-        cost: As the tier that answered reckoned it.
+        status: `partial` where findings were left out, the scan was not complete, or the answer was cut.
+        unverified: Claims that cite no finding that there is.
+        cost: As the tiers that answered reckoned it, `usd`, and whether more was `maybe_spent`.
+        severities: What scanners said of each finding that is cited; `given_N` is the Nth of those the caller brought.
+        uncited: Findings that were shown and that no claim cites.
+        unknown_ids: What was cited and is no finding's id.
+        left_out: Open findings that there was no room to show.
+        complete: Whether the scan was; None where there was none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -234,3 +253,8 @@ class AuditReport(BaseModel):
     unverified: list[str]
     model: str
     cost: Json = None
+    severities: dict[str, Severity] = Field(default_factory=dict[str, Severity])
+    uncited: list[str] = Field(default_factory=list[str])
+    unknown_ids: list[str] = Field(default_factory=list[str])
+    left_out: int = 0
+    complete: bool | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from body_broker.calls import Call, Caller, Room, Tool
-from body_broker.errors import NotConfigured, NotFound
+from body_broker.errors import NotFound
 from body_broker.work import keyed
 from body_broker.work.model import Origin
-from mcp_servers.cybersecurity import jobs, semgrep, store
+from mcp_servers.cybersecurity import auditing, jobs, semgrep, store
 from mcp_servers.cybersecurity.findings import CORE, SCANNERS, SecurityReport
 from mcp_servers.cybersecurity.foreseeing import foresee_scan
 from mcp_servers.cybersecurity.models import (
@@ -35,7 +35,7 @@ from mcp_servers.cybersecurity.prompts import PROMPTS
 from mcp_servers.cybersecurity.secrets import detect_secrets_version, find_gitleaks
 from mcp_servers.cybersecurity.services import Services
 
-_BRONZE = "BODY_BROKER_BRONZE"
+_BRONZE = "BODY_BROKER_BRONZE_URL"
 
 
 async def scan_codebase(arguments: ScanCodebase, call: Call, services: Services) -> SecurityReport:
@@ -135,13 +135,15 @@ async def scanner_status(_arguments: NoArguments, _call: Call, services: Service
     )
 
 
-async def audit_with_ai(_arguments: AuditWithAi, _call: Call, _services: Services) -> AuditStarted:
-    """The job of an audit by bronze (seed: CybersecurityMCP); its result is an AuditReport.
+async def audit_with_ai(arguments: AuditWithAi, call: Call, services: Services) -> AuditStarted:
+    """The job of an audit by an expert (seed: CybersecurityMCP); its result is an AuditReport."""
+    assignment = await auditing.assignment_of(arguments, services.pool)
+    return AuditStarted(job_id=await services.jobs.submit(assignment, Origin.of(call), key=call.key))
 
-    Raises:
-        NotConfigured: This version has no bronze.
-    """
-    raise NotConfigured("This version has no bronze tier to audit with.", details={"setting": _BRONZE})
+
+async def has_budget(_arguments: AuditWithAi, caller: Caller, services: Services) -> frozenset[str]:
+    """`within_budget` where an expert may still be asked on the caller's account."""
+    return await services.budget(caller)
 
 
 def _brief(kept: store.Kept) -> FindingBrief:
@@ -222,10 +224,13 @@ ROOM = Room(
             group="security_read",
             modifiers=frozenset({"spend", "long_running"}),
             run=audit_with_ai,
+            establishes=has_budget,
             title="Audit findings with AI",
             description="Have the bronze tier judge a scan's findings. Answers with a job. To read findings, use list_findings.",
-            effect="once",
+            effect="repeatable",  # the job is begun once under a key
             needs=_BRONZE,
+            open_world=True,
+            work=auditing.AUDIT,
         ),
     ),
     prompts=PROMPTS,

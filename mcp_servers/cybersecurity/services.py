@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from body_broker.calls import Caller
 from body_broker.storage.postgres import Pool
 from body_broker.work.run import Handler
-from mcp_servers.cybersecurity import jobs, staging
+from mcp_servers.cybersecurity import auditing, jobs, staging
 from mcp_servers.cybersecurity.scanning import Scanning
+from tiers.bronze.jobs import Jobs
+from tiers.bronze.model import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,8 @@ class Services:
         rules_dir: A studio's own rules, used beside ours.
         wait_s: How long a call waits for its scan.
         timeout_s: How long one scanner may run.
+        jobs: Where experts' jobs are asked for.
+        budget: `async (caller) -> facts`: whether an expert's job may still be asked for, as rules read it.
         turn: Scans of one process take turns.
     """
 
@@ -35,11 +40,17 @@ class Services:
     rules_dir: Path | None
     wait_s: float
     timeout_s: float
+    jobs: Jobs
+    budget: Callable[[Caller], Awaitable[frozenset[str]]]
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to scan."""
         return {jobs.SCAN: partial(jobs.perform, pool=self.pool, scanning=self.scanning)}
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """What makes results of experts' answers, by the kind of job."""
+        return {auditing.AUDIT: partial(auditing.shape, pool=self.pool)}
 
     async def scanning(self) -> Scanning:
         """What scans here, with what is installed now."""

@@ -57,6 +57,7 @@ WHERE scan_id = $1 AND ordinal > $2::integer
 ORDER BY ordinal LIMIT $7::integer
 """
 _FINDING = "SELECT id, scan_id, body::text FROM finding WHERE id = $1"
+_SEVERITIES = "SELECT id, severity FROM finding WHERE scan_id = $1 AND id = ANY ($2::text[])"
 _LATEST = "SELECT id FROM scan WHERE starts_with(id, $1) OR starts_with(repository, $1) ORDER BY ordinal DESC LIMIT $2::integer"
 
 
@@ -236,6 +237,11 @@ async def finding(executor: Executor, finding_id: str) -> Kept:
     if row is None:
         raise NotFound("There is no finding by that id.", next_step="list_findings gives the ids of a scan's findings.")
     return Kept(row["id"], row["scan_id"], _finding(row["body"]))
+
+
+async def severities(executor: Executor, scan_id: str, ids: Sequence[str]) -> dict[str, Severity]:
+    """How grave those of these findings are that the scan has, by id."""
+    return {row["id"]: row["severity"] for row in await executor.fetch(_SEVERITIES, scan_id, list(ids))} if ids else {}
 
 
 async def latest_scans(executor: Executor, start: str, limit: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcp_servers.hub.principals import is_principal, is_session, is_tier
+from mcp_servers.hub.principals import is_call_key, is_principal, is_session, is_tier
 from mcp_servers.hub.tokens import ACTORS_MAX
 
 # The issuer's clock may be this far ahead of ours; it concerns `iat` alone, never `nbf` or `exp`.
@@ -45,6 +45,7 @@ class Claims(_Strict):
     act: _Act | None = None
     asker: _Asker | None = None
     depth: Annotated[int, Field(ge=0, le=DEPTH_MAX)] = 0
+    key: str | None = None
 
     def actors(self) -> list[_Act]:
         """Who acts, the first one first."""
@@ -55,7 +56,7 @@ class Claims(_Strict):
         return found
 
     def well_formed(self) -> bool:
-        """Whether every id is spelled as we spell it, and a chain has its asker's session."""
+        """Whether every id is spelled as we spell it, a chain has its asker's session, and no other token is for one call."""
         actors, asker = self.actors(), self.asker
         sessions = [self.sid, self.jti, *[a.sid for a in actors]]
         if asker is not None:
@@ -66,6 +67,7 @@ class Claims(_Strict):
             and all(is_tier(a.sub) for a in actors)
             and len(actors) <= ACTORS_MAX
             and (asker is not None) == bool(actors)
+            and (self.key is None or (bool(actors) and is_call_key(self.key)))
         )
 
     def logins(self) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal, Protocol, Self
 import orjson
 from pydantic import Field, model_validator
 
-from body_broker.calls import Arguments, Call, Caller, Json, Resource, ResourceText, Result, Tool
+from body_broker.calls import Arguments, Call, Caller, Json, Result, Tool
 from mcp_servers.hub.hearing import CallListener
 from mcp_servers.hub.inferring import Inferring
-from tiers.catalogue import EngineSpec
 from tiers.faults import IN_WORDS
 from tiers.model import (
     Asker,
@@ -31,6 +30,7 @@ from tiers.requests import BUDGET_MS_MAX
 from tiers.silver.personas import personas
 
 TEXT_MAX = 1_000_000
+TOKENS_UNLESS_SAID, TOKENS_OF_A_JOB = 128, 2_000
 _AGES_S = 3_600.0
 """So that time keeps no engine from being asked where money is the question."""
 _WITHIN = frozenset({"within_budget"})
@@ -90,7 +90,7 @@ class Generate(Arguments):
     messages: Annotated[list[Turn], Field(default_factory=list[Turn], max_length=1_000)]
     model: Annotated[Name | None, Field(description="auto, a tier, or an engine of hub://models.")] = None
     sla: Sla = "interactive"
-    max_tokens: Tokens = 128
+    max_tokens: Annotated[Tokens | None, Field(description="Default 128; 2000 in a job.")] = None
     latency_budget_ms: Annotated[float | None, Field(gt=0, le=BUDGET_MS_MAX, description="To the whole answer.")] = None
     tools: Annotated[
         list[Name] | None, Field(max_length=64, description="Tools of this hub, or groups of them, that it may call.")
@@ -129,9 +129,9 @@ class Generate(Arguments):
         """The same in the tiers' words."""
         return InferenceRequest(
             prompt=self.prompt,
-            messages=tuple(_message(turn) for turn in self.messages),
+            messages=tuple(message_of(turn) for turn in self.messages),
             sla=self.sla,
-            max_tokens=self.max_tokens,
+            max_tokens=TOKENS_UNLESS_SAID if self.max_tokens is None else self.max_tokens,
             latency_budget_ms=self.latency_budget_ms,
             tools=None if self.tools is None else tuple(self.tools),
             offers=tuple(ToolOffer(t.name, t.description, t.parameters) for t in self.own_tools),
@@ -159,7 +159,8 @@ class Generate(Arguments):
         return persona is not None and persona.outside
 
 
-def _message(turn: Turn) -> Message:
+def message_of(turn: Turn) -> Message:
+    """The same in the tiers' words."""
     return Message(
         role=turn.role,
         content=turn.content,
@@ -199,7 +200,10 @@ class Answered(Result):
     """How an answer came about."""
 
     source: Source = Field(
-        description="What it came from; `policy` and `template` are no model's words, `cached` is what the same got before."
+        description=(
+            "What it came from; `policy` and `template` are no model's words, `cached` is what the same got before, `job` will "
+            "have it."
+        )
     )
     finish: Finish = Field(description="`length` and `deadline`: it was cut.")
     degraded: bool
@@ -228,7 +232,7 @@ class Generated(Answered):
     content: str
     reason: str
     tool_calls: list[Wanted]
-    job: str | None
+    job: str | None = Field(description="Goes on with it, or does it: get_job has its answer.")
 
     def text(self) -> str:
         """The answer; where it is less than was asked for, that first."""
@@ -272,22 +276,24 @@ def facts_of(result: InferenceResult) -> dict[str, Any]:
     }
 
 
-class NoArguments(Arguments):
-    """No arguments."""
-
-
 async def generate(arguments: Generate, call: Call, services: HasInferring) -> Generated:
-    """An answer by the tier that fits; each call is a conversation of its own."""
+    """An answer by the tier that fits, or the job that does it; each call is a conversation of its own."""
     began, inferring = asyncio.get_running_loop().time(), services.inferring
     outside = await arguments.brings_outside()
     tiers = await inferring.tiers()
     request = tiers.router.with_role(arguments.request())
+    if tiers.router.tier_of(request) is Tier.BRONZE:
+        if arguments.max_tokens is None:
+            request = replace(request, max_tokens=TOKENS_OF_A_JOB)
+        asker = Asker(caller=replace(call.caller, depth=call.depth), conversation="", tainted=call.tainted or outside)
+        return Generated.of(await tiers.router.execute(request, asker=asker, listener=CallListener(call)))
     conversation = inferring.conversation(call.caller, "generate", call.id)
     if request.tools:
         heard = "generate" if outside else None
         asker = await inferring.begin(call, conversation, heard_outside=heard)
     else:  # nobody acts for the asker, so there is no session beside theirs to keep
-        asker = Asker(caller=call.caller, conversation=conversation, tainted=call.tainted or outside)
+        caller = replace(call.caller, depth=call.depth)
+        asker = Asker(caller=caller, conversation=conversation, tainted=call.tainted or outside)
     budget_ms = inferring.budget_ms(arguments.sla, arguments.latency_budget_ms, began=began)
     request = replace(request, latency_budget_ms=budget_ms)
     return Generated.of(await tiers.router.execute(request, asker=asker, listener=CallListener(call)))
@@ -325,44 +331,6 @@ async def explain_budget(_arguments: Arguments, caller: Caller, services: HasInf
     return (await services.inferring.tiers()).ledger.words(caller.asker)
 
 
-async def read_models(_arguments: NoArguments, _call: Call, services: HasInferring) -> ResourceText:
-    """Tiers, engines and roles, as models.toml and the settings have them; no address, no key."""
-    inferring = services.inferring
-    catalogue = inferring.catalogue
-    body: dict[str, Json] = {
-        "models": catalogue.answering(),
-        "engines": [_engine(spec, inferring.context_tokens(spec)) for spec in catalogue.engines.values()],
-        "then": {tier.value: later for tier, later in catalogue.then.items()},
-        "roles": {r.name: {"tier": r.tier, "models": r.models, "tools": r.tools} for r in catalogue.roles.values()},
-        "tool_groups": catalogue.tool_groups,
-    }
-    return ResourceText(content=orjson.dumps(body, option=orjson.OPT_INDENT_2).decode(), from_outside=False)
-
-
-def _engine(spec: EngineSpec, context_tokens: int | None) -> dict[str, Json]:
-    price = spec.price and {
-        "prompt": str(spec.price.prompt),
-        "cached": str(spec.price.cached),
-        "completion": str(spec.price.completion),
-        "source": spec.price.source,
-        "as_of": spec.price.as_of,
-    }
-    return {
-        "name": spec.name,
-        "tier": spec.tier,
-        "configured": spec.url is not None,
-        "model": spec.model,
-        "size": spec.size,
-        "quantisation": spec.quantisation,
-        "dialect": spec.dialect,
-        "context_tokens": context_tokens,
-        "tools": spec.can_tools,
-        "schema": spec.can_schema,
-        "roles": sorted(spec.roles),
-        "usd_per_million_tokens": price,
-    }
-
-
 TOOLS = (
     Tool(
         name="generate",
@@ -380,16 +348,5 @@ TOOLS = (
         reports_progress=True,
         establishes=generate_facts,
         explains=explain_budget,
-    ),
-)
-RESOURCES = (
-    Resource(
-        name="hub_models",
-        group="draft",
-        run=read_models,
-        title="Models",
-        description="Which tiers and engines there are, what they can, what they cost, and whether they are configured.",
-        uri="hub://models",
-        mime_type="application/json",
     ),
 )

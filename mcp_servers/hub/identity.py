@@ -225,6 +225,7 @@ class Identities:
             token_id=claims.jti,
             asker_token_id=claims.asker.jti if claims.asker else None,
             depth=claims.depth,
+            call_key=claims.key,
         )
 
     async def _key(self, token: str) -> Ed25519PublicKey:

@@ -25,9 +25,12 @@ from tiers.reading import read_catalogue
 
 if TYPE_CHECKING:
     from mcp_servers.hub.inner_door import InnerDoor
+    from tiers.bronze.tier import HubCalls
     from tiers.opening import Tiers
 
 CONVERSATION_PREFIX = "cnv"
+SAGEMAKER = "sagemaker://"
+"""What the address of an endpoint begins with, which is a name and no URL."""
 _MARGIN_S, _MARGIN_SHARE = 2.0, 0.25
 """How long before its call an answer ends at the latest, and at most this part of the call: what came of it is still to be told."""
 _LEAST_MS = 1.0
@@ -55,12 +58,13 @@ class Inferring:
         self._longest_s = call_timeout_s - min(_MARGIN_S, call_timeout_s * _MARGIN_SHARE)
         self._stores, self._tokens, self._sessions, self._key = stores, tokens, sessions, key
         self._door: Callable[[], InnerDoor] | None = None
+        self._calls: HubCalls | None = None
         self._tiers: Tiers | None = None
         self._opening, self._open, self._closed = asyncio.Lock(), AsyncExitStack(), False
 
-    def reaches(self, door: Callable[[], InnerDoor]) -> None:
-        """How tiers reach this hub as MCP clients; told once, when there is a gate."""
-        self._door = door
+    def reaches(self, door: Callable[[], InnerDoor], calls: HubCalls) -> None:
+        """How tiers reach this hub, as MCP clients of their own and as whoever asks them; told once, when there is a gate."""
+        self._door, self._calls = door, calls
 
     async def tiers(self) -> Tiers:
         """The tiers, opened now if nobody has asked before.
@@ -107,6 +111,7 @@ class Inferring:
                     connect=door.client,
                     post=door.post,
                     mint=self._tokens.mint,
+                    calls=self._calls,
                 )
             )
             self._open = stack.pop_all()
@@ -147,10 +152,27 @@ class Inferring:
         Raises:
             Unavailable: A store is down.
         """
-        caller = call.caller
-        above = (caller.session, *([caller.conversation_of] if caller.conversation_of else []), *caller.ancestors)
+        caller = replace(
+            call.caller, depth=call.depth, call_key=None
+        )  # a token minted for them is one deeper than this call
+        asker = await self.act(caller, conversation, Tier.SILVER, heard_outside=heard_outside)
+        return replace(asker, tainted=asker.tainted or call.tainted)
+
+    async def act(self, caller: Caller, conversation: str, tier: Tier, *, heard_outside: str | None = None) -> Asker:
+        """For whom a tier works in a conversation, with what the conversation and its asker have read.
+
+        Args:
+            caller: Who asked.
+            conversation: Its id.
+            tier: Who acts for them.
+            heard_outside: As `begin` has it.
+
+        Raises:
+            Unavailable: A store is down.
+        """
+        above = caller.sessions
         acting = Caller(
-            chain=(*caller.chain, actor_of(Tier.SILVER)),
+            chain=(*caller.chain, actor_of(tier)),
             roles=caller.roles,
             session=conversation,
             conversation_of=above[0],
@@ -159,11 +181,7 @@ class Inferring:
         if heard_outside is not None:
             await self._sessions.taint(acting, heard_outside)
         state = await self._sessions.enter(acting, fresh=True)
-        return Asker(
-            caller=replace(caller, depth=call.depth),  # a token minted for them is one deeper than this call
-            conversation=conversation,
-            tainted=state.tainted or call.tainted,
-        )
+        return Asker(caller=caller, conversation=conversation, tainted=state.tainted)
 
 
 def _opener() -> Callable[..., AbstractAsyncContextManager[Tiers]]:
@@ -177,6 +195,8 @@ def given_by(settings: Settings) -> Given:
     urls: dict[str, str | None] = {
         "gold": settings.gold_url,
         "silver": settings.silver_url,
+        "bronze": settings.bronze_url,
+        "sagemaker": settings.sagemaker_endpoint and f"{SAGEMAKER}{settings.sagemaker_endpoint}",
         "openai": settings.openai_url if settings.openai_api_key else None,
         "azure": settings.azure_openai_url if settings.azure_openai_api_key else None,
         "anthropic": settings.anthropic_url if settings.anthropic_api_key else None,
@@ -184,17 +204,19 @@ def given_by(settings: Settings) -> Given:
     keys = {
         "gold": settings.gold_api_key,
         "silver": settings.silver_api_key,
+        "bronze": settings.bronze_api_key,
         "openai": settings.openai_api_key,
         "azure": settings.azure_openai_api_key,
         "anthropic": settings.anthropic_api_key,
     }
-    models: Mapping[str, str | None] = {"silver": settings.silver_model}
+    models: Mapping[str, str | None] = {"silver": settings.silver_model, "bronze": settings.bronze_model}
+    dialects = {"silver": settings.silver_dialect, "bronze": settings.bronze_dialect}
     return Given(
         file=settings.models,
         urls={name: url for name, url in urls.items() if url},
         keys={name: key.get_secret_value() for name, key in keys.items() if key},
         models={name: model for name, model in models.items() if model},
-        dialects={"silver": settings.silver_dialect} if settings.silver_dialect else {},
+        dialects={name: dialect for name, dialect in dialects.items() if dialect},
     )
 
 

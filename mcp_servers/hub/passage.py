@@ -82,6 +82,16 @@ class Passage:
         return self.row.operation
 
     @property
+    def key(self) -> str | None:
+        """Under what it is the same call when it is made again: its approval, or the key of the token that was minted for it.
+
+        What a call makes on its way is another one.
+        """
+        if self.approval is not None:
+            return self.approval.id
+        return self.caller.call_key if self.request.depth == self.caller.depth else None
+
+    @property
     def bound_to(self) -> str:
         """What the state between two rounds is bound to: who calls what with which arguments."""
         return f"{self.caller.requester} {self.operation.kind} {self.operation.name} {digest(self.values)}"

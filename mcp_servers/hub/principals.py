@@ -11,6 +11,7 @@ TIERS = frozenset({"gold", "silver", "bronze"})
 ROLES = frozenset({"designer", "engineer", "sre", "security", "admin"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{8,128}")
+_CALL_KEY = re.compile(r"job_[A-Za-z0-9_-]{8,90} [A-Za-z0-9._-]{1,60}")
 
 
 def is_principal(text: str) -> bool:
@@ -29,6 +30,11 @@ def is_tier(text: str) -> bool:
 def is_session(text: str) -> bool:
     """Whether this can be a session's id: 8 to 128 letters, digits, `_` and `-`."""
     return _SESSION.fullmatch(text) is not None
+
+
+def is_call_key(text: str) -> bool:
+    """Whether this can be the key of a job's call: the job's id, a space, and which of its calls it is. No approval's id is one."""
+    return _CALL_KEY.fullmatch(text) is not None
 
 
 def check_principal(text: str) -> str:

@@ -8,7 +8,7 @@ import orjson
 
 from body_broker.audit.auditor import Auditor
 from body_broker.audit.record import Record
-from body_broker.calls import Caller, Receipt
+from body_broker.calls import Caller, Json, Receipt
 from body_broker.errors import BodyBrokerError, Unavailable, UnknownTool
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
@@ -82,9 +82,13 @@ class Recorder:
                 tainted=bool(session and session.tainted),
                 call=passage.id,
                 refers_to=passage.receipt if kind == "outcome" else None,
-                details=({"approval": passage.approval.id} | ({"again": True} if again else {}))
-                if passage.approval
-                else {},
+                details=_details(passage, again=again),
             ),
             body,
         )
+
+
+def _details(passage: Passage, *, again: bool) -> dict[str, Json]:
+    if passage.approval is not None:
+        return {"approval": passage.approval.id} | ({"again": True} if again else {})
+    return {} if passage.key is None else {"key": passage.key}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,11 +12,12 @@ from body_broker.audit.auditor import Auditor, open_auditor
 from body_broker.calls import Room
 from body_broker.settings import Settings
 from body_broker.storage.stores import Stores, open_stores
-from mcp_servers.hub import own
+from mcp_servers.hub import own, submitting
 from mcp_servers.hub.approving import Approvals, open_approvals
 from mcp_servers.hub.asking import Asking
 from mcp_servers.hub.cursors import CursorSeals
 from mcp_servers.hub.events import EventBus
+from mcp_servers.hub.experts import ExpertWork, Standing, budget_of, open_experts
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.identity import Identities, open_identities
 from mcp_servers.hub.inferring import Inferring, open_inferring
@@ -24,17 +25,21 @@ from mcp_servers.hub.inner_door import InnerDoor
 from mcp_servers.hub.limits import Limits, open_limits
 from mcp_servers.hub.listing import Listings
 from mcp_servers.hub.metrics import Metrics
+from mcp_servers.hub.nested import NestedCalls
 from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.secrets import Secrets
-from mcp_servers.hub.services import RoomServices, open_services
+from mcp_servers.hub.services import Expertise, RoomServices, open_services
 from mcp_servers.hub.sessions import Sessions, open_sessions
 from mcp_servers.hub.tier_metrics import TierCounts
 from mcp_servers.hub.tokens import Tokens
 from mcp_servers.hub.tracing import open_tracing
 from policies.catalogue import Catalogue
 from policies.engine import Policy
+from tiers.bronze.jobs import Jobs
+from tiers.catalogue import Catalogue as Models
+from tiers.model import Tier
 
 _OURS = frozenset(room.name for room in ROOMS)
 
@@ -59,6 +64,7 @@ class Runtime:
     approvals: Approvals
     executor: Executor
     inferring: Inferring
+    experts: ExpertWork
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -111,39 +117,38 @@ async def open_runtime(
     Raises:
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
-    policy = await asyncio.to_thread(load_policy, settings, rooms)
-    every, rooms, lasting = _every(rooms), profiled(rooms, settings.tools), name != "cli"
+    policy, every = await asyncio.to_thread(load_policy, settings, rooms), _every(rooms)
+    rooms, lasting = profiled(rooms, settings.tools), name != "cli"
     async with AsyncExitStack() as stack:
-        stores, secrets, auditor = await _open_ground(stack, settings, name)
-        identities, sessions, limits = await _open_callers(stack, settings, stores)
-        bus, metrics = EventBus(stores.redis), Metrics()
-        services = await stack.enter_async_context(open_services(settings, stores, bus, policy, lasting=lasting))
-        opening = open_approvals(
+        ground = await _open_ground(stack, settings, name)
+        stores, secrets, auditor = ground.stores, ground.secrets, ground.auditor
+        bus, metrics = EventBus(stores.redis), ground.metrics
+        tokens, inferring = await _open_tiers(stack, settings, ground)
+        jobs = Jobs(stores.pool, open_max=settings.bronze_open_max, concurrency=settings.bronze_concurrency)
+        opening = open_services(settings, stores, bus, policy, Expertise(jobs, budget_of(inferring)), lasting=lasting)
+        services = await stack.enter_async_context(opening)
+        running = open_experts(settings, stores, services, Standing(ground.identities, inferring))
+        experts = await stack.enter_async_context(running)
+        asking = open_approvals(
             settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
-        approvals = await stack.enter_async_context(opening)
-        tokens, counts = Tokens(stores.pool, settings, secrets), TierCounts(metrics.registry)
-        tiers = open_inferring(settings, stores, secrets, tokens=tokens, sessions=sessions, counts=counts)
-        inferring = await stack.enter_async_context(tiers)
-        ours = {own.ROOM.name: own.HubServices(stores.pool, metrics, approvals.desk, inferring)}
-        gate = Gate(
-            rooms=rooms,
-            approved=every,
-            policy=policy,
-            services={**services.by_room(), **ours, **(extra_services or {})},
-            auditor=auditor,
-            sessions=sessions,
-            limits=limits,
-            cursors=CursorSeals(secrets.derive("cursors")),
-            rounds=Rounds(secrets.derive("request-states")),
-            asking=_asking(settings, approvals, sessions, policy, identities),
-            metrics=metrics,
-            configured=configured(settings),
-            call_timeout_s=settings.call_timeout_s,
+        approvals = await stack.enter_async_context(asking)
+        ours = own.HubServices(stores.pool, metrics, approvals.desk, inferring, jobs, experts.results)
+        gate = _make_gate(
+            ground,
+            settings,
+            policy,
+            rooms=(rooms, every),
+            services={**services.by_room(), own.ROOM.name: ours, **(extra_services or {})},
+            approvals=approvals,
+            there=configured(settings, inferring.catalogue),
         )
         stack.push_async_callback(gate.drain)
-        listings = Listings(rooms, policy, configured(settings))
-        inferring.reaches(lambda: InnerDoor(Protocol(gate, listings, limits, bus), identities, settings))
+        listings = Listings(rooms, policy, gate.configured)
+        inferring.reaches(
+            lambda: InnerDoor(Protocol(gate, listings, ground.limits, bus), ground.identities, settings),
+            NestedCalls(gate, listings),
+        )
         stack.push_async_callback(inferring.close)
         yield Runtime(
             settings=settings,
@@ -152,36 +157,84 @@ async def open_runtime(
             secrets=secrets,
             auditor=auditor,
             tokens=tokens,
-            identities=identities,
-            sessions=sessions,
-            limits=limits,
+            identities=ground.identities,
+            sessions=ground.sessions,
+            limits=ground.limits,
             bus=bus,
             gate=gate,
             listings=listings,
             services=services,
             approvals=approvals,
-            executor=Executor(approvals.desk, identities.standing, gate.authorise, gate.resume),
+            executor=Executor(approvals.desk, ground.identities.standing, gate.authorise, gate.resume),
             inferring=inferring,
+            experts=experts,
         )
 
 
-async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> tuple[Stores, Secrets, Auditor]:
-    """What everything else stands on; traces first, which end last."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What everything else stands on: stores, keys and audit; who calls, what they have read, and how much they may."""
+
+    stores: Stores
+    secrets: Secrets
+    auditor: Auditor
+    identities: Identities
+    sessions: Sessions
+    limits: Limits
+    metrics: Metrics
+
+
+async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> _Ground:
+    """Traces first, which end last."""
     await stack.enter_async_context(open_tracing(settings.otlp_url))
     stores = await stack.enter_async_context(open_stores(settings, name=name))
     secrets = await asyncio.to_thread(Secrets.load, settings)
-    return stores, secrets, await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit")))
-
-
-async def _open_callers(
-    stack: AsyncExitStack, settings: Settings, stores: Stores
-) -> tuple[Identities, Sessions, Limits]:
-    """Who calls, what they have read, and how much they may."""
     limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
-    return (
-        await stack.enter_async_context(open_identities(stores.pool, settings)),
-        await stack.enter_async_context(open_sessions(stores.redis, stores.pool)),
-        await stack.enter_async_context(limiting),
+    return _Ground(
+        stores=stores,
+        secrets=secrets,
+        auditor=await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit"))),
+        identities=await stack.enter_async_context(open_identities(stores.pool, settings)),
+        sessions=await stack.enter_async_context(open_sessions(stores.redis, stores.pool)),
+        limits=await stack.enter_async_context(limiting),
+        metrics=Metrics(),
+    )
+
+
+async def _open_tiers(stack: AsyncExitStack, settings: Settings, ground: _Ground) -> tuple[Tokens, Inferring]:
+    """Who answers, and how tokens are minted for them."""
+    tokens, counts = Tokens(ground.stores.pool, settings, ground.secrets), TierCounts(ground.metrics.registry)
+    tiers = open_inferring(
+        settings, ground.stores, ground.secrets, tokens=tokens, sessions=ground.sessions, counts=counts
+    )
+    return tokens, await stack.enter_async_context(tiers)
+
+
+def _make_gate(
+    ground: _Ground,
+    settings: Settings,
+    policy: Policy,
+    *,
+    rooms: tuple[Sequence[Room], Sequence[Room]],
+    services: Mapping[str, object],
+    approvals: Approvals,
+    there: frozenset[str],
+) -> Gate:
+    """The gate over the rooms that are served here, and over every room, whose approved calls run here."""
+    return Gate(
+        rooms=rooms[0],
+        approved=rooms[1],
+        policy=policy,
+        services=services,
+        auditor=ground.auditor,
+        sessions=ground.sessions,
+        limits=ground.limits,
+        cursors=CursorSeals(ground.secrets.derive("cursors")),
+        rounds=Rounds(ground.secrets.derive("request-states")),
+        asking=_asking(settings, approvals, ground.sessions, policy, ground.identities),
+        metrics=ground.metrics,
+        configured=there,
+        call_timeout_s=settings.call_timeout_s,
     )
 
 
@@ -191,6 +244,12 @@ def _asking(
     return Asking(approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s, still=identities.still)
 
 
-def configured(settings: Settings) -> frozenset[str]:
-    """The names of the settings that have a value, as rows name them in `needs`."""
-    return frozenset(f"BODY_BROKER_{name.upper()}" for name, value in settings if value is not None)
+def configured(settings: Settings, catalogue: Models) -> frozenset[str]:
+    """The names of the settings that have a value, as rows name them in `needs`.
+
+    What experts need counts as set wherever one of their chain has an address: SageMaker's, a studio's own, or a cloud key's.
+    """
+    found = {f"BODY_BROKER_{name.upper()}" for name, value in settings if value is not None}
+    if Tier.BRONZE in catalogue.answering():
+        found.add(submitting.NEEDS)
+    return frozenset(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,21 @@ from mcp_servers.storyteller.services import Services as Storyteller
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy
 from tiers import sweeping
+from tiers.bronze.jobs import Jobs
+from tiers.bronze.model import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Expertise:
+    """How servers ask experts.
+
+    Attributes:
+        jobs: Where jobs are asked for.
+        budget: `async (caller) -> facts`: whether one may still be asked for on the caller's account.
+    """
+
+    jobs: Jobs
+    budget: Callable[[Caller], Awaitable[frozenset[str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +79,10 @@ class RoomServices:
         behind = {**purging.handlers(pool), **sweeping.handlers(pool)}
         return {**self.rag.handlers(), **self.cybersecurity.handlers(), **behind}
 
+    def shapes(self) -> Mapping[str, Shape]:
+        """What makes a result of experts' answers, by the kind of job."""
+        return {**self.storyteller.shapes(), **self.cybersecurity.shapes(), **self.admin.shapes()}
+
     def schedules(self) -> tuple[Schedule, ...]:
         """The work that comes round by itself."""
         return (*purging.schedules(), *sweeping.schedules(), *(self.copy.schedules() if self.copy else ()))
@@ -71,7 +90,13 @@ class RoomServices:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, stores: Stores, bus: EventBus, policy: Policy, *, lasting: bool
+    settings: Settings,
+    stores: Stores,
+    bus: EventBus,
+    policy: Policy,
+    expertise: Expertise,
+    *,
+    lasting: bool,
 ) -> AsyncGenerator[RoomServices]:
     """The services of every server over these stores.
 
@@ -80,6 +105,7 @@ async def open_services(
         stores: Open.
         bus: Tells listeners what changed.
         policy: Says who may read what a draft of a change shows.
+        expertise: How experts are asked.
         lasting: Whether the process stays: a command that comes and goes neither follows the world nor decides which model the
             studio uses.
     """
@@ -97,16 +123,8 @@ async def open_services(
         if lasting:
             await stack.enter_async_context(world.following())
             regions.update({each.id: each.region for each in world.entities.values()})
-        admin = await asyncio.to_thread(
-            Admin.load,
-            settings.aws_roles,
-            region=settings.aws_region,
-            endpoint_url=settings.aws_endpoint_url,
-            redis=stores.redis,
-            changes=Changes(
-                Reach(pool=stores.pool, lore=rag.lore, tuning=rag.tuning, world=world), partial(_require_read, policy)
-            ),
-        )
+        reach = Reach(pool=stores.pool, lore=rag.lore, tuning=rag.tuning, world=world)
+        admin = await asyncio.to_thread(_load_admin, settings, stores, policy, expertise, reach)
         stack.callback(admin.close)
         cybersecurity = Cybersecurity(
             pool=stores.pool,
@@ -116,6 +134,8 @@ async def open_services(
             rules_dir=settings.scan_rules_dir,
             wait_s=min(settings.scan_wait_s, settings.call_timeout_s / 2),  # a call must not end before it answers
             timeout_s=settings.scan_timeout_s,
+            jobs=expertise.jobs,
+            budget=expertise.budget,
         )
         if lasting:
             await cybersecurity.sweep()
@@ -124,13 +144,28 @@ async def open_services(
             game_state=GameState(
                 pool=stores.pool, redis=stores.redis, world=world, open_changes_max=settings.world_open_changes_max
             ),
-            storyteller=Storyteller(pool=stores.pool, lore=rag.lore, world=world),
+            storyteller=Storyteller(
+                pool=stores.pool, lore=rag.lore, world=world, jobs=expertise.jobs, budget=expertise.budget
+            ),
             cybersecurity=cybersecurity,
             admin=admin,
             world=world,
             embedding=embedding,
             copy=copy,
         )
+
+
+def _load_admin(settings: Settings, stores: Stores, policy: Policy, expertise: Expertise, reach: Reach) -> Admin:
+    return Admin.load(
+        settings.aws_roles,
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
+        redis=stores.redis,
+        pool=stores.pool,
+        jobs=expertise.jobs,
+        budget=expertise.budget,
+        changes=Changes(reach, partial(_require_read, policy)),
+    )
 
 
 def _require_read(policy: Policy, caller: Caller, operation: str) -> None:

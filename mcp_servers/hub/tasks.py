@@ -26,18 +26,20 @@ from body_broker.work.worker import RETENTION_S
 from mcp_servers.hub.endings import ended, found_by
 from mcp_servers.hub.faults import STORES_LOST, stores_away
 from mcp_servers.hub.gate import Gate
-from mcp_servers.hub.own import Job
+from mcp_servers.hub.job_tools import Job
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer, Request
 from mcp_servers.hub.rooms import ROOMS
+from mcp_servers.hub.submitting import Submitted
 from mcp_servers.hub.wire import tool_error, tool_result
+from tiers.bronze.model import KINDS
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 _MISSING: Json = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
 _APPROVAL = "apr_"
 _PERSON_POLL_MS, _WORK_POLL_MS = 2_000, 500
-"""How often a client should ask: people take minutes, work that runs may be done at once."""
+"""How often a client should ask: people and experts take minutes, other work that runs may be done at once."""
 
 Context = ServerRequestContext[Any, Any]
 Status = Literal["working", "completed", "cancelled"]
@@ -129,8 +131,8 @@ class Tasks:
         self._gate = gate
         rooms = (*ROOMS, *gate.rooms)  # whatever is served here: a task may have begun on another hub
         self._tools = {tool.name: tool for room in rooms for tool in room.tools}
-        # Text from outside is read through the gate as the job that it is: get_job marks it.
-        self._by_work = {t.work: t for t in self._tools.values() if t.work is not None and t.output == "ours"}
+        # Text that is from outside in any case is read through the gate as the job that it is: get_job marks it.
+        self._by_work = {t.work: t for t in self._tools.values() if t.work is not None and t.output != "outside"}
 
     def serve(self, server: Server[Any], caller_of: Callable[[Context], Awaitable[Caller]]) -> None:
         """Advertise the extension and answer its methods, each under the identity that `caller_of` finds."""
@@ -226,10 +228,9 @@ class Tasks:
         job = cast("Job", answer.result)
         match job.state:
             case "waiting" | "queued" | "running":
-                told = cast("dict[str, Json]", job.progress or {}).get("message")
-                return _job_task(job, "working", told or job.state)
+                return _job_task(job, "working", _stands(job))
             case "cancelled":
-                return _job_task(job, "cancelled", "The job was cancelled.")
+                return _job_task(job, "cancelled", " ".join(filter(None, ("The job was cancelled.", job.note))))
             case "succeeded":
                 return _job_task(job, "completed", f"{job.kind} is done", tool_result(self._as_called(job, answer)))
             case "failed":
@@ -243,14 +244,17 @@ class Tasks:
     def _as_called(self, job: Job, answer: Answer) -> Answer:
         """What the tool would have answered that the job was begun by; where no tool answers with such jobs, the job."""
         tool = self._by_work.get(job.kind)
+        if tool is None:
+            return answer
+        if tool.result is Submitted:
+            found = Submitted(job_id=job.id, status=job.state, result=job.result)
+            return replace(answer, operation=tool, result=found)
         try:
-            return (
-                answer
-                if tool is None
-                else replace(answer, operation=tool, result=tool.result.model_validate(job.result))
-            )
+            result = tool.result.model_validate(job.result)
         except ValidationError:
             return answer  # of an older version: it is still there to be read
+        outside = answer.outside or (tool.output == "as_marked" and result.outside())
+        return replace(answer, operation=tool, result=result, outside=outside)
 
 
 @contextlib.contextmanager
@@ -284,6 +288,16 @@ def _task(approval: Approval, status: Status, message: str, result: dict[str, An
     )
 
 
+def _stands(job: Job) -> str:
+    """A job that has not ended, in a line."""
+    told = cast("dict[str, Json]", job.progress or {}).get("message")
+    if job.waits_for is not None:
+        return f"waiting for {job.waits_for}"
+    if job.state == "queued" and job.queue_position:
+        return f"queued, {job.queue_position} before it"
+    return told or job.state
+
+
 def _job_task(job: Job, status: Status, message: str, result: dict[str, Any] | None = None) -> Task:
     created = datetime.fromisoformat(job.created_at)
     ended_at = datetime.fromisoformat(job.finished_at) if job.finished_at else None
@@ -294,7 +308,7 @@ def _job_task(job: Job, status: Status, message: str, result: dict[str, Any] | N
         created_at=created,
         updated_at=ended_at or created,
         ttl_ms=_ms(ended_at - created) + RETENTION_S * 1000 if ended_at else None,
-        poll_ms=_WORK_POLL_MS,
+        poll_ms=_PERSON_POLL_MS if job.kind in KINDS else _WORK_POLL_MS,
         result=result,
     )
 

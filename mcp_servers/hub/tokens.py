@@ -15,7 +15,7 @@ from body_broker.settings import Settings
 from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.text import new_id
 from mcp_servers.hub.oidc import logins
-from mcp_servers.hub.principals import check_principal, check_roles, is_session, is_tier
+from mcp_servers.hub.principals import check_principal, check_roles, is_call_key, is_session, is_tier
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.signing import ALGORITHM, MINTED_TTL_MAX_S, SigningKey, SigningKeys
 
@@ -169,7 +169,7 @@ class Tokens:
         self._signing = (self._monotonic(), key)
         return key.kid
 
-    async def mint(self, asker: Caller, actor: str, conversation: str, ttl_s: float) -> str:
+    async def mint(self, asker: Caller, actor: str, conversation: str, ttl_s: float, *, key: str | None = None) -> str:
         """A short token with which a tier works for `asker` in one conversation; a callable of the hub, never a route.
 
         It lives no longer than the asker's own token, dies with the asker's or the tier's login, and its session sees the
@@ -180,9 +180,11 @@ class Tokens:
             actor: The tier that will call.
             conversation: The conversation's id and session, such as `new_id("cnv")`.
             ttl_s: Seconds, at most an hour.
+            key: Names the one call of a job that it is for, such as `job_... 3.1`: made again under it, a `repeatable` effect is the
+                same effect.
 
         Raises:
-            BadInput: Actor, conversation, life or depth does not fit.
+            BadInput: Actor, conversation, life, depth or key does not fit.
             Unauthenticated: The asker's own token has expired.
             Unavailable: The database is down.
         """
@@ -191,6 +193,8 @@ class Tokens:
             raise BadInput("Only a tier acts for somebody.")
         if not is_session(conversation) or conversation.startswith(_LOGINS):
             raise BadInput("This cannot be the id of a conversation.")
+        if key is not None and not is_call_key(key):
+            raise BadInput("This cannot be the key of a job's call.")
         if len(asker.chain) > ACTORS_MAX:
             raise BadInput(f"At most {ACTORS_MAX} actors stand between an asker and a call.")
         if not 1 <= ttl_s <= MINTED_TTL_MAX_S:
@@ -199,7 +203,7 @@ class Tokens:
         if expires_at <= now:
             raise Unauthenticated("The asker's token has expired.")
         async with _reaching_database():
-            key = await self._remembered_key()
+            signing = await self._remembered_key()
             acts: Mapping[str, object] | None = None
             for tier in (*asker.chain[1:], actor):  # the innermost `act` is the first actor (RFC 8693 §4.1)
                 acts = {"sub": tier, "sid": await self._remembered_login(tier)} | ({"act": acts} if acts else {})
@@ -207,8 +211,9 @@ class Tokens:
         return _sign(
             claims
             | {"act": acts, "asker": {"sid": asker.session, "jti": asker.token_id, "above": list(asker.sessions[1:])}}
-            | {"depth": asker.depth + 1},
-            key,
+            | {"depth": asker.depth + 1}
+            | ({} if key is None else {"key": key}),
+            signing,
         )
 
     def _claims(self, sub: str, jti: str, sid: str, now: float, expires_at: int) -> dict[str, object]:

@@ -17,12 +17,14 @@ log = get_logger(__name__)
 def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worker:
     """A worker for every kind of work the rooms bring, or only for these."""
     settings = runtime.settings
-    handlers = {**runtime.services.handlers(), **runtime.executor.handlers(), **runtime.approvals.handlers()}
+    bringing = (runtime.services, runtime.executor, runtime.approvals, runtime.experts)
+    handlers = {kind: handler for each in bringing for kind, handler in each.handlers().items()}
+    schedules = (*runtime.services.schedules(), *runtime.approvals.schedules(), *runtime.experts.schedules())
     return Worker(
         runtime.stores.pool,
         {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds},
         database_url=runtime.stores.database_url,
-        schedules=(*runtime.services.schedules(), *runtime.approvals.schedules()) if kinds is None else (),
+        schedules=schedules if kinds is None else (),
         concurrency=settings.worker_concurrency,
         lease_s=settings.worker_lease_s,
     )
@@ -38,14 +40,15 @@ def stop(runtime: Runtime, worker: Worker) -> None:
 async def working(runtime: Runtime, kinds: Collection[str] | None = None) -> AsyncGenerator[Worker]:
     """A worker that runs beside the caller; on the way out it hands back what it has not finished."""
     worker = make_worker(runtime, kinds)
-    task = asyncio.create_task(worker.run(), name="worker")
-    task.add_done_callback(_log_death)
-    try:
-        yield worker
-    finally:
-        stop(runtime, worker)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    async with runtime.experts.working() if kinds is None else contextlib.nullcontext():
+        task = asyncio.create_task(worker.run(), name="worker")
+        task.add_done_callback(_log_death)
+        try:
+            yield worker
+        finally:
+            stop(runtime, worker)
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 def _log_death(task: asyncio.Task[None]) -> None:

@@ -142,7 +142,7 @@ async def ingest_documents(arguments: IngestDocuments, call: Call, services: Ser
 
 async def delete_document(arguments: DeleteDocument, call: Call, services: Services) -> Deleted:
     """Delete a document with everything it is found by."""
-    if call.key is not None and call.basis is None:
+    if call.approval is not None and call.basis is None:
         raise Conflict("Nobody saw which text would be deleted.", next_step="Make the call again: people see it then.")
     effect = Effect(call.caller.requester, call.receipt)
     rev, source = (None, None) if call.basis is None else text_of(call.basis)

@@ -163,7 +163,7 @@ async def add_fact(arguments: AddFact, call: Call, services: Services) -> FactAd
     requester = call.caller.requester
     said = arguments.model_dump(exclude={"source"}) | {"source": arguments.source or requester}
     said["subject"] = await services.key_of(arguments.subject)
-    if call.key is not None and said["subject"] != call.basis:
+    if call.approval is not None and said["subject"] != call.basis:
         raise Conflict(
             "The subject's name means another one by now than the one who was shown to those who approved it.",
             next_step="Give the id: find_entities lists them.",

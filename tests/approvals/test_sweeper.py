@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,12 +20,13 @@ from tests.approvals.conftest import MakeDesk
 from tests.approvals.scene import no, past_its_time, subject, verdicts, yes
 
 Sweep = Callable[[Desk], Awaitable[Json]]
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 NOTICES = "SELECT count(*) FROM work WHERE kind = 'approval_notice' AND state = 'queued'"
 
 
 def run_of(pool: Pool, kind: str) -> Run:
     origin = Origin(chain=("service:body-broker",), session="schedule")
-    work = Claimed(kind=kind, origin=origin, input=None, attempt=1, attempts_max=1, steps={})
+    work = Claimed(kind=kind, origin=origin, input=None, attempt=1, attempts_max=1, created_at=NOW, steps={})
     return Run(Fence(pool, "job_of_the_test", 1, 30.0), work)
 
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from body_broker.calls import Caller
-from body_broker.errors import Unauthenticated, Unavailable
+from body_broker.errors import BadInput, Unauthenticated, Unavailable
 from body_broker.settings import Settings
 from mcp_servers.hub.inner_door import InnerDoor
 from mcp_servers.hub.protocol import Protocol
@@ -61,7 +61,7 @@ class Bench:
     line: Line
     tools: HubTools
     counts: ToolCounts
-    minted: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    minted: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
 
     async def asker(self, who: str = "anna", conversation: str = "cnv_of_the_tests", role: str = "engineer") -> Asker:
         found = await asker_of(self.runtime, f"person:{who}", role)
@@ -80,15 +80,15 @@ async def bench(settings_for: Callable[..., Settings], redis: object) -> AsyncIt
 
 @asynccontextmanager
 async def open_bench(settings: Settings) -> AsyncGenerator[Bench]:
-    seen, counts, minted = Seen(), ToolCounts(), list[tuple[str, str]]()
+    seen, counts, minted = Seen(), ToolCounts(), list[tuple[str, ...]]()
     extra: dict[str, object] = {"fixture": seen, "talks": Plan()}
     async with open_runtime(settings, (ROOM, TALKS), extra_services=extra) as runtime:
         protocol = Protocol(runtime.gate, runtime.listings, runtime.limits, runtime.bus)
         door = InnerDoor(protocol, runtime.identities, settings)
 
-        async def mint(asker: Caller, actor: str, conversation: str, ttl_s: float) -> str:
-            minted.append((actor, conversation))
-            return await runtime.tokens.mint(asker, actor, conversation, ttl_s)
+        async def mint(asker: Caller, actor: str, conversation: str, ttl_s: float, /, *, key: str | None = None) -> str:
+            minted.append((actor, conversation) if key is None else (actor, conversation, key))
+            return await runtime.tokens.mint(asker, actor, conversation, ttl_s, key=key)
 
         async with door.serving(), door.client() as inside:
             line = Line(inside)
@@ -163,6 +163,27 @@ async def test_a_token_is_minted_once_for_a_conversation_and_tier_and_anew_befor
     clock.move(TOKEN_S * 0.15)
     await bench.call(anna)
     assert len(bench.minted) == 4
+
+
+async def test_a_call_under_a_key_has_a_token_of_its_own_which_no_other_call_gets(bench: Bench) -> None:
+    anna, key, deadline = await bench.asker(), "job_of_the_tests 3.1", Deadline.after(60)
+    conversation = ("tier:bronze", "cnv_of_the_tests")
+    for given in (key, None, key, None):
+        called = await bench.tools.call(anna, Tier.BRONZE, "tx_deep", {}, deadline=deadline, key=given)
+        assert called.text == "1 deep, as person:anna>tier:bronze"
+    assert bench.minted == [(*conversation, key), conversation, (*conversation, key)]
+
+    with pytest.raises(BadInput):
+        await bench.tools.call(anna, Tier.BRONZE, "tx_deep", {}, deadline=deadline, key="apr_of_the_tests")
+
+
+async def test_which_tools_may_be_called_again_under_their_key_is_known(bench: Bench) -> None:
+    offered = await bench.tools.offered(await bench.asker(), Tier.BRONZE, ("fx_echo", "fx_wait_effect", "fx_draft"))
+    assert {tool.name: (tool.read_only, tool.repeatable) for tool in offered} == {
+        "fx_echo": (True, True),
+        "fx_wait_effect": (False, True),
+        "fx_draft": (False, False),
+    }
 
 
 async def test_a_token_is_nobody_elses_even_in_a_conversation_of_the_same_name(bench: Bench) -> None:

@@ -21,12 +21,14 @@ from body_broker.settings import PREFIX, Settings, load_settings
 from body_broker.world.files.model import schema as schema_of_world_files
 from mcp_servers.cybersecurity.semgrep import rule_files
 from mcp_servers.hub.cli import body_broker as command_line
+from mcp_servers.hub.inferring import given_by
 from mcp_servers.hub.listing import Listing, Listings
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import configured, load_policy, profiled
 from policies.catalogue import Catalogue
 from policies.matrix import matrix_markdown, modifiers_markdown
 from policies.schema import ROLES, TIERS, emit
+from tiers.reading import read_catalogue
 
 _CHARACTERS_A_TOKEN = 4  # of JSON and English, roughly; no tokenizer is shipped
 
@@ -156,7 +158,8 @@ def _costs() -> str:
     """What each identity is shown, and what that costs a model that reads it."""
     settings = load_settings({})
     policy = load_policy(settings)
-    shown = {p: Listings(profiled(ROOMS, p), policy, configured(settings)) for p in ("core", "all")}
+    there = configured(settings, read_catalogue(given_by(settings)))
+    shown = {p: Listings(profiled(ROOMS, p), policy, there) for p in ("core", "all")}
     return "What an identity is shown, and its tokens (four characters of JSON each):\n\n" + table(
         ("Who", "core: tools", "tokens", "all: tools", "tokens"),
         (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -40,7 +40,20 @@ from tiers.wire.base import Ask
 
 _URGENCY = {"normal": 0.5, "background": 0.1}
 _KEPT_CHARACTERS_MAX, _KEPT_REQUEST_BYTES_MAX = 8_000, 65_536
-_NOTHING_GOES_ON = " Nothing goes on with it: the bronze tier is not there yet."
+_NOTHING_GOES_ON = " Nothing goes on with it."
+
+
+class Job(Protocol):
+    """A job that was asked for."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+
+Instead = Callable[[InferenceRequest, Asker], Awaitable[Job | None]]
+"""`async (request, asker) -> job`: a job that goes on with what no model answered; None where there is to be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +98,11 @@ class SilverTier:
     Args:
         loop: Runs the tools that a model wants.
         counts: Takes measurements.
+        instead: Begins a job where no model answered.
     """
 
-    def __init__(self, loop: ToolLoop, counts: Counts) -> None:
-        self._loop, self._counts = loop, counts
+    def __init__(self, loop: ToolLoop, counts: Counts, instead: Instead | None = None) -> None:
+        self._loop, self._counts, self._instead = loop, counts, instead
         self._answers = Kept[_Answer]("response", ANSWERS_KEPT_S, counts)
 
     async def execute_with_tools(
@@ -194,6 +208,7 @@ class SilverTier:
         persona = asked.persona or await persona_named(PLAIN)
         text, outside = (persona.template, False) if earlier is None else (earlier.text, earlier.outside)
         what = "a fixed text" if earlier is None else "what was answered to the same before"
+        job = await self._go_on(asked) if earlier is None and not persona.outside else None
         return asked.result(
             text,
             "template" if earlier is None else "cached",
@@ -205,8 +220,16 @@ class SilverTier:
             tools=ended.tools,
             usage=ended.usage,
             cost_usd=ended.cost_usd,
-            note=f"No model answered: this is {what}. {told}{_NOTHING_GOES_ON}",
+            job=None if job is None else job.id,
+            note=f"No model answered: this is {what}. {told}{_NOTHING_GOES_ON if job is None else _goes_on(job)}",
         )
+
+    async def _go_on(self, asked: _Asked) -> Job | None:
+        return None if self._instead is None else await self._instead(asked.request, asked.asker)
+
+
+def _goes_on(job: Job) -> str:
+    return f" The job {job.id} goes on with it: get_job(id={job.id}) will have an expert's answer."
 
 
 def _make(request: InferenceRequest, persona: Persona | None) -> Callable[[Engine, str], Ask]:

@@ -18,6 +18,7 @@ _DIALECTS: Mapping[DialectName, Dialect] = {
     "openai": OpenAi(),
     "azure": Azure(),
     "anthropic": Anthropic(),
+    "sagemaker": Vllm(),  # what its containers speak; it is asked through AWS (tiers.bronze.sagemaker), never over HTTP from here
 }
 
 

@@ -1,15 +1,19 @@
 -- Work that waits for something without holding a worker, and the experts' jobs: what models were asked for them, what came of it.
 
--- `waits_for` names what parked work waits for, `wake_at` when it looks again in any case. Both say something only while it waits.
+-- `waits_for` names what parked work waits for, and stays where it is cancelled or expires meanwhile; `wake_at` is when it looks again in
+-- any case.
 ALTER TABLE work ADD COLUMN waits_for text CHECK (length(waits_for) BETWEEN 1 AND 200);
 ALTER TABLE work ADD COLUMN wake_at timestamptz;
+ALTER TABLE work ADD CONSTRAINT work_parked CHECK (
+    state = 'waiting' OR (wake_at IS NULL AND (waits_for IS NULL OR state IN ('cancelled', 'expired'))));
 CREATE INDEX work_parked ON work (waits_for) WHERE state = 'waiting' AND waits_for IS NOT NULL;
 CREATE INDEX work_waking ON work (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
 
--- Whether what parked work waits for has come: an approval of which nothing more will come. All other keys are woken by name.
+-- Whether what parked work waits for has come: an approval of which nothing more will come, or that is gone. All other keys are woken by
+-- name.
 CREATE FUNCTION work_is_over(key text) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM approval WHERE id = key
-        AND (state IN ('denied', 'expired', 'cancelled') OR outcome IN ('done', 'failed', 'expired', 'cancelled')))
+    SELECT starts_with(key, 'apr_') AND NOT EXISTS (SELECT FROM approval WHERE id = key
+        AND state NOT IN ('denied', 'expired', 'cancelled') AND (outcome IS NULL OR outcome = 'unknown'))
 $$;
 
 -- Lets whatever waits for this go on, before what was asked for later. Who parks and who wakes meet at one lock, so that no waking is lost
@@ -27,22 +31,28 @@ BEGIN
 END $$;
 
 -- Lays a run's work down until its key is over; work that somebody wants stopped is cancelled instead. NULL where the run owns it no more.
-CREATE FUNCTION work_park(p_work text, p_token bigint, p_key text, p_wake_in_s float8, p_progress jsonb) RETURNS text
+-- Lying down is no attempt.
+CREATE FUNCTION work_park(p_work text, p_token bigint, p_key text, p_wake_in_s float8, p_message text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
-    parked text;
+    parked work;
+    is_over boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('parked ' || p_key, 0));
-    UPDATE work SET lease_until = NULL, attempts = attempts - 1, progress = coalesce(p_progress, progress),
-        state = CASE WHEN cancel_requested AND begun IS NULL THEN 'cancelled'
-                     WHEN work_is_over(p_key) THEN 'queued' ELSE 'waiting' END,
+    is_over := work_is_over(p_key);  -- a statement of its own: it sees whatever was committed before the lock was had
+    UPDATE work SET lease_until = NULL, attempts = attempts - 1, run_at = created_at,
+        progress = CASE WHEN p_message IS NULL THEN progress
+                        ELSE coalesce(progress, '{"done": 0, "total": null}') || jsonb_build_object('message', p_message) END,
+        state = CASE WHEN cancel_requested AND begun IS NULL THEN 'cancelled' WHEN is_over THEN 'queued' ELSE 'waiting' END,
         finished_at = CASE WHEN cancel_requested AND begun IS NULL THEN clock_timestamp() END,
-        run_at = created_at, waits_for = p_key, wake_at = clock_timestamp() + make_interval(secs => p_wake_in_s)
-    WHERE id = p_work AND token = p_token AND state = 'running' RETURNING id INTO parked;
-    IF parked IS NOT NULL THEN
-        PERFORM pg_notify('work', 'ready ' || kind) FROM work WHERE id = p_work AND state = 'queued';
+        waits_for = CASE WHEN NOT is_over THEN p_key END,
+        wake_at = CASE WHEN NOT is_over AND NOT (cancel_requested AND begun IS NULL)
+                       THEN clock_timestamp() + make_interval(secs => p_wake_in_s) END
+    WHERE id = p_work AND token = p_token AND state = 'running' RETURNING * INTO parked;
+    IF parked.state = 'queued' THEN
+        PERFORM pg_notify('work', 'ready ' || parked.kind);
     END IF;
-    RETURN parked;
+    RETURN parked.id;
 END $$;
 
 CREATE FUNCTION approval_over() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -53,6 +63,15 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER approval_over AFTER UPDATE OF state, outcome ON approval FOR EACH ROW EXECUTE FUNCTION approval_over();
+
+-- How much work under a limit one owner has open. Those who ask at the same moment ask one after the other, until their transactions end.
+CREATE INDEX work_open ON work (limit_key, owner) WHERE state IN ('waiting', 'queued', 'running') AND limit_key IS NOT NULL;
+CREATE FUNCTION work_open(p_limit_key text, p_owner text) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('open ' || p_limit_key || ' ' || p_owner, 0));
+    RETURN (SELECT count(*) FROM work
+        WHERE limit_key = p_limit_key AND owner = p_owner AND state IN ('waiting', 'queued', 'running'));
+END $$;
 
 -- What models were asked for a job. The row stands before the question leaves: whoever takes the job over sees that it may have been asked.
 CREATE TABLE expert_call (

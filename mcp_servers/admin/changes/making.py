@@ -47,12 +47,12 @@ def maker_of(call: Call) -> Maker:
     Raises:
         ApprovalRequired: The call runs under no approval.
     """
-    if call.key is None:
+    if call.approval is None:
         raise ApprovalRequired("A change is made only under the yes of people who were shown its diff.")
     return Maker(
         requester=call.caller.requester,
         origin=Origin.of(call),
-        key=call.key,
+        key=call.approval,
         receipt=call.receipt,
         tainted=call.tainted,
     )

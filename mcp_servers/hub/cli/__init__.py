@@ -39,6 +39,7 @@ _COMMANDS = {
     "slack": "slack",
     "repos": "repos",
     "scan": "scan",
+    "jobs": "jobs",
 }
 
 

@@ -98,7 +98,7 @@ def worker(data_dir: Path | None) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    async with open_runtime(settings, name="worker") as runtime:
+    async with open_runtime(settings, name="worker") as runtime, runtime.experts.working():
         found = make_worker(runtime)
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):

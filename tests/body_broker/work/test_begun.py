@@ -100,6 +100,28 @@ async def test_a_run_that_is_lost_in_it_is_repeated_and_then_unknown(bench: Benc
     )
 
 
+async def test_what_is_recorded_is_in_no_doubt_where_its_last_attempt_is_lost(bench: Bench) -> None:
+    run = await begun(bench, attempts_max=1)
+    work, lapse = run.id, "UPDATE work SET lease_until = now() - interval '1 second' WHERE id = $1"
+
+    async def sent() -> Json:
+        return "sent"
+
+    async def handler(run: Run) -> Json:
+        return await run.step("send", sent)
+
+    await run.step("send", sent)
+    for state in ("queued", "unknown"):  # a worker that is lost each time comes to an end too
+        await bench.pool.execute(lapse, work)
+        async with bench.pool.acquire() as connection:
+            await lease.sweep(connection)
+        assert (await bench.item(work)).state == state
+        if state == "queued":
+            run = await claimed(bench)
+    await queue.settle(bench.pool, work, by="person:boris", verdict="again", note="It is on record.")
+    assert await ended(bench, await claimed(bench), handler) == "succeeded"
+
+
 async def test_what_a_person_found_not_done_is_told_with_their_note(bench: Bench) -> None:
     run = await begun(bench)
     await ended(bench, run, raising(BadInput("No.")))

@@ -69,3 +69,14 @@ async def test_what_is_old_is_kept_while_its_work_may_still_be_done_again(made: 
         await queue.cancel(made, key, owner="person:anna")
     assert await keyed.purge(made, older_than_s=-60) == (1 if ended else 0)
     assert await keyed.recall(made, key) == (None if ended else 1)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_what_a_job_did_is_kept_while_the_job_may_do_it_again(made: Pool, *, ended: bool) -> None:
+    origin = Origin(chain=("person:anna",), session="s_1")
+    async with made.acquire() as connection, connection.transaction():
+        job = await queue.enqueue(connection, "expert", {}, origin=origin)
+    await once(made, f"{job} 3.1")
+    if ended:
+        await queue.cancel(made, job, owner="person:anna")
+    assert await keyed.purge(made, older_than_s=-60) == (1 if ended else 0)

@@ -34,13 +34,21 @@ async def test_work_exists_if_and_only_if_the_transaction_that_enqueued_it_commi
 
 
 async def test_work_carries_its_whole_origin_and_belongs_to_its_asker(bench: Bench) -> None:
-    origin = replace(ANNA, tainted=True, depth=2, receipt=Receipt("writer", 7))
+    origin = replace(
+        ANNA, tainted=True, depth=2, receipt=Receipt("writer", 7), sessions=("s-1", "s-0"), tokens=("tok_1", "tok_0")
+    )
     work = await queue.enqueue(bench.pool, "kind", ["any", "json", 1.5, None], origin=origin)
     item = await bench.item(work)
     assert item.origin == origin
     assert item.owner == "person:anna"
     assert item.input == ["any", "json", 1.5, None]
     assert work.startswith("job_")
+
+
+async def test_work_that_was_recorded_without_sessions_and_tokens_is_still_read(bench: Bench) -> None:
+    work = await bench.add("kind")
+    await bench.pool.execute("UPDATE work SET origin = origin - 'sessions' - 'tokens' WHERE id = $1", work)
+    assert (await bench.item(work)).origin == ANNA
 
 
 async def test_work_takes_the_id_it_is_given_once(bench: Bench) -> None:

@@ -62,11 +62,11 @@ def test_a_proposal_is_a_draft(policy: Policy) -> None:
 
 
 CALLS: list[tuple[str, dict[str, Any], str]] = [
-    ("generate_admin_report", {}, "BODY_BROKER_BRONZE"),
+    ("generate_admin_report", {}, "BODY_BROKER_BRONZE_URL"),
     (
         "generate_admin_report",
         {"metrics": {"uptime": 99.9}, "report": "costs", "period": "month"},
-        "BODY_BROKER_BRONZE",
+        "BODY_BROKER_BRONZE_URL",
     ),
 ]
 
@@ -103,7 +103,7 @@ def test_the_schemas_of_what_waits_are_final() -> None:
     assert rows["propose_change"].arguments.model_json_schema()["$defs"]["ChangeRequest"] == change
     assert set(rows["approve_change"].result.model_fields) == {"approved", "state", "change_id", "verified"}
     assert set(rows["generate_admin_report"].arguments.model_fields) == {"metrics", "report", "period"}
-    assert set(rows["generate_admin_report"].result.model_fields) == {"job_id", "status"}
+    assert set(rows["generate_admin_report"].result.model_fields) == {"job_id", "status", "result"}
 
 
 @pytest.mark.parametrize("tool", ROOM.tools, ids=lambda tool: tool.name)

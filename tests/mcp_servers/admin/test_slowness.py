@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from body_broker.errors import Draining, Unavailable
+from body_broker.threads import Threads
 from mcp_servers.admin import catalogue
 from mcp_servers.admin.asking import ask, identify
 from mcp_servers.admin.query import START, Deadline, Position, Query, Who
 from mcp_servers.admin.reading import Reader
 from mcp_servers.admin.roles import Grant
-from mcp_servers.admin.threads import Threads
 from tests.mcp_servers.hub.conftest import OpenHub
 from tests.tools.project import ROOT
 from tests.waiting import wait_until
@@ -143,7 +143,7 @@ async def test_once_closed_nobody_is_asked_for_those_who_wait() -> None:
 
 HANGS = """
 import asyncio, threading
-from mcp_servers.admin.threads import Threads
+from body_broker.threads import Threads
 
 async def main():
     threads = Threads(2)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mcp_servers.cybersecurity.models import AuditReport
 from tests.mcp_servers.cybersecurity.conftest import Guarded, OpenGuarded
 from tests.mcp_servers.cybersecurity.repositories import BIND, SECRETS, SUMMON, write
 from tests.mcp_servers.hub.conftest import error_of
@@ -310,21 +309,6 @@ async def test_the_scanners_of_this_machine_are_told(
     async with guarded_hub(gitleaks=tmp_path / "none") as other:
         told = await other.tell("scanner_status", {})
     assert {s["name"]: (s["status"], s["core"]) for s in told["scanners"]}["gitleaks"] == ("not_installed", False)
-
-
-async def test_an_audit_has_its_final_form_and_names_the_setting_that_brings_it(guarded: Guarded) -> None:
-    async with guarded.hub.client("person:sam", "security") as client:
-        assert "audit_with_ai" not in {tool.name for tool in (await client.list_tools()).tools}
-    await guarded.register("game")
-    report = await guarded.tell("scan_codebase", {"repo_path": "game"})
-    given = {"rule": "x", "severity": "high", "path": "a.py", "line": 1, "message": "m"}
-    for what in (report["scan_id"], report, {"items": [given]}):
-        error = error_of(await guarded.call("audit_with_ai", {"findings": what}))
-        assert (error["code"], error["setting"]) == ("not_configured", "BODY_BROKER_BRONZE")
-    error = error_of(await guarded.call("audit_with_ai", {"findings": {"items": [given] * 101}}))
-    assert error["code"] == "bad_input"
-    assert error_of(await guarded.call("audit_with_ai", {"findings": "x"}, "tier:silver"))["code"] == "denied"
-    assert set(AuditReport.model_fields) == {"status", "scan_id", "summary", "items", "unverified", "model", "cost"}
 
 
 async def test_a_triage_puts_findings_between_marks_and_ids_complete(guarded: Guarded) -> None:

@@ -69,6 +69,7 @@ COMMANDS = {
     "route",
     "validate",
     "engine-profile",
+    "jobs",
 }
 # Beside MCP, with the same token: a body that fits, and the operation it is a call of; None only lists.
 API: dict[str, tuple[str, dict[str, Any] | None]] = {

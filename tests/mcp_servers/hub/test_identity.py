@@ -254,6 +254,9 @@ async def test_an_issuer_whose_clock_is_a_little_ahead_is_believed(
         # An actor without an asker's session, an asker's session without an actor, an actor that is no tier.
         ("act", {"sub": "tier:silver", "sid": "ses_87654321"}, "The token is malformed."),
         ("asker", {"sid": "ses_87654321", "jti": None, "above": []}, "The token is malformed."),
+        # Only a conversation's token is for one call.
+        ("key", "job_3q2xAbCdEfGh 1.1", "The token is malformed."),
+        ("key", 7, "The token's claims are missing or malformed: key."),
     ],
 )
 async def test_claims_that_do_not_fit_are_refused(
@@ -274,6 +277,9 @@ async def test_only_tiers_act_and_at_most_three(hub: Identities, claims: Claims,
     assert three.chain == ("person:anna", "tier:gold", "tier:silver", "tier:bronze")
     assert await refusal(hub, signed(chain(*["tier:silver"] * 4), key)) == "The token is malformed."
     assert await refusal(hub, signed(chain("person:ben"), key)) == "The token is malformed."
+    assert await refusal(hub, signed(chain("tier:gold") | {"key": "apr_12345678"}, key)) == "The token is malformed."
+    one_call = signed(chain("tier:gold") | {"key": "job_3q2xAbCdEfGh 1.1"}, key)
+    assert (await hub.authenticate(one_call)).call_key == "job_3q2xAbCdEfGh 1.1"
 
 
 async def test_a_token_remembered_still_expires(hub: Identities, tokens: Tokens, clock: Clock) -> None:

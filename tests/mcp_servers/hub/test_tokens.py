@@ -212,6 +212,14 @@ async def test_a_minted_token_names_asker_actor_conversation_and_the_asker_s_ses
     }
 
 
+async def test_a_token_may_be_for_one_call_of_a_job(tokens: Tokens) -> None:
+    key = "job_3q2xAbCdEfGh 12.3"
+    assert claims_of(await tokens.mint(ANNA, "tier:bronze", "cnv_12345678", 60, key=key))["key"] == key
+    for wrong in ("", "job_3q2xAbCdEfGh", "apr_3q2xAbCdEfGh", "apr_3q2xAbCdEfGh 1.1", f"{key} 1", f"{key}{'0' * 60}"):
+        with pytest.raises(BadInput, match="key of a job's call"):
+            await tokens.mint(ANNA, "tier:bronze", "cnv_12345678", 60, key=wrong)
+
+
 async def test_a_chain_nests_the_earlier_actor_inside_the_later_one(tokens: Tokens) -> None:
     asker = Caller(("person:anna", "tier:silver"), {}, "cnv_12345678", conversation_of="ses_of-anna")
     claims = claims_of(await tokens.mint(asker, "tier:bronze", "cnv_abcdefgh", 60))

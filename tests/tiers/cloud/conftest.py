@@ -84,7 +84,7 @@ class Paid:
         return await self.router.execute(request, asker=known, listener=listener)
 
 
-async def _nobody(*_: Any) -> str:  # whatever a mint is given
+async def _nobody(*_: Any, **__: Any) -> str:  # whatever a mint is given
     raise AssertionError("nothing here calls tools")
 
 

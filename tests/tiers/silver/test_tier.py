@@ -34,7 +34,7 @@ SCHEMA = {"type": "object", "properties": {"mood": {"type": "string"}}, "require
 NOT_THERE = (Fallback("openai", "not_configured"),)
 
 
-async def _nobody(*_: Any) -> str:  # whatever a mint is given
+async def _nobody(*_: Any, **__: Any) -> str:  # whatever a mint is given
     raise AssertionError("nothing here calls tools")
 
 

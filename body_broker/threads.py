@@ -1,4 +1,4 @@
-"""Owns the threads in which AWS is asked: few at a time, and none that a process which ends waits for."""
+"""Owns threads for calls that block and may hang: few at a time, and none that a process which ends waits for."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from body_broker.errors import Draining
 
 
 class Threads:
-    """Runs what blocks in daemon threads of its own: an executor's would hold the process until AWS has answered.
+    """Runs what blocks in daemon threads of its own: an executor's would hold the process until they have ended.
 
     A call that is given up leaves its thread at work, and the thread keeps its place until it ends.
 
     Args:
         most: How many there are at a time; who comes then waits.
+        name: Of its threads, and of whom they ask.
     """
 
-    def __init__(self, most: int) -> None:
-        self._places = asyncio.Semaphore(most)
+    def __init__(self, most: int, *, name: str = "AWS") -> None:
+        self._places, self._name = asyncio.Semaphore(most), name
         self._closed = False
 
     async def run(self, function: Callable[..., Any], *arguments: object) -> Any:  # what the function gives
@@ -34,7 +35,7 @@ class Threads:
         await self._places.acquire()
         if self._closed:
             self._places.release()
-            raise Draining("This hub is stopping and asks AWS nothing more.")
+            raise Draining(f"This hub is stopping and asks {self._name} nothing more.")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
 
@@ -47,7 +48,7 @@ class Threads:
                 loop.call_soon_threadsafe(self._end, settle)
 
         try:
-            threading.Thread(target=work, name="aws", daemon=True).start()
+            threading.Thread(target=work, name=self._name, daemon=True).start()
         except BaseException:
             self._places.release()
             raise

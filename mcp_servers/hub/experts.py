@@ -1,0 +1,249 @@
+"""Owns the experts' jobs of one process: where their results lie, as whom a job acts, what runs it, and what wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from body_broker.calls import Caller, Json
+from body_broker.errors import Denied, SettingsError, Unavailable
+from body_broker.settings import Settings
+from body_broker.storage.stores import Stores
+from body_broker.work.run import Handler, Run
+from body_broker.work.schedule import Schedule
+from mcp_servers.hub import submitting
+from mcp_servers.hub.generating import budget_facts
+from mcp_servers.hub.identity import Identities
+from mcp_servers.hub.inferring import Inferring
+from mcp_servers.hub.objects_later import LaterObjects
+from mcp_servers.hub.services import RoomServices
+from mcp_servers.hub.tokens import ACTORS_MAX
+from tiers.bronze import results
+from tiers.bronze.documents import Documents
+from tiers.bronze.model import KINDS, Assignment, Shape
+from tiers.bronze.results import Results
+from tiers.bronze.sagemaker.client import SageMakerClient
+from tiers.bronze.sagemaker.notices import SageMakerNotices
+from tiers.bronze.sagemaker.places import Place
+from tiers.hubtools import actor_of
+from tiers.model import Asker, InferenceRequest, Tier
+
+if TYPE_CHECKING:
+    from tiers.bronze.runner import Runner
+
+_ACTOR = actor_of(Tier.BRONZE)
+_TOPIC = "job"
+_ANY = InferenceRequest(prompt="a job", sla="async")
+_SESSIONS_MAX = ACTORS_MAX + 1
+
+
+def budget_of(inferring: Inferring) -> Callable[[Caller], Awaitable[frozenset[str]]]:
+    """`async (caller) -> facts`: whether an expert's job may still be asked for on the caller's account."""
+
+    async def budget(caller: Caller) -> frozenset[str]:
+        return await budget_facts(_ANY, caller, inferring)
+
+    return budget
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What says as whom a job acts: who its asker is now, and what its conversation has read."""
+
+    identities: Identities
+    inferring: Inferring
+
+
+class ExpertWork:
+    """Runs the experts' jobs where a worker wants them run; made by `open_experts`.
+
+    What asks models and AWS is loaded at the first job: a process that runs none pays nothing for it.
+
+    Args:
+        settings: Where experts are.
+        stores: Open.
+        objects: Where results lie.
+        results: What came of jobs.
+        shapes: What makes a result of the answers, by kind.
+        standing: As whom jobs act.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        *,
+        objects: LaterObjects,
+        results: Results,
+        shapes: Mapping[str, Shape],
+        standing: Standing,
+    ) -> None:
+        self.results = results
+        self._settings, self._stores, self._objects = settings, stores, objects
+        self._shapes: Mapping[str, Shape] = {submitting.KIND: submitting.shape, **shapes}
+        self._identities, self._inferring = standing.identities, standing.inferring
+        self._aws = _client(settings)
+        self._opening, self._runner, self._closed = asyncio.Lock(), None, False
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """What a worker needs to run every kind of job, and to forget results."""
+        return {**dict.fromkeys(KINDS, self._run), **self.results.handlers()}
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The work that comes round by itself."""
+        return results.schedules()
+
+    async def stands(self, run: Run) -> Asker:
+        """For whom a job's model calls tools: its asker as they are now, in a conversation of the job's own.
+
+        It is the same conversation whoever runs the job. What was outside when the job was asked for taints it before this returns.
+
+        Raises:
+            Unauthenticated: The login that it was asked for in was ended, or its token revoked, or tier:bronze's own login.
+            Denied: Jobs asked for by jobs are too many deep.
+            Unavailable: A store is down.
+        """
+        origin, given = run.origin, Assignment.parse(run.input)
+        sessions = origin.sessions or (origin.session,)
+        if len(sessions) > _SESSIONS_MAX:
+            raise Denied(f"Jobs that jobs ask for may be {_SESSIONS_MAX} deep.", next_step="Ask for it directly.")
+        acting = origin.chain if origin.chain[-1] == _ACTOR else (*origin.chain, _ACTOR)
+        found = await self._identities.standing(acting, sessions, run.work.created_at, origin.tokens)
+        asker = replace(
+            found,
+            chain=acting[:-1] or acting,
+            depth=origin.depth,
+            token_id=origin.tokens[-1] if origin.tokens else None,  # whose revocation ends the job's calls at once
+        )
+        return await self._inferring.act(
+            asker,
+            self._inferring.conversation(asker, _TOPIC, run.id),
+            Tier.BRONZE,
+            heard_outside=submitting.KIND if origin.tainted or given.outside else None,
+        )
+
+    @asynccontextmanager
+    async def working(self) -> AsyncGenerator[None]:
+        """Beside a worker: the place for results is looked for now, and an endpoint's notices are listened to.
+
+        Raises:
+            SettingsError: The setting names no place.
+            NotConfigured: Its directory cannot be made.
+            Unavailable: Its disk fails.
+        """
+        async with AsyncExitStack() as stack:
+            await self._objects.ready()
+            if self._aws is not None and self._settings.sagemaker_queue_url is not None:
+                notices = SageMakerNotices(self._aws, self._settings.sagemaker_queue_url, self._stores.pool)
+                await stack.enter_async_context(notices.listening())
+            yield
+
+    async def close(self) -> None:
+        """End what was opened; whoever ran jobs has handed them back by then."""
+        async with self._opening:
+            self._closed, self._runner = True, None
+            if self._aws is not None:
+                self._aws.close()
+        await self._objects.close()
+
+    async def _run(self, run: Run) -> Json:
+        return await (await self._ready()).run(run)
+
+    async def _ready(self) -> Runner:
+        """What runs jobs, made now if none was run before.
+
+        Raises:
+            Unavailable: This process is stopping.
+        """
+        if self._runner is None:
+            async with self._opening:
+                if self._closed:
+                    raise Unavailable("The experts of this hub are not open.", details={"component": "experts"})
+                if self._runner is None:
+                    self._runner = await self._make()
+        return self._runner
+
+    async def _make(self) -> Runner:
+        tiers = await self._inferring.tiers()
+        # What it needs is loaded with the tiers, but for what talks to AWS.
+        from tiers.bronze.opening import make_runner  # noqa: PLC0415 - aiohttp, where jobs are run
+
+        return make_runner(
+            self._inferring.catalogue,
+            tiers,
+            pool=self._stores.pool,
+            counts=self._inferring.counts,
+            endpoint=self._endpoint(),
+            results=self.results,
+            stands=self.stands,
+            shapes=self._shapes,
+        )
+
+    def _endpoint(self) -> tuple[SageMakerEndpoint, SageMakerClient] | None:
+        settings = self._settings
+        if self._aws is None or settings.sagemaker_endpoint is None:
+            return None
+        failures, given = settings.sagemaker_failures, settings.sagemaker_input
+        endpoint = SageMakerEndpoint(
+            name=settings.sagemaker_endpoint,
+            output=_place(settings.sagemaker_output or ""),
+            failures=None if failures is None else _place(failures),
+            input=None if given is None else _place(given),
+            ttl_s=settings.sagemaker_ttl_s,
+            timeout_s=settings.sagemaker_timeout_s,
+            poll_s=settings.sagemaker_poll_s,
+        )
+        return endpoint, self._aws
+
+
+@asynccontextmanager
+async def open_experts(
+    settings: Settings,
+    stores: Stores,
+    services: RoomServices,
+    standing: Standing,
+) -> AsyncGenerator[ExpertWork]:
+    """The experts' jobs of this process; closed on the way out.
+
+    Args:
+        settings: Loaded once by the entry point.
+        stores: Open.
+        services: Every server's: their shapes, and the lore where results become documents.
+        standing: As whom jobs act.
+
+    Raises:
+        SettingsError: The settings of SageMaker do not fit together.
+    """
+    objects, documents = LaterObjects(settings), Documents(services.rag.lore)
+    experts = ExpertWork(
+        settings,
+        stores,
+        objects=objects,
+        results=Results(stores.pool, stores.redis, objects, documents, kept_days=settings.results_kept_days),
+        shapes=services.shapes(),
+        standing=standing,
+    )
+    try:
+        yield experts
+    finally:
+        await experts.close()
+
+
+def _client(settings: Settings) -> SageMakerClient | None:
+    if settings.sagemaker_endpoint is None:
+        return None
+    if settings.sagemaker_output is None:
+        raise SettingsError(
+            "BODY_BROKER_SAGEMAKER_ENDPOINT is set, and BODY_BROKER_SAGEMAKER_OUTPUT is not: nobody would find its answers.",
+            next_step="Set it to the S3OutputPath of the endpoint's configuration, such as s3://studio-experts/outputs.",
+        )
+    return SageMakerClient(region=settings.aws_region, endpoint_url=settings.aws_endpoint_url)
+
+
+def _place(text: str) -> Place:
+    found = Place.parse(text)
+    assert found is not None, "the setting's pattern holds it"
+    return found
