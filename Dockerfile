@@ -22,7 +22,7 @@ RUN uv build --wheel --out-dir /dist \
 
 FROM python:3.13.16-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin body-broker \
-    && install --directory --mode=0700 --owner=10001 --group=10001 /data
+    && install --directory --mode=0700 --owner=10001 --group=10001 /data /results
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -53,6 +53,7 @@ LAZY: dict[tuple[str, str], str] = {
     ("mcp_servers/hub/approving.py", "approvals.slack.opening"): "slack_sdk, only where Slack is configured",
     ("mcp_servers/hub/oidc/issuer.py", "mcp_servers.hub.oidc.wire"): "aiohttp, only where there is an OIDC issuer",
     ("mcp_servers/hub/inferring.py", "tiers.opening"): "aiohttp and what else engines need, only where tiers are asked",
+    ("mcp_servers/hub/experts.py", "tiers.bronze"): "the same, only where experts' jobs are run",
     ("tiers/hubtools.py", "tiers.hubclient"): "fastmcp, a second or more, only where a tier calls tools",
     ("mcp_servers/hub/tracing.py", "mcp_servers.hub.exporting"): "OpenTelemetry's SDK, only where there is a collector",
 }

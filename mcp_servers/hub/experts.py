@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from body_broker.calls import Caller, Json
 from body_broker.errors import Denied, SettingsError, Unavailable
@@ -22,12 +22,8 @@ from mcp_servers.hub.objects_later import LaterObjects
 from mcp_servers.hub.services import RoomServices
 from mcp_servers.hub.tokens import ACTORS_MAX
 from tiers.bronze import results
-from tiers.bronze.documents import Documents
 from tiers.bronze.model import KINDS, Assignment, Shape
-from tiers.bronze.results import Results
 from tiers.bronze.sagemaker.client import SageMakerClient
-from tiers.bronze.sagemaker.notices import SageMakerNotices
-from tiers.bronze.sagemaker.places import Place
 from tiers.hubtools import actor_of
 from tiers.model import Asker, InferenceRequest, Tier
 
@@ -58,7 +54,7 @@ class Standing:
 
 
 class ExpertWork:
-    """Runs the experts' jobs where a worker wants them run; made by `open_experts`.
+    """Runs the experts' jobs where a worker wants them run; closed by whoever made it.
 
     What asks models and AWS is loaded at the first job: a process that runs none pays nothing for it.
 
@@ -66,31 +62,25 @@ class ExpertWork:
         settings: Where experts are.
         stores: Open.
         objects: Where results lie.
-        results: What came of jobs.
-        shapes: What makes a result of the answers, by kind.
+        services: Every server's: what they make of answers, and what came of jobs.
         standing: As whom jobs act.
+
+    Raises:
+        SettingsError: The settings of SageMaker do not fit together.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        stores: Stores,
-        *,
-        objects: LaterObjects,
-        results: Results,
-        shapes: Mapping[str, Shape],
-        standing: Standing,
+        self, settings: Settings, stores: Stores, objects: LaterObjects, services: RoomServices, standing: Standing
     ) -> None:
-        self.results = results
-        self._settings, self._stores, self._objects = settings, stores, objects
-        self._shapes: Mapping[str, Shape] = {submitting.KIND: submitting.shape, **shapes}
+        self._settings, self._stores, self._objects, self._results = settings, stores, objects, services.results
+        self._shapes: Mapping[str, Shape] = {submitting.KIND: submitting.shape, **services.shapes()}
         self._identities, self._inferring = standing.identities, standing.inferring
         self._aws = _client(settings)
         self._opening, self._runner, self._closed = asyncio.Lock(), None, False
 
     def handlers(self) -> Mapping[str, Handler]:
         """What a worker needs to run every kind of job, and to forget results."""
-        return {**dict.fromkeys(KINDS, self._run), **self.results.handlers()}
+        return {**dict.fromkeys(KINDS, self._run), **self._results.handlers()}
 
     def schedules(self) -> tuple[Schedule, ...]:
         """The work that comes round by itself."""
@@ -137,8 +127,8 @@ class ExpertWork:
         async with AsyncExitStack() as stack:
             await self._objects.ready()
             if self._aws is not None and self._settings.sagemaker_queue_url is not None:
-                notices = SageMakerNotices(self._aws, self._settings.sagemaker_queue_url, self._stores.pool)
-                await stack.enter_async_context(notices.listening())
+                opening, queue = await asyncio.to_thread(_opening), self._settings.sagemaker_queue_url
+                await stack.enter_async_context(opening.listening(self._aws, queue, self._stores.pool))
             yield
 
     async def close(self) -> None:
@@ -150,7 +140,7 @@ class ExpertWork:
         await self._objects.close()
 
     async def _run(self, run: Run) -> Json:
-        return await (await self._ready()).run(run)
+        return await (await self._ready())(run)
 
     async def _ready(self) -> Runner:
         """What runs jobs, made now if none was run before.
@@ -167,69 +157,35 @@ class ExpertWork:
         return self._runner
 
     async def _make(self) -> Runner:
-        tiers = await self._inferring.tiers()
-        # What it needs is loaded with the tiers, but for what talks to AWS.
-        from tiers.bronze.opening import make_runner  # noqa: PLC0415 - aiohttp, where jobs are run
-
-        return make_runner(
+        tiers, opening = await self._inferring.tiers(), await asyncio.to_thread(_opening)
+        settings, remote = self._settings, None
+        if self._aws is not None and settings.sagemaker_endpoint is not None and settings.sagemaker_output is not None:
+            remote = opening.Remote(
+                client=self._aws,
+                name=settings.sagemaker_endpoint,
+                output=settings.sagemaker_output,
+                failures=settings.sagemaker_failures,
+                input=settings.sagemaker_input,
+                ttl_s=settings.sagemaker_ttl_s,
+                timeout_s=settings.sagemaker_timeout_s,
+                poll_s=settings.sagemaker_poll_s,
+            )
+        return opening.make_runner(
             self._inferring.catalogue,
             tiers,
             pool=self._stores.pool,
             counts=self._inferring.counts,
-            endpoint=self._endpoint(),
-            results=self.results,
+            results=self._results,
+            remote=remote,
             stands=self.stands,
             shapes=self._shapes,
         )
 
-    def _endpoint(self) -> tuple[SageMakerEndpoint, SageMakerClient] | None:
-        settings = self._settings
-        if self._aws is None or settings.sagemaker_endpoint is None:
-            return None
-        failures, given = settings.sagemaker_failures, settings.sagemaker_input
-        endpoint = SageMakerEndpoint(
-            name=settings.sagemaker_endpoint,
-            output=_place(settings.sagemaker_output or ""),
-            failures=None if failures is None else _place(failures),
-            input=None if given is None else _place(given),
-            ttl_s=settings.sagemaker_ttl_s,
-            timeout_s=settings.sagemaker_timeout_s,
-            poll_s=settings.sagemaker_poll_s,
-        )
-        return endpoint, self._aws
 
+def _opening() -> Any:  # the module tiers.bronze.opening
+    from tiers.bronze import opening  # noqa: PLC0415 - aiohttp and what else engines need, where jobs are run
 
-@asynccontextmanager
-async def open_experts(
-    settings: Settings,
-    stores: Stores,
-    services: RoomServices,
-    standing: Standing,
-) -> AsyncGenerator[ExpertWork]:
-    """The experts' jobs of this process; closed on the way out.
-
-    Args:
-        settings: Loaded once by the entry point.
-        stores: Open.
-        services: Every server's: their shapes, and the lore where results become documents.
-        standing: As whom jobs act.
-
-    Raises:
-        SettingsError: The settings of SageMaker do not fit together.
-    """
-    objects, documents = LaterObjects(settings), Documents(services.rag.lore)
-    experts = ExpertWork(
-        settings,
-        stores,
-        objects=objects,
-        results=Results(stores.pool, stores.redis, objects, documents, kept_days=settings.results_kept_days),
-        shapes=services.shapes(),
-        standing=standing,
-    )
-    try:
-        yield experts
-    finally:
-        await experts.close()
+    return opening
 
 
 def _client(settings: Settings) -> SageMakerClient | None:
@@ -241,9 +197,3 @@ def _client(settings: Settings) -> SageMakerClient | None:
             next_step="Set it to the S3OutputPath of the endpoint's configuration, such as s3://studio-experts/outputs.",
         )
     return SageMakerClient(region=settings.aws_region, endpoint_url=settings.aws_endpoint_url)
-
-
-def _place(text: str) -> Place:
-    found = Place.parse(text)
-    assert found is not None, "the setting's pattern holds it"
-    return found

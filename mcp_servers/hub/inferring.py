@@ -17,7 +17,7 @@ from body_broker.storage.stores import Stores
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.sessions import Sessions
 from mcp_servers.hub.tokens import Tokens
-from tiers.catalogue import Catalogue, EngineSpec, Given
+from tiers.catalogue import Catalogue, DialectName, EngineSpec, Given
 from tiers.counts import Counts
 from tiers.hubtools import actor_of
 from tiers.model import BUDGET_S, Asker, Sla, Tier
@@ -210,7 +210,7 @@ def given_by(settings: Settings) -> Given:
         "anthropic": settings.anthropic_api_key,
     }
     models: Mapping[str, str | None] = {"silver": settings.silver_model, "bronze": settings.bronze_model}
-    dialects = {"silver": settings.silver_dialect, "bronze": settings.bronze_dialect}
+    dialects: Mapping[str, DialectName | None] = {"silver": settings.silver_dialect, "bronze": settings.bronze_dialect}
     return Given(
         file=settings.models,
         urls={name: url for name, url in urls.items() if url},

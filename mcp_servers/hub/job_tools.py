@@ -88,10 +88,10 @@ class JobSummary(Result):
 class Job(JobSummary):
     """A job as its owner sees it."""
 
-    queue_position: int | None = None
+    queue_position: int | None = Field(default=None, description="Jobs that begin before it.")
     waits_for: str | None = None
-    cost_usd: float | None = None
-    maybe_spent: bool = Field(default=False, description="Nobody can say whether that is all.")
+    cost_usd: float | None = Field(default=None, description="So far; null where nobody knows.")
+    maybe_spent: bool = Field(default=False, description="More may have been spent: nobody can say.")
     note: str | None = None
     result: Json = None
 
@@ -106,6 +106,16 @@ class Job(JobSummary):
         before = self.queue_position
         found = [] if before is None else ["next to begin" if before == 0 else f"{before} before it"]
         return [*found, *([f"waits for {self.waits_for}"] if self.waits_for else [])]
+
+
+class Stopped(JobSummary):
+    """A job of which somebody wants no more; how it stands beyond that, get_job has."""
+
+    note: str | None = None
+
+    def text(self) -> str:
+        """One line."""
+        return " ".join(filter(None, (f"{self.id} ({self.kind}) is {self.state}.", self.note)))
 
 
 class Page(Result):
@@ -151,16 +161,20 @@ async def list_jobs(arguments: JobsQuery, call: Call, services: HasJobs) -> Page
     return Page(items=items, next_cursor=call.seal_cursor(page.before))
 
 
-async def cancel_job(arguments: JobQuery, call: Call, services: HasJobs) -> Job:
+async def cancel_job(arguments: JobQuery, call: Call, services: HasJobs) -> Stopped:
     """Ask a job to stop; one that has not begun, or waits, is cancelled at once, and people are not asked for it any more."""
     if arguments.id.startswith(_APPROVAL):
-        return Job(**job_facts(await services.desk.cancel(arguments.id, caller=call.caller)))
+        return _stopped(Job(**job_facts(await services.desk.cancel(arguments.id, caller=call.caller))))
     owner = call.caller.asker
     state = await services.jobs.cancel(arguments.id, owner=owner)
     item = await queue.get(services.pool, arguments.id, owner=owner)
     if state == "cancelled" and item.waits_for and item.waits_for.startswith(_APPROVAL):
         await _take_back(item.waits_for, call.caller, services.desk)
-    return await _job(item, services)
+    return _stopped(await _job(item, services))
+
+
+def _stopped(job: Job) -> Stopped:
+    return Stopped(**job.model_dump(include=set(Stopped.model_fields)))
 
 
 async def _take_back(approval_id: str, caller: Caller, desk: Desk) -> None:

@@ -20,6 +20,8 @@ from policies.engine import Policy
 
 TTL_MS = 60_000
 _ABOUT_APPROVALS = frozenset(tool.name for tool in APPROVAL_TOOLS)
+_COMES_OF = {"get_story_arc": "generate_story_arc"}
+"""Tools that tell what came of another one."""
 _REASON: dict[str, Any] = {"type": "string", "maxLength": REASON_MAX, "description": "Why, for the approver."}
 _KEPT_LISTS = 256
 
@@ -47,7 +49,8 @@ class Listings:
     def of(self, caller: Caller) -> Listing:
         """What this caller is shown: exactly what the policy would allow or let it ask for in some context.
 
-        The tools about approvals are left out where people can never be asked for this caller; a call of them is answered.
+        The tools about approvals are left out where people can never be asked for this caller, and those that tell what came of a tool
+        that it is not shown; a call of them is answered.
         """
         key = chain_of(caller)
         kept = self._kept.get(key)
@@ -55,6 +58,7 @@ class Listings:
             visible = self._policy.visible(key)
             if not any(self._policy.askable(o.name) for o in self._rows if o.kind == "tool" and o.name in visible):
                 visible -= _ABOUT_APPROVALS  # nobody is ever asked for them: they need not read about it
+            visible -= {reads for reads, asks in _COMES_OF.items() if asks not in visible}
             kept = self._kept[key] = _listing([o for o in self._rows if o.name in visible], self._policy)
             if len(self._kept) > _KEPT_LISTS:
                 self._kept.popitem(last=False)

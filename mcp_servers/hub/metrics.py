@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from approvals.model import Standing
 from approvals.slack.words import CONNECTED
 from body_broker.storage.postgres import LOST, Pool
+from mcp_servers.hub.experts_metrics import ExpertJobs
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _OUTCOMES: tuple[str, ...] = ("approved", "denied", "expired", "cancelled", "done", "failed", "unknown")
@@ -122,8 +123,9 @@ class Metrics:
             buckets=_PEOPLE_S,
             registry=self.registry,
         )
-        self._approvals = _Approvals()
+        self._approvals, self._jobs = _Approvals(), ExpertJobs()
         self.registry.register(self._approvals)
+        self.registry.register(self._jobs)
         self._bound_calls: dict[tuple[str, str, str], Callable[[], None]] = {}
         self._bound_seconds: dict[str, Callable[[float], None]] = {}
 
@@ -152,9 +154,10 @@ class Metrics:
         if outcome in _BY_PEOPLE:
             self._decision_s.observe(waited_s)
 
-    async def read_approvals(self, pool: Pool) -> None:
-        """Ask the database how approvals stand, for the next text."""
+    async def read(self, pool: Pool) -> None:
+        """Ask the database how approvals and experts' jobs stand, for the next text."""
         await self._approvals.read(pool)
+        await self._jobs.read(pool)
 
     def text(self) -> str:
         """Every metric in Prometheus' text form."""

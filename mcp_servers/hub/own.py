@@ -64,7 +64,7 @@ async def whoami(_arguments: Nothing, call: Call, _services: HubServices) -> Ide
 
 async def read_metrics(_arguments: Nothing, _call: Call, services: HubServices) -> ResourceText:
     """This hub's metrics in Prometheus' text form."""
-    await services.metrics.read_approvals(services.pool)
+    await services.metrics.read(services.pool)
     return ResourceText(content=services.metrics.text(), from_outside=False)
 
 

@@ -17,7 +17,7 @@ from mcp_servers.hub.approving import Approvals, open_approvals
 from mcp_servers.hub.asking import Asking
 from mcp_servers.hub.cursors import CursorSeals
 from mcp_servers.hub.events import EventBus
-from mcp_servers.hub.experts import ExpertWork, Standing, budget_of, open_experts
+from mcp_servers.hub.experts import ExpertWork, Standing, budget_of
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.identity import Identities, open_identities
 from mcp_servers.hub.inferring import Inferring, open_inferring
@@ -26,6 +26,7 @@ from mcp_servers.hub.limits import Limits, open_limits
 from mcp_servers.hub.listing import Listings
 from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.nested import NestedCalls
+from mcp_servers.hub.objects_later import LaterObjects
 from mcp_servers.hub.protocol import Protocol
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.rounds import Rounds
@@ -124,16 +125,16 @@ async def open_runtime(
         stores, secrets, auditor = ground.stores, ground.secrets, ground.auditor
         bus, metrics = EventBus(stores.redis), ground.metrics
         tokens, inferring = await _open_tiers(stack, settings, ground)
-        jobs = Jobs(stores.pool, open_max=settings.bronze_open_max, concurrency=settings.bronze_concurrency)
-        opening = open_services(settings, stores, bus, policy, Expertise(jobs, budget_of(inferring)), lasting=lasting)
+        expertise = _expertise_of(settings, stores, inferring)
+        opening = open_services(settings, stores, bus, policy, expertise, lasting=lasting)
         services = await stack.enter_async_context(opening)
-        running = open_experts(settings, stores, services, Standing(ground.identities, inferring))
-        experts = await stack.enter_async_context(running)
+        experts = ExpertWork(settings, stores, expertise.objects, services, Standing(ground.identities, inferring))
+        stack.push_async_callback(experts.close)
         asking = open_approvals(
             settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
         approvals = await stack.enter_async_context(asking)
-        ours = own.HubServices(stores.pool, metrics, approvals.desk, inferring, jobs, experts.results)
+        ours = own.HubServices(stores.pool, metrics, approvals.desk, inferring, expertise.jobs, services.results)
         gate = _make_gate(
             ground,
             settings,
@@ -208,6 +209,11 @@ async def _open_tiers(stack: AsyncExitStack, settings: Settings, ground: _Ground
         settings, ground.stores, ground.secrets, tokens=tokens, sessions=ground.sessions, counts=counts
     )
     return tokens, await stack.enter_async_context(tiers)
+
+
+def _expertise_of(settings: Settings, stores: Stores, inferring: Inferring) -> Expertise:
+    jobs = Jobs(stores.pool, open_max=settings.bronze_open_max, concurrency=settings.bronze_concurrency)
+    return Expertise(jobs, budget_of(inferring), LaterObjects(settings))
 
 
 def _make_gate(

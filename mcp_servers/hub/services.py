@@ -27,14 +27,17 @@ from mcp_servers.admin.services import Services as Admin
 from mcp_servers.cybersecurity.services import Services as Cybersecurity
 from mcp_servers.game_state.services import Services as GameState
 from mcp_servers.hub.events import EventBus
+from mcp_servers.hub.objects_later import LaterObjects
 from mcp_servers.hub.scanners import find_semgrep, link_semgrep
 from mcp_servers.rag.services import Services as Rag
 from mcp_servers.storyteller.services import Services as Storyteller
 from policies.decision import Allow, Question, chain_of
 from policies.engine import Policy
 from tiers import sweeping
+from tiers.bronze.documents import Documents
 from tiers.bronze.jobs import Jobs
 from tiers.bronze.model import Shape
+from tiers.bronze.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,12 @@ class Expertise:
     Attributes:
         jobs: Where jobs are asked for.
         budget: `async (caller) -> facts`: whether one may still be asked for on the caller's account.
+        objects: Where results lie.
     """
 
     jobs: Jobs
     budget: Callable[[Caller], Awaitable[frozenset[str]]]
+    objects: LaterObjects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,7 @@ class RoomServices:
     world: WorldMap
     embedding: Embedding
     copy: Copy | None
+    results: Results
 
     def by_room(self) -> Mapping[str, object]:
         """Each server's services, by its name."""
@@ -139,20 +145,33 @@ async def open_services(
         )
         if lasting:
             await cybersecurity.sweep()
+        results = Results(
+            stores.pool, stores.redis, expertise.objects, Documents(rag.lore), kept_days=settings.results_kept_days
+        )
         yield RoomServices(
             rag=rag,
             game_state=GameState(
                 pool=stores.pool, redis=stores.redis, world=world, open_changes_max=settings.world_open_changes_max
             ),
-            storyteller=Storyteller(
-                pool=stores.pool, lore=rag.lore, world=world, jobs=expertise.jobs, budget=expertise.budget
-            ),
+            storyteller=_storyteller_of(stores, expertise, rag, world, results),
             cybersecurity=cybersecurity,
             admin=admin,
             world=world,
             embedding=embedding,
             copy=copy,
+            results=results,
         )
+
+
+def _storyteller_of(stores: Stores, expertise: Expertise, rag: Rag, world: WorldMap, results: Results) -> Storyteller:
+    return Storyteller(
+        pool=stores.pool,
+        lore=rag.lore,
+        world=world,
+        jobs=expertise.jobs,
+        budget=expertise.budget,
+        kept=results.read,
+    )
 
 
 def _load_admin(settings: Settings, stores: Stores, policy: Policy, expertise: Expertise, reach: Reach) -> Admin:

@@ -1,4 +1,4 @@
-"""Owns the shapes of the storyteller's tools: what each takes and answers, and how an answer reads as text."""
+"""Owns the shapes of the storyteller's tools: what each takes and answers, and how an answer reads as text. Not of those that write."""
 
 from __future__ import annotations
 
@@ -349,46 +349,3 @@ class FactRetired(Result):
 
     fact_id: str
     retired: bool
-
-
-class GenerateNarrative(Arguments):
-    """What to write."""
-
-    prompt: Annotated[str, Field(min_length=1, max_length=8_000)]
-    kind: Literal["scene", "dialogue", "quest", "description"] = "scene"
-    constraints: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=20)] = Field(default=[])
-
-
-class GenerateStoryArc(Arguments):
-    """A theme, and how many parts."""
-
-    theme: Annotated[str, Field(min_length=1, max_length=2_000)]
-    length: Annotated[int, Field(ge=1, le=50, description="Parts.")]
-
-
-class Job(Result):
-    """A job that was taken: get_job, or get_story_arc, says how far it is."""
-
-    job_id: str
-    status: Literal["queued"]
-
-
-class GetStoryArc(Arguments):
-    """The job that writes it."""
-
-    job_id: Id
-
-
-class ArcPart(_Told):
-    """One part."""
-
-    title: str
-    text: str
-
-
-class StoryArc(Result):
-    """Parts that are written so far."""
-
-    job_id: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    parts: list[ArcPart]

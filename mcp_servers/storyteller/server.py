@@ -6,38 +6,30 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from body_broker.calls import Call, Room, Tool
-from body_broker.errors import BadInput, Conflict, NotConfigured
+from body_broker.calls import Call, Caller, Room, Tool
+from body_broker.errors import BadInput, Conflict
 from body_broker.lore.index import Filter
 from body_broker.lore.model import Citation
 from body_broker.work import keyed
+from body_broker.work.model import Origin
 from body_broker.world.canon import store
 from body_broker.world.canon.model import Fact
 from body_broker.world.kinds import name_of
-from mcp_servers.storyteller.consistency.checking import Checked
+from mcp_servers.storyteller import arcs, writing
+from mcp_servers.storyteller.drafts import Draft, GenerateNarrative, GenerateStoryArc, GetStoryArc, StoryArc
 from mcp_servers.storyteller.foreseeing import foresee_add, foresee_retire
 from mcp_servers.storyteller.models import (
     AddFact,
     CheckConsistency,
     Consistency,
-    Contradicted,
-    Coverage,
     EntityFacts,
     FactAdded,
     FactRetired,
     FactTold,
-    Found,
-    GenerateNarrative,
-    GenerateStoryArc,
     GetEntityFacts,
-    GetStoryArc,
-    Job,
     Lore,
-    NotUnderstood,
     RetireFact,
     RetrieveLore,
-    StoryArc,
-    Verdict,
 )
 from mcp_servers.storyteller.plotted import (
     explain_locked,
@@ -48,14 +40,12 @@ from mcp_servers.storyteller.plotted import (
 )
 from mcp_servers.storyteller.prompts import PROMPTS
 from mcp_servers.storyteller.services import Services
+from mcp_servers.storyteller.verdicts import consistency_of
 
-_BRONZE = "BODY_BROKER_BRONZE"
-_VIOLATIONS_TOLD = 50
-_SENTENCES_TOLD = 20
+_BRONZE = "BODY_BROKER_BRONZE_URL"
 _FACTS_TOLD = 20
 _TOKENS = 4_000
 _WORDS_MAX = 2_000
-_VERDICTS: dict[bool | None, Verdict] = {True: "pass", False: "fail", None: "unsure"}
 
 
 async def retrieve_lore(arguments: RetrieveLore, _call: Call, services: Services) -> Lore:
@@ -112,36 +102,6 @@ async def check_consistency(arguments: CheckConsistency, _call: Call, services: 
     return consistency_of(checked)
 
 
-def consistency_of(checked: Checked) -> Consistency:
-    """A check as it is told: bounded lists, full counts."""
-    return Consistency(
-        consistent=checked.consistent,
-        verdict=_VERDICTS[checked.consistent],
-        violations=[
-            Found(
-                code=v.code,
-                severity=v.severity,
-                claim=v.claim,
-                span=[v.start, v.end],
-                conflicts_with=Contradicted(source=v.conflicts_with.source, text=v.conflicts_with.text),
-            )
-            for v in checked.violations[:_VIOLATIONS_TOLD]
-        ],
-        omitted=max(0, len(checked.violations) - _VIOLATIONS_TOLD),
-        coverage=Coverage(
-            sentences=checked.sentences,
-            understood=checked.understood,
-            lore_not_understood=checked.lore_not_understood,
-            reasons=dict(checked.reasons),
-            not_understood=[
-                NotUnderstood(span=[read.start, read.end], reason=read.reason)
-                for read in checked.not_understood[:_SENTENCES_TOLD]
-                if read.reason is not None
-            ],
-        ),
-    )
-
-
 async def get_entity_facts(arguments: GetEntityFacts, call: Call, services: Services) -> EntityFacts:
     """What canon says of somebody or something at a moment."""
     key, name, facts = await services.subject(arguments.entity, arguments.known_to)
@@ -188,26 +148,28 @@ async def retire_fact(arguments: RetireFact, call: Call, services: Services) -> 
     return FactRetired(fact_id=arguments.fact_id, retired=retired)
 
 
-async def generate_narrative(_arguments: GenerateNarrative, _call: Call, _services: Services) -> Job:
-    """A text by the bronze tier (seed 001, storyteller)."""
-    raise _no_bronze()
+async def generate_narrative(arguments: GenerateNarrative, call: Call, services: Services) -> Draft:
+    """The job of a text by an expert (seed 001, storyteller)."""
+    assignment = writing.narrative_of(arguments, outside=call.tainted)
+    return Draft(job_id=await services.jobs.submit(assignment, Origin.of(call), key=call.key))
 
 
-async def generate_story_arc(_arguments: GenerateStoryArc, _call: Call, _services: Services) -> Job:
-    """A story in parts by the bronze tier (seed 001, bronze)."""
-    raise _no_bronze()
+async def generate_story_arc(arguments: GenerateStoryArc, call: Call, services: Services) -> Draft:
+    """The job of a story in parts by an expert (seed 001, bronze)."""
+    assignment = writing.arc_of(arguments, outside=call.tainted)
+    return Draft(job_id=await services.jobs.submit(assignment, Origin.of(call), key=call.key))
 
 
-async def get_story_arc(_arguments: GetStoryArc, _call: Call, _services: Services) -> StoryArc:
-    """What of a story is written (seed 001, bronze)."""
-    raise _no_bronze()
+async def get_story_arc(arguments: GetStoryArc, call: Call, services: Services) -> StoryArc:
+    """What of a story is written, also while it is being written (seed 001, bronze)."""
+    return await arcs.read(arguments.job_id, call.caller.asker, pool=services.pool, kept=services.kept)
 
 
-def _no_bronze() -> NotConfigured:
-    return NotConfigured(
-        f"This version has no backend for this tool; one that has it is configured by {_BRONZE}.",
-        details={"setting": _BRONZE},
-    )
+async def has_budget(
+    _arguments: GenerateNarrative | GenerateStoryArc, caller: Caller, services: Services
+) -> frozenset[str]:
+    """`within_budget` where an expert may still be asked on the caller's account."""
+    return await services.budget(caller)
 
 
 ROOM = Room(
@@ -309,20 +271,32 @@ ROOM = Room(
             group="draft",
             modifiers=frozenset({"spend", "long_running"}),
             run=generate_narrative,
+            establishes=has_budget,
             title="Generate narrative",
-            description="Have the bronze tier write a text. Answers with a job. Check what it wrote with check_consistency.",
-            effect="once",
+            description=(
+                "Have an expert model write a text that agrees with canon. Answers with a job: get_job has the text, and what"
+                " contradicts canon in it. For a line or two use generate."
+            ),
+            effect="repeatable",  # the job is begun once under a key
             needs=_BRONZE,
+            open_world=True,
+            work=writing.NARRATIVE,
         ),
         Tool(
             name="generate_story_arc",
             group="draft",
             modifiers=frozenset({"spend", "long_running"}),
             run=generate_story_arc,
+            establishes=has_budget,
             title="Generate a story arc",
-            description="Have the bronze tier write a story in parts. Answers with a job for get_story_arc.",
-            effect="once",
+            description=(
+                "Have an expert model write a story in parts. Answers with a job: get_story_arc has the parts as they come,"
+                " get_job what contradicts canon in them."
+            ),
+            effect="repeatable",
             needs=_BRONZE,
+            open_world=True,
+            work=writing.STORY_ARC,
         ),
         Tool(
             name="get_story_arc",
@@ -330,7 +304,7 @@ ROOM = Room(
             run=get_story_arc,
             title="Get a story arc",
             description="The parts of a story arc of yours that are written so far.",
-            output="outside",
+            output="as_marked",
             needs=_BRONZE,
         ),
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ParamSpec, TypeVar
 
+from body_broker.calls import Caller
 from body_broker.errors import BadInput, NotFound
 from body_broker.lore import Lore
 from body_broker.lore import canon as lore_canon
@@ -22,9 +23,13 @@ from body_broker.world.files.model import LORE_ORIGIN
 from body_broker.world.kinds import value_of
 from body_broker.world.map import WorldMap
 from body_broker.world.model import Entity
+from mcp_servers.storyteller import writing
 from mcp_servers.storyteller.consistency.checking import Checked, check, named_in, unknown_names, with_names
 from mcp_servers.storyteller.consistency.knowledge import Knowledge, Progress, build
 from mcp_servers.storyteller.consistency.lore import with_lore
+from tiers.bronze.jobs import Jobs
+from tiers.bronze.kept import Kept
+from tiers.bronze.model import Shape
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -40,11 +45,23 @@ _SHORT_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Services:
-    """Lore, world, facts and plots."""
+    """Lore, world, facts and plots, and how something is written for them.
+
+    Attributes:
+        pool: The stores.
+        lore: What is told of the world.
+        world: What the world is now.
+        jobs: Where experts' jobs are asked for.
+        budget: `async (caller) -> facts`: whether an expert's job may still be asked for, as rules read it.
+        kept: `async (job, owner) -> what came of it`, longer than the job's work is kept; None where there is nothing.
+    """
 
     pool: Pool
     lore: Lore
     world: WorldMap
+    jobs: Jobs
+    budget: Callable[[Caller], Awaitable[frozenset[str]]]
+    kept: Callable[[str, str], Awaitable[Kept | None]]
     _built: dict[tuple[float | None, str | None], tuple[tuple[int, int], Knowledge]] = field(
         default_factory=dict[Any, Any], repr=False
     )
@@ -53,6 +70,17 @@ class Services:
     def shelf(self) -> CanonShelf:
         """Canon, remembered."""
         return CanonShelf(self.pool)
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """What makes results of experts' answers, by the kind of job."""
+
+        async def held(text: str) -> Checked:
+            return await self.check(text, {})
+
+        return {
+            writing.NARRATIVE: partial(writing.shape_narrative, check=held),
+            writing.STORY_ARC: partial(writing.shape_arc, check=held),
+        }
 
     async def entities(self) -> Mapping[str, Entity]:
         """The world as it is."""

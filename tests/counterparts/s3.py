@@ -115,7 +115,7 @@ def saying(**what: Any) -> Generator[Saying]:
             said.asked.append(f"{self.command} {self.path}")
             self.rfile.read(int(self.headers.get("content-length", 0)))
             body = f"<Error><Code>{said.code}</Code><Message>secret words of the server</Message></Error>".encode()
-            body = body if said.code else b"whatever"
+            body = body if said.code else b"" if self.command == "PUT" else b"whatever"
             self.send_response(said.status)
             self.send_header("content-type", "application/xml")
             self.send_header("content-length", str(len(body) + (100 if said.cut else 0)))

@@ -13,7 +13,7 @@ import functools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,17 +96,19 @@ class SageMakerAsyncEmulator:
         ledger: Everything it took, in order.
         seen: How many requests came, taken or not.
         tricks: What it does with the next questions, one each.
+        s3: Makes the client that reads and writes objects.
         held: Those that wait for `release` or `expire`.
     """
 
-    def __init__(self, cloud: Cloud, s3: Cloud | None = None) -> None:
+    def __init__(self, cloud: Cloud) -> None:
         self.url = ""
         self.endpoints: dict[str, Endpoint] = {}
         self.ledger: list[Asked] = []
         self.seen = 0
         self.tricks: deque[Trick] = deque()
         self.held: dict[str, Asked] = {}
-        self._cloud, self._s3_cloud = cloud, s3 or cloud
+        self._cloud = cloud
+        self.s3: Callable[[], Any] = lambda: cloud.client("s3")
         self._queues: dict[str, asyncio.Queue[Asked]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
@@ -201,7 +203,7 @@ class SageMakerAsyncEmulator:
         endpoint = self.endpoints[asked.endpoint]
         try:
             async with asyncio.timeout(asked.timeout_s), aiohttp.ClientSession() as session:
-                body = asked.body if asked.input is None else await asyncio.to_thread(self._get, asked.input or "")
+                body = asked.body if asked.input is None else await asyncio.to_thread(self.read, asked.input or "")
                 answer = await session.post(
                     f"{endpoint.container}/invocations", data=body, headers={"content-type": asked.content_type}
                 )
@@ -253,11 +255,12 @@ class SageMakerAsyncEmulator:
 
     def _put(self, place: str, body: bytes) -> None:
         bucket, key = _parts(place)
-        self._s3_cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
+        self.s3().put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
 
-    def _get(self, place: str) -> bytes:
+    def read(self, place: str) -> bytes:
+        """An object, as it lies there; blocking."""
         bucket, key = _parts(place)
-        found: bytes = self._s3_cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        found: bytes = self.s3().get_object(Bucket=bucket, Key=key)["Body"].read()
         return found
 
     def _begin(self, work: Any) -> None:  # a coroutine
@@ -275,9 +278,9 @@ class SageMakerAsyncEmulator:
 
 
 @asynccontextmanager
-async def emulator(cloud: Cloud, s3: Cloud | None = None) -> AsyncGenerator[SageMakerAsyncEmulator]:
-    """The service, for as long as it is used; answers go to `s3` where it is another one."""
-    made = SageMakerAsyncEmulator(cloud, s3)
+async def emulator(cloud: Cloud) -> AsyncGenerator[SageMakerAsyncEmulator]:
+    """The service, for as long as it is used; it writes to this cloud."""
+    made = SageMakerAsyncEmulator(cloud)
     app = web.Application(client_max_size=8 * 1024 * 1024)
     app.router.add_post("/endpoints/{name}/async-invocations", made.invoke)
     async with _listening(app) as made.url:

@@ -276,7 +276,7 @@ class Stack:
             binds.append([str(self._folder(source, uid)), target])
         return {
             "env": env,
-            "folders": [["/data", uid]] if ours else [],  # which the Dockerfile makes
+            "folders": [["/data", uid], ["/results", uid]] if ours else [],  # which the Dockerfile makes
             "binds": binds,
             "tmpfs": [entry.split(":")[0] for entry in service.get("tmpfs", [])],
             "read_only": service.get("read_only", False),

@@ -96,7 +96,8 @@ def test_nothing_but_the_hub_is_published_and_that_on_loopback(services: dict[st
 
     assert published == {"hub": ["127.0.0.1:8080:8080"]}
     assert networks["inside"] == {"internal": True}
-    for name in ALWAYS - {"hub"}:
+    assert services["worker"]["networks"] == ["inside", "door"]  # jobs of expert models are run there
+    for name in ALWAYS - {"hub", "worker"}:
         assert services[name]["networks"] == ["inside"]
 
 

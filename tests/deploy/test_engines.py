@@ -21,7 +21,7 @@ OURS = {name: name.removeprefix("BODY_BROKER_").lower() for name in example() if
 TIERS = sorted(
     name
     for name, field in OURS.items()
-    if field.startswith(("gold", "silver", "openai", "azure", "anthropic", "models"))
+    if field.startswith(("gold", "silver", "openai", "azure", "anthropic", "models", "bronze", "sagemaker", "results"))
 )
 
 
@@ -101,7 +101,7 @@ def test_without_a_line_no_engine_has_an_address_and_every_setting_of_one_has_a_
     wanted = {
         field
         for field in Settings.model_fields
-        if field.startswith(("gold_", "silver_", "openai_", "azure_", "anthropic_"))
+        if field.startswith(("gold_", "silver_", "openai_", "azure_", "anthropic_", "bronze_", "sagemaker_"))
     }
 
     assert not [spec.name for spec in of_the_hub().engines.values() if spec.url]

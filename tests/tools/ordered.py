@@ -66,9 +66,8 @@ PACKAGES = (
         "boto3",
         "boto3",
         "dependency",
-        "AWS: read-only queries, then SageMaker and S3",
-        ("mcp_servers/admin/aws.py",),
-        issue=8,
+        "AWS: read-only queries, expert models on SageMaker, results in S3",
+        ("mcp_servers/admin/aws.py", "tiers/bronze/sagemaker/client.py", "body_broker/storage/objects/s3.py"),
     ),
     Package(
         "vllm",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from body_broker.calls import Json
 from body_broker.errors import OutcomeUnknown, Unauthenticated, Unavailable
+from body_broker.text import canonical_json
 from body_broker.work.parking import Park
 from body_broker.work.run import Run
 from tiers.bronze.model import Answer
@@ -75,8 +76,8 @@ class Hands:
         """The calls of an answer, as they were read when it came."""
 
         async def effect() -> Json:
-            read = Reading(await self.offered()).read(answer.calls)
-            return [self._as_read(each).body() for each in read]
+            read, seen = Reading(await self.offered()).read(answer.calls), set(self._done)
+            return [self._as_read(each, seen).body() for each in read]
 
         found = [ReadCall.parse(each) for each in await self._run.step(f"read {turn}", effect)]
         calls = [replace(each, call=self._own(each.call, turn, place)) for place, each in enumerate(found, 1)]
@@ -105,11 +106,14 @@ class Hands:
             self._done.add(_key(call.call))
         return made
 
-    def _as_read(self, read: Ready | Unfit) -> ReadCall:
+    def _as_read(self, read: Ready | Unfit, seen: set[bytes]) -> ReadCall:
+        """A call as it is recorded; what changes something is not done twice because it is asked for twice in the same words."""
         if isinstance(read, Unfit):
             return ReadCall(call=read.call, counted_as=read.name, outcome=read.outcome, why=read.why)
-        if not read.tool.read_only and _key(read.call) in self._done:
-            return ReadCall(call=read.call, counted_as=read.tool.name, outcome="repeated", why=REPEATED)
+        if not read.tool.read_only:
+            if read.key in seen:
+                return ReadCall(call=read.call, counted_as=read.tool.name, outcome="repeated", why=REPEATED)
+            seen.add(read.key)
         return ReadCall(call=read.call, counted_as=read.tool.name)
 
     def _own(self, call: ToolCall, turn: int, place: int) -> ToolCall:
@@ -180,7 +184,7 @@ def _ended(called: Called) -> Made:
     job, error = called.structured, called.structured.get("error")
     if job.get("state") == "succeeded":
         return Made.of(replace(called, text=orjson.dumps(job.get("result")).decode(), structured={}))
-    told: dict[str, Any] = error if isinstance(error, dict) else {}
+    told = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
     text, code = str(told.get("message", "It was not done.")), str(told.get("code", "internal"))
     return Made.of(replace(called, text=text, outcome=code, structured={}))
 
@@ -195,8 +199,8 @@ def _waits(call: ToolCall, approval: str) -> Park:
 
 
 def _key(call: ToolCall) -> bytes:
-    """The same for calls that are the same."""
-    return call.name.encode() + b" " + orjson.dumps(orjson.loads(call.arguments), option=orjson.OPT_SORT_KEYS)
+    """The same for calls that are the same, as `Ready.key` has it."""
+    return call.name.encode() + b" " + canonical_json(orjson.loads(call.arguments))
 
 
 def _value(value: Json) -> Callable[[], Awaitable[Json]]:

@@ -29,6 +29,7 @@ from tiers.counts import Counts
 from tiers.engine import Engine
 from tiers.faults import EngineFault
 from tiers.model import BYTES_A_TOKEN, Fallback, InferenceRequest, Tier, ToolCall, Usage, prompt_bytes
+from tiers.steps import is_absent
 from tiers.unanswered import OverBudget, rest_s, steps_of, told_steps, unanswered
 from tiers.wire.base import Ask, Completion
 
@@ -262,7 +263,8 @@ class Experts:
                 counted=given.completion.counted,
                 cost_usd=None if spent.unpriced else spent.cost_usd,
                 maybe_spent=spent.maybe_spent,
-                fallbacks=(*_failed(rows), *skipped),
+                # Where somebody answered, an engine without an address was not missed.
+                fallbacks=(*_failed(rows), *(each for each in skipped if not is_absent(each))),
                 seconds=given.completion.seconds,
             )
             kept[:] = [answer]

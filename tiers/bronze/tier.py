@@ -73,7 +73,8 @@ class BronzeTier:
 
     def __init__(self, calls: HubCalls, catalogue: Catalogue, counts: Counts) -> None:
         self._calls, self._roles, self._counts = calls, frozenset(catalogue.roles), counts
-        self._engines = frozenset(spec.name for spec in catalogue.engines.values())
+        # An engine may have the tier's name: then the tier is meant.
+        self._engines = frozenset(catalogue.engines) - {tier.value for tier in Tier}
         self._has_experts = any(spec.url is not None for spec in catalogue.of_tier(Tier.BRONZE))
 
     async def execute(

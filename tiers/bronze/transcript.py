@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from body_broker.calls import Json
 from body_broker.text import clean
@@ -79,7 +79,7 @@ class Made:
     def of(cls, called: Called) -> Made:
         """What a call came to."""
         error: Any = called.structured.get("error")
-        approval = error.get("approval") if isinstance(error, Mapping) else None
+        approval = cast("dict[str, Json]", error).get("approval") if isinstance(error, dict) else None
         text = clean(called.text)
         return cls(
             outcome=called.outcome,

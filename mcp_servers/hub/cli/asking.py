@@ -73,8 +73,8 @@ def ask(
 ) -> None:
     """Ask a model PROMPT; the answer goes to stdout, how it came about to stderr.
 
-    Without an engine the tier's fixed text is the answer, and each step down to it is shown. Exit code 2 where no model answered, 1
-    where the question was refused.
+    Without an engine the tier's fixed text is the answer, and each step down to it is shown. With --sla async the answer is a job,
+    for an expert (body-broker jobs). Exit code 2 where no model answered, 1 where the question was refused.
     """
     asked = _asked(prompt, budget_ms, given)
     try:
@@ -117,7 +117,7 @@ def _asked(prompt: str, budget_ms: float | None, given: Mapping[str, Any]) -> _A
 
 async def _ask(settings: Settings, principal: str, asked: _Asked, *, as_json: bool) -> str:
     """Ask, and show it; what the answer came from."""
-    screen = _Screen(streams=not as_json and sys.stdout.isatty(), quiet=as_json)
+    screen = _Screen(principal, streams=not as_json and sys.stdout.isatty(), quiet=as_json)
     async with open_runtime(settings, name="cli") as runtime:
         caller = await runtime.identities.local(principal, over="cli")
         await runtime.services.world.load()  # a command does not follow the world, it reads it once
@@ -143,8 +143,8 @@ async def _ask(settings: Settings, principal: str, asked: _Asked, *, as_json: bo
 class _Screen:
     """A person's terminal, or a pipe, which gets the answer once it is whole."""
 
-    def __init__(self, *, streams: bool, quiet: bool) -> None:
-        self._streams, self._quiet, self._said = streams, quiet, False
+    def __init__(self, principal: str, *, streams: bool, quiet: bool) -> None:
+        self._principal, self._streams, self._quiet, self._said = principal, streams, quiet, False
         self._heard: set[str] = set()
 
     async def hear(self, said: Told, *, outside: bool) -> None:
@@ -191,6 +191,8 @@ class _Screen:
             click.echo(clean(result["says"] if "says" in result else result["content"]))
         for line in _facts(result, self._heard):
             click.echo(line, err=True)
+        if job := result.get("job"):
+            click.echo(f"job    body-broker jobs show {job} --as {self._principal}", err=True)
 
 
 def _step(engine: str, reason: str) -> str:
@@ -210,6 +212,8 @@ def _facts(result: Mapping[str, Any], heard: set[str]) -> list[str]:
     """How an answer came about, in lines for people, but for what they have heard."""
     model = f" ({result['model']})" if result["model"] else ""
     by = f"{result['engine']}{model} of {result['tier']}" if result["engine"] else "no model"
+    if result["source"] == "job":
+        return []  # how it comes about is for the job to say
     first = f", first words after {_seconds(result['ttft_s'])}" if result["ttft_s"] is not None else ""
     cost = "not known" if result["cost_usd"] is None else f"${result['cost_usd']:.6f}" if result["cost_usd"] else "$0"
     cost += f" for {result['prompt_tokens']} tokens read, {result['completion_tokens']} written"

@@ -94,7 +94,7 @@ def list_(principal: str, state: str | None, limit: int, data_dir: Path | None, 
 @data_dir_option
 def show(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -> None:
     """Show how the job ID stands, what it has cost so far, and what came of it."""
-    run(_once(_Command(settings_of(data_dir), principal_of(principal), as_json), "get_job", job_id))
+    run(_show(_Command(settings_of(data_dir), principal_of(principal), as_json), job_id))
 
 
 @jobs.command()
@@ -104,7 +104,7 @@ def show(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -
 @data_dir_option
 def cancel(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -> None:
     """Stop the job ID: what it asked of people is taken back, what it has done stays done."""
-    run(_once(_Command(settings_of(data_dir), principal_of(principal), as_json), "cancel_job", job_id))
+    run(_show(_Command(settings_of(data_dir), principal_of(principal), as_json), job_id, first="cancel_job"))
 
 
 @jobs.command()
@@ -210,9 +210,11 @@ async def _wait(command: _Command, job_id: str) -> Mapping[str, Json]:
         return _told(command, await calls.until_over(job_id))
 
 
-async def _once(command: _Command, tool: str, job_id: str) -> None:
+async def _show(command: _Command, job_id: str, *, first: str | None = None) -> None:
     async with command.opened() as calls:
-        _told(command, await calls.call(tool, {"id": job_id}))
+        if first is not None:
+            await calls.call(first, {"id": job_id})
+        _told(command, await calls.call("get_job", {"id": job_id}))
 
 
 async def _list(command: _Command, asked: Mapping[str, Json]) -> None:

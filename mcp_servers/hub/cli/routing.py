@@ -18,7 +18,7 @@ from mcp_servers.hub.generating import Generate
 from mcp_servers.hub.inferring import given_by
 from mcp_servers.hub.rooms import ROOMS
 from tiers.accepting import prepared
-from tiers.catalogue import Catalogue
+from tiers.catalogue import Catalogue, EngineSpec
 from tiers.cloud.worth import by_worth
 from tiers.counts import Counts
 from tiers.engine import Engine
@@ -30,12 +30,17 @@ from tiers.router import Decision, ModelRouter, budget_s
 from tiers.silver.personas import persona_named
 
 _PROBLEMS_MAX = 20
+_AGES_S = 24 * 3_600.0
+_LATER = "answers_later"
 _AFTERWARDS = {
     Tier.GOLD: "the NPC's last intent, then a fixed rule",
     Tier.SILVER: "an earlier answer to the same, then a fixed text",
-    Tier.BRONZE: "nobody yet: this version has no bronze tier, so the request is refused",
+    Tier.BRONZE: "the job waits, and asks all of them again; after five runs that failed it has failed",
     Tier.CLOUD: "an earlier answer to the same, then a fixed text",
 }
+
+
+_REFUSED = "the request is refused: no engine that could do its job is configured (docs/bronze.md)"
 
 
 @click.command()
@@ -51,12 +56,15 @@ def route(request: str, *, as_json: bool, data_dir: Path | None) -> None:
     asked = _asked(sys.stdin.buffer.read() if request == "-" else request)
     catalogue = read_catalogue(given_by(settings_of(data_dir)))
     run(_check(asked))
-    engines = {name: Engine(spec, Counts()) for name, spec in catalogue.engines.items() if spec.url is not None}
-    router = ModelRouter(catalogue, engines, {})
-    decision = router.decide(asked, remaining_s=budget_s(asked))
-    decision = replace(decision, candidates=by_worth(decision.candidates, asked, remaining_s=budget_s(asked)))
+    there = [spec for spec in catalogue.engines.values() if spec.url is not None and spec.dialect != "sagemaker"]
+    router = ModelRouter(catalogue, {spec.name: Engine(spec, Counts()) for spec in there}, {})
+    left_s = _AGES_S if router.tier_of(asked) is Tier.BRONZE else budget_s(asked)
+    decision = router.decide(asked, remaining_s=left_s)
+    decision = replace(decision, candidates=by_worth(decision.candidates, asked, remaining_s=left_s))
     strange = _strange(router.with_role(asked), catalogue)
-    click.echo(_as_json(decision, asked, strange) if as_json else _as_text(decision, asked, catalogue, strange))
+    click.echo(
+        _as_json(decision, asked, catalogue, strange) if as_json else _as_text(decision, asked, catalogue, strange)
+    )
     router.check_fits(asked, decision)
 
 
@@ -110,16 +118,20 @@ def _problem(found: Any) -> str:  # pydantic's ErrorDetails
 
 
 def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue, strange: list[str]) -> str:
-    lines = [f"{decision.tier}: {decision.reason}; {budget_s(asked):g} s for the whole answer"]
-    for place, candidate in enumerate(decision.candidates, 1):
-        spec = candidate.engine.spec
+    is_job = decision.tier is Tier.BRONZE
+    how = "a job, which is answered with its id" if is_job else f"{budget_s(asked):g} s for the whole answer"
+    lines = [f"{decision.tier}: {decision.reason}; {how}"]
+    candidates = _candidates(decision, catalogue)
+    for place, (spec, needs_s) in enumerate(candidates, 1):
         cost = "" if spec.price is None else f", {spec.price.completion} USD for a million tokens written"
-        wait = f", while {candidate.needs_s:g} s are left" if candidate.needs_s else ""
+        wait = f", while {needs_s:g} s are left" if needs_s else ""
         lines.append(
             f"  {place}. {spec.name} ({spec.tier}, {spec.dialect}, {spec.model or 'the model it serves'}{cost}{wait})"
         )
-    lines.append(f"  {'then' if decision.candidates else 'at once'}: {_AFTERWARDS[decision.tier]}")
-    lines += [f"  not {skip.engine}: {IN_WORDS.get(skip.reason, skip.reason)}" for skip in decision.skipped]
+    afterwards = _AFTERWARDS[decision.tier] if candidates or not is_job else _REFUSED
+    lines.append(f"  {'then' if candidates else 'at once'}: {afterwards}")
+    skipped = [skip for skip in decision.skipped if skip.reason != _LATER]
+    lines += [f"  not {skip.engine}: {IN_WORDS.get(skip.reason, skip.reason)}" for skip in skipped]
     if strange:
         lines.append(f"  not offered: {', '.join(strange)}: there is no tool or group of that name")
     if all(spec.url is None for spec in catalogue.engines.values()):
@@ -127,16 +139,24 @@ def _as_text(decision: Decision, asked: InferenceRequest, catalogue: Catalogue, 
     return "\n".join(lines)
 
 
-def _as_json(decision: Decision, asked: InferenceRequest, strange: list[str]) -> str:
+def _candidates(decision: Decision, catalogue: Catalogue) -> list[tuple[EngineSpec, float]]:
+    """Who is asked in order, and how much time must be left; endpoints that answer later among them, which only jobs ask."""
+    asked = [(each.engine.spec, each.needs_s) for each in decision.candidates]
+    later = [(catalogue.engines[skip.engine], 0.0) for skip in decision.skipped if skip.reason == _LATER]
+    places = {step.name: place for place, step in enumerate(decision.chain)}
+    return [*sorted(later, key=lambda each: places[each[0].name]), *asked]
+
+
+def _as_json(decision: Decision, asked: InferenceRequest, catalogue: Catalogue, strange: list[str]) -> str:
+    candidates = _candidates(decision, catalogue)
+    is_job = decision.tier is Tier.BRONZE
     body = {
         "tier": decision.tier,
         "reason": decision.reason,
-        "budget_s": budget_s(asked),
-        "candidates": [
-            {"engine": c.engine.spec.name, "tier": c.tier, "needs_s": c.needs_s} for c in decision.candidates
-        ],
-        "skipped": [{"engine": s.engine, "reason": s.reason} for s in decision.skipped],
+        "budget_s": None if is_job else budget_s(asked),
+        "candidates": [{"engine": spec.name, "tier": spec.tier, "needs_s": needs_s} for spec, needs_s in candidates],
+        "skipped": [{"engine": s.engine, "reason": s.reason} for s in decision.skipped if s.reason != _LATER],
         "not_offered": strange,
-        "then": _AFTERWARDS[decision.tier],
+        "then": _AFTERWARDS[decision.tier] if candidates or not is_job else _REFUSED,
     }
     return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()

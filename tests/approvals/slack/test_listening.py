@@ -90,6 +90,6 @@ async def test_requests_that_nobody_shows_are_seen_after_a_minute(make_desk: Mak
     assert "were not shown" not in await approvals_line(desk.pool)
     await desk.pool.execute("UPDATE approval SET created_at = created_at - interval '61 seconds'")
     assert "1 wait for people and were not shown in Slack for a minute" in await approvals_line(desk.pool)
-    await metrics.read_approvals(desk.pool)
+    await metrics.read(desk.pool)
     assert "body_broker_approval_notices_unseen 1.0" in metrics.text()
     assert "body_broker_slack_connected 0.0" in metrics.text()

@@ -12,7 +12,7 @@ PERSON = "person:quiet"
 _WORK = """
 INSERT INTO work (id, kind, owner, origin, input, state, priority, run_at, limit_max, attempts_max, created_at, started_at, finished_at,
                   result, error)
-VALUES ($1, $2, $6, '{"chain": []}', to_jsonb($7::text), $3, 0, now(), 1, 1, now() - make_interval(days => $4::integer),
+VALUES ($1, $2, $6, '{"chain": [], "session": "s", "tainted": false, "depth": 0, "receipt": null}', to_jsonb($7::text), $3, 0, now(), 1, 1, now() - make_interval(days => $4::integer),
     now() - make_interval(days => $4::integer),
     CASE WHEN $3 <> 'queued' THEN now() - make_interval(days => $4::integer) + make_interval(secs => $5::float8) END,
     CASE WHEN $3 = 'succeeded' THEN to_jsonb($7::text) END, to_jsonb($7::text))
@@ -51,7 +51,7 @@ async def keep_records(pool: Pool) -> None:
         ("job_1", "scan", "succeeded", 0, 10.0),
         ("job_2", "scan", "succeeded", 1, 20.0),
         ("job_3", "expert", "failed", 2, 5.0),
-        ("job_4", "expert", "queued", 0, 0.0),
+        ("job_4", "nobodys", "queued", 0, 0.0),
         ("job_5", "scan", "succeeded", 9, 999.0),
     ]
     async with pool.acquire() as connection, connection.transaction():

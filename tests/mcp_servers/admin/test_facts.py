@@ -30,7 +30,7 @@ async def test_a_weeks_totals_are_those_of_the_records(pool: Pool) -> None:
         "work.scan.succeeded": 2,
         "work.scan.seconds.median": 15.0,
         "work.scan.seconds.p95": 19.5,
-        "work.expert.queued": 1,
+        "work.nobodys.queued": 1,
         "queue.now.queued": 1,
         "experts.bronze.asked": 3,
         "experts.bronze.answered": 1,

@@ -72,12 +72,13 @@ async def test_a_report_on_costs_asks_aws_as_the_caller(
 ) -> None:
     _ = redis  # flushed before the test
     wall.always["vllm"] = says(SAID | {"summary": "$12.50 in October 2026."})
+    given = {"report": "costs", "metrics": {"uptime": 99.9}}
     async with expert_hub(open_hub, wall, **aws) as hub:
         async with hub.client("person:sasha", "sre") as sasha:
-            started: Any = (await sasha.call_tool("generate_admin_report", {"report": "costs"})).structured_content
+            started: Any = (await sasha.call_tool("generate_admin_report", given)).structured_content
             mine = await ended(sasha, started["job_id"])
         async with hub.client("person:ada", "admin") as ada:  # who has no role in AWS
-            started = (await ada.call_tool("generate_admin_report", {"report": "costs"})).structured_content
+            started = (await ada.call_tool("generate_admin_report", given)).structured_content
             without = await ended(ada, started["job_id"])
 
     facts = {each["key"]: each for each in mine["result"]["facts"]}

@@ -66,14 +66,15 @@ async def test_an_audit_is_asked_for_as_a_job_and_its_report_cites_findings(
 
 async def test_an_answer_that_is_no_audit_is_asked_for_again(hub: Hub, wall: FaultWall, pool: Pool) -> None:
     _, (first,) = await kept_scan(pool, finding())
-    wall.say("vllm", says({"summary": "No items."}), says({"summary": "Now.", "items": [claim(first)]}))
+    sure = claim(first) | {"confidence": 95}  # which no grammar forbids
+    wall.say("vllm", says({"summary": "", "items": [sure]}), says({"summary": "Now.", "items": [claim(first)]}))
     async with hub.client("person:sam", "security") as sam:
         started: Any = (await sam.call_tool("audit_with_ai", {"findings": "game"})).structured_content
         job = await ended(sam, started["job_id"])
 
     assert job["state"] == "succeeded", job
     assert job["result"]["summary"] == "Now."
-    assert "items: Field required" in str(wall.asked("vllm")[-1].body["messages"])
+    assert "items.0.confidence: Input should be less than or equal to 1" in str(wall.asked("vllm")[-1].body["messages"])
 
 
 async def test_who_may_not_read_findings_has_none_judged(hub: Hub, pool: Pool) -> None:

@@ -101,7 +101,7 @@ PAGES = {
 # The groups that are for these at all: gold reads the cache and submits intents, whoever has no role minds their own.
 STRANGERS = {"tier:gold": {"own", "state_read", "intent"}, "person:stranger": {"own"}}
 # Not shown to whoever can ask for nothing; who could once, and lost a role, still reads what came of it.
-OF_ASKERS = {"list_my_approvals", "get_approval", "cancel_approval"}
+OF_ASKERS = {"list_my_approvals", "get_approval", "cancel_approval", "get_story_arc"}
 REFUSALS = {"denied", "bad_input", "not_configured"}  # never anything that has begun
 WORK = {
     "lore_import",
@@ -113,6 +113,12 @@ WORK = {
     "approvals.sweep",
     "approvals.tidy",
     "spend.sweep",
+    "expert",
+    "narrative",
+    "story_arc",
+    "audit",
+    "admin_report",
+    "results.purge",
 }
 
 

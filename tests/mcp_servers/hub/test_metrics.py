@@ -24,7 +24,7 @@ async def add(pool: Pool, state: str, outcome: str = "", number: int = 1) -> Non
 
 
 async def read(metrics: Metrics, pool: Pool) -> dict[str, float]:
-    await metrics.read_approvals(pool)
+    await metrics.read(pool)
     families = text_string_to_metric_families(metrics.text())
     found = (sample for family in families for sample in family.samples)
     return {f"{s.name}{sorted(s.labels.values())}": s.value for s in found if "approval" in s.name}

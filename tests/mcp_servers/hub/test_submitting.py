@@ -171,9 +171,9 @@ async def test_a_prompt_as_long_as_arguments_may_be_is_taken_and_one_character_m
         assert (error["code"], error["limit"]) == ("too_large", CHARACTERS_MAX)
     # Fewer characters, and more bytes than work may have; no HTTP request brings as many.
     caller = await hub.runtime.identities.authenticate(await hub.token(*ANNA))
+    long = Request(name="submit_job", kind="tool", arguments={"prompt": "è" * (JSON_BYTES_MAX // 2)}, caller=caller)
     with pytest.raises(TooLarge, match=f"bytes; {JSON_BYTES_MAX} are the limit"):
-        arguments = {"prompt": "è" * (JSON_BYTES_MAX // 2)}
-        await hub.runtime.gate.run(Request(name="submit_job", kind="tool", arguments=arguments, caller=caller))
+        await hub.runtime.gate.run(long)
 
 
 async def test_a_body_as_long_as_a_request_may_be_is_read_and_one_byte_more_is_too_large(open_hub: OpenHub) -> None:

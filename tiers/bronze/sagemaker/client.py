@@ -123,9 +123,16 @@ class SageMakerClient:
         Raises:
             AwsFault: S3 does not say.
         """
-        return await self._in_thread(
-            lambda: _or_none(lambda: self._client("s3").head_object(Bucket=place.bucket, Key=place.key)) is not None
-        )
+
+        def looked() -> bool:
+            said = self._object(
+                place
+            )  # no HEAD: its refusals have no words, so that a missing bucket is like a missing object
+            if said is not None:
+                said["Body"].close()
+            return said is not None
+
+        return await self._in_thread(looked)
 
     async def read(self, place: Place) -> bytes | None:
         """An object, as far as its first ANSWER_BYTES_MAX bytes and one more; None where there is none.
@@ -135,7 +142,7 @@ class SageMakerClient:
         """
 
         def got() -> bytes | None:
-            said = _or_none(lambda: self._client("s3").get_object(Bucket=place.bucket, Key=place.key))
+            said = self._object(place)
             if said is None:
                 return None
             with said["Body"] as body:
@@ -194,6 +201,16 @@ class SageMakerClient:
         found: T = await self._threads.run(done)
         return found
 
+    def _object(self, place: Place) -> Any:  # boto3 has no types
+        from tiers.bronze.sagemaker.faults import is_missing  # noqa: PLC0415 - imports botocore
+
+        try:
+            return self._client("s3").get_object(Bucket=place.bucket, Key=place.key)
+        except Exception as error:
+            if is_missing(error):
+                return None
+            raise
+
     def _client(self, service: str) -> Any:  # boto3 has no types
         with self._lock:  # boto3 makes one client at a time
             if service not in self._clients:
@@ -233,17 +250,6 @@ class SageMakerClient:
         if once:
             client.meta.events.register("before-send.sagemaker-runtime.InvokeEndpointAsync", _alone)
         return client
-
-
-def _or_none(asked: Callable[[], Any]) -> Any:  # boto3 has no types
-    from tiers.bronze.sagemaker.faults import is_missing  # noqa: PLC0415 - imports botocore
-
-    try:
-        return asked()
-    except Exception as error:
-        if is_missing(error):
-            return None
-        raise
 
 
 def _alone(request: Any, **_: Any) -> None:  # botocore has no types

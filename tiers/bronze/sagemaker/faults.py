@@ -42,7 +42,9 @@ _BY_CODE: Mapping[str, Reason] = {
 }
 _BY_STATUS: Mapping[int, Reason] = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited", 503: "overloaded"}
 _REFUSED_UNASKED = frozenset({"ServiceUnavailable", "ServiceUnavailableException"})
-_CLIENT, _SERVER, _TIMED_OUT, _MISSING = 400, 500, 408, 404
+_NO_OBJECT = frozenset({"NoSuchKey", "404"})
+"""Not NoSuchBucket, and not a server's 404 for a key that it does not know."""
+_CLIENT, _SERVER, _TIMED_OUT = 400, 500, 408
 
 
 class AwsFault(EngineFault):
@@ -78,7 +80,7 @@ def fault_of(error: Exception) -> AwsFault:
 
 def is_missing(error: Exception) -> bool:
     """Whether S3 says that there is no such object."""
-    return isinstance(error, ClientError) and _status(error) == _MISSING and _code(error) != "NoSuchBucket"
+    return isinstance(error, ClientError) and _code(error) in _NO_OBJECT
 
 
 def _refusal(error: ClientError) -> AwsFault:

@@ -367,6 +367,14 @@ async def test_a_long_question_that_cannot_be_put_is_not_asked(experts: Studio) 
     assert (await experts.rows(job), experts.sagemaker.seen) == ([], 0)
 
 
+async def test_without_the_bucket_of_its_answers_nothing_is_asked(experts: Studio) -> None:
+    experts.endpoint = replace(experts.endpoint, output=Place("no-such-bucket", "outputs"))
+    async with experts.worker():
+        job = await experts.submit()
+        assert await experts.ends(job) == {"fault": "rejected"}
+    assert (await experts.rows(job), experts.sagemaker.seen) == ([], 0)
+
+
 async def test_what_lay_at_the_place_before_is_never_taken_for_the_answer(experts: Studio) -> None:
     experts.model.gate.clear()
     job = await experts.submit()
