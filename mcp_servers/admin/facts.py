@@ -26,7 +26,7 @@ _WORK = """
 SELECT kind, state, count(*) AS number,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::float8) AS median,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::float8) AS p95
-FROM work WHERE created_at >= $1 GROUP BY kind, state ORDER BY kind, state
+FROM work WHERE created_at >= $1::timestamptz GROUP BY kind, state ORDER BY kind, state
 """
 _QUEUE = "SELECT state, count(*) AS number FROM work WHERE finished_at IS NULL GROUP BY state ORDER BY state"
 _EXPERTS = """
@@ -35,7 +35,7 @@ SELECT engine, count(*) AS asked, count(*) FILTER (WHERE state = 'answered') AS 
     count(*) FILTER (WHERE maybe_spent) AS maybe_spent, coalesce(sum(cost), 0)::float8 / 1e9 AS usd,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - begun_at)::float8)
         FILTER (WHERE state = 'answered') AS median
-FROM expert_call WHERE begun_at >= $1 GROUP BY engine ORDER BY engine
+FROM expert_call WHERE begun_at >= $1::timestamptz GROUP BY engine ORDER BY engine
 """
 _SPEND = """
 SELECT tier, sum(spent)::float8 / 1e9 AS usd, sum(requests)::bigint AS requests,
@@ -55,7 +55,7 @@ SELECT count(*) AS asked, count(*) FILTER (WHERE state = 'pending' AND expires_a
         FILTER (WHERE state IN ('approved', 'denied')) AS median,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM decided_at - created_at)::float8)
         FILTER (WHERE state IN ('approved', 'denied')) AS p95
-FROM approval WHERE created_at >= $1
+FROM approval WHERE created_at >= $1::timestamptz
 """
 _AUDIT = """
 SELECT body::jsonb ->> 'kind' AS kind, coalesce(body::jsonb ->> 'verdict', 'none') AS verdict, count(*) AS number,
@@ -66,7 +66,7 @@ GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 60
 _SCANS = """
 SELECT count(*) AS made, count(*) FILTER (WHERE NOT complete) AS incomplete,
     count(*) FILTER (WHERE verdict = 'findings') AS with_findings
-FROM scan WHERE at >= $1
+FROM scan WHERE at >= $1::timestamptz
 """
 _FINDINGS = """
 SELECT f.severity, count(*) AS number
@@ -81,7 +81,7 @@ FROM repository r
 """
 _CHANGES = """
 SELECT kind, state, count(*) AS number FROM admin_change
-WHERE state <> 'draft' AND created_at >= $1 GROUP BY kind, state ORDER BY kind, state
+WHERE state <> 'draft' AND created_at >= $1::timestamptz GROUP BY kind, state ORDER BY kind, state
 """
 
 

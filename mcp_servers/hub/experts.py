@@ -75,7 +75,7 @@ class ExpertWork:
         self._settings, self._stores, self._objects, self._results = settings, stores, objects, services.results
         self._shapes: Mapping[str, Shape] = {submitting.KIND: submitting.shape, **services.shapes()}
         self._identities, self._inferring = standing.identities, standing.inferring
-        self._aws = _client(settings)
+        self._aws = client_of(settings)
         self._opening, self._runner, self._closed = asyncio.Lock(), None, False
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -158,25 +158,13 @@ class ExpertWork:
 
     async def _make(self) -> Runner:
         tiers, opening = await self._inferring.tiers(), await asyncio.to_thread(_opening)
-        settings, remote = self._settings, None
-        if self._aws is not None and settings.sagemaker_endpoint is not None and settings.sagemaker_output is not None:
-            remote = opening.Remote(
-                client=self._aws,
-                name=settings.sagemaker_endpoint,
-                output=settings.sagemaker_output,
-                failures=settings.sagemaker_failures,
-                input=settings.sagemaker_input,
-                ttl_s=settings.sagemaker_ttl_s,
-                timeout_s=settings.sagemaker_timeout_s,
-                poll_s=settings.sagemaker_poll_s,
-            )
         return opening.make_runner(
             self._inferring.catalogue,
             tiers,
             pool=self._stores.pool,
             counts=self._inferring.counts,
             results=self._results,
-            remote=remote,
+            remote=None if self._aws is None else opening.remote_of(self._settings, self._aws),
             stands=self.stands,
             shapes=self._shapes,
         )
@@ -188,7 +176,12 @@ def _opening() -> Any:  # the module tiers.bronze.opening
     return opening
 
 
-def _client(settings: Settings) -> SageMakerClient | None:
+def client_of(settings: Settings) -> SageMakerClient | None:
+    """What talks to AWS for an endpoint; None where there is none.
+
+    Raises:
+        SettingsError: Nobody would find its answers.
+    """
     if settings.sagemaker_endpoint is None:
         return None
     if settings.sagemaker_output is None:

@@ -62,8 +62,11 @@ class Inferring:
         self._tiers: Tiers | None = None
         self._opening, self._open, self._closed = asyncio.Lock(), AsyncExitStack(), False
 
-    def reaches(self, door: Callable[[], InnerDoor], calls: HubCalls) -> None:
-        """How tiers reach this hub, as MCP clients of their own and as whoever asks them; told once, when there is a gate."""
+    def reaches(self, door: Callable[[], InnerDoor], calls: HubCalls | None = None) -> None:
+        """How tiers reach this hub, as MCP clients of their own and as whoever asks them; told once, when there is a gate.
+
+        Without `calls` nobody gets jobs here.
+        """
         self._door, self._calls = door, calls
 
     async def tiers(self) -> Tiers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from datetime import datetime
 from typing import Annotated, Any, Protocol, cast
@@ -26,6 +27,7 @@ from tiers.bronze.results import STORE_AWAY, Results
 _APPROVAL, _ENDPOINT = "apr_", "expert:"
 _GOES_ON = "It cannot be stopped where it is asked: it may still run and cost there. Its answer is dropped."
 _EXPERTS = frozenset(KINDS)
+_STOPS_WITHIN_S, _LOOK_EVERY_S = 1.0, 0.05
 JobId = Annotated[str, Field(min_length=5, max_length=80)]
 
 
@@ -166,11 +168,24 @@ async def cancel_job(arguments: JobQuery, call: Call, services: HasJobs) -> Stop
     if arguments.id.startswith(_APPROVAL):
         return _stopped(Job(**job_facts(await services.desk.cancel(arguments.id, caller=call.caller))))
     owner = call.caller.asker
-    state = await services.jobs.cancel(arguments.id, owner=owner)
-    item = await queue.get(services.pool, arguments.id, owner=owner)
-    if state == "cancelled" and item.waits_for and item.waits_for.startswith(_APPROVAL):
-        await _take_back(item.waits_for, call.caller, services.desk)
+    await services.jobs.cancel(arguments.id, owner=owner)
+    item = await _after_stopping(services.pool, arguments.id, owner)
+    if item.state == "cancelled":
+        waited = [item.waits_for] if item.waits_for and item.waits_for.startswith(_APPROVAL) else []
+        for approval_id in dict.fromkeys([*waited, *await services.jobs.asked_of_people(item.id)]):
+            await _take_back(approval_id, call.caller, services.desk)
     return _stopped(await _job(item, services))
+
+
+async def _after_stopping(pool: Pool, job_id: str, owner: str) -> WorkItem:
+    """The job once whoever runs it has let go of it, or after a second."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _STOPS_WITHIN_S
+    while True:
+        item = await queue.get(pool, job_id, owner=owner)
+        if item.state != "running" or loop.time() >= until:
+            return item
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _stopped(job: Job) -> Stopped:

@@ -30,7 +30,6 @@ from mcp_servers.hub.job_tools import Job
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer, Request
 from mcp_servers.hub.rooms import ROOMS
-from mcp_servers.hub.submitting import Submitted
 from mcp_servers.hub.wire import tool_error, tool_result
 from tiers.bronze.model import KINDS
 
@@ -246,11 +245,11 @@ class Tasks:
         tool = self._by_work.get(job.kind)
         if tool is None:
             return answer
-        if tool.result is Submitted:
-            found = Submitted(job_id=job.id, status=job.state, result=job.result)
-            return replace(answer, operation=tool, result=found)
+        told: Json = job.result
+        if job.kind in KINDS:  # whose tools answer with the job, and so with what came of it only here
+            told = {"job_id": job.id, "status": job.state, "result": job.result}
         try:
-            result = tool.result.model_validate(job.result)
+            result = tool.result.model_validate(told)
         except ValidationError:
             return answer  # of an older version: it is still there to be read
         outside = answer.outside or (tool.output == "as_marked" and result.outside())

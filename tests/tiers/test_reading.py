@@ -53,7 +53,40 @@ def test_what_is_shipped_has_the_models_of_the_source_documents() -> None:
         assert any(name in variant for variant in silver.variants)
     assert [spec.name for spec in found.of_tier(Tier.GOLD)] == ["gold", "gold-small"]
     assert found.engines["silver-small"].smaller
-    assert found.then == {Tier.GOLD: (Tier.SILVER,), Tier.SILVER: (Tier.CLOUD,)}
+    assert found.then == {Tier.GOLD: (Tier.SILVER,), Tier.SILVER: (Tier.CLOUD,), Tier.BRONZE: (Tier.CLOUD,)}
+
+
+def test_what_is_shipped_has_the_experts_of_the_source_documents_the_endpoint_first() -> None:
+    found = read_catalogue(Given(urls={"sagemaker": "sagemaker://experts", "bronze": "http://bronze"}))
+
+    assert [spec.name for spec in found.of_tier(Tier.BRONZE)] == ["sagemaker", "bronze", "bronze-backup"]
+    assert (found.engines["sagemaker"].url, found.engines["sagemaker"].dialect) == ("sagemaker://experts", "sagemaker")
+    assert found.engines["bronze-backup"].model == "mistralai/Mixtral-8x22B-Instruct-v0.1"
+    assert found.answering() == ("auto", "bronze", "sagemaker")
+    assert all(spec.price is None for spec in found.of_tier(Tier.BRONZE)), "an instance is paid for by the hour"
+
+
+@pytest.mark.parametrize("role", ["deepseek-v3-storyteller", "deepseek-v3-security", "deepseek-v3-admin"])
+def test_a_role_of_experts_has_its_models_first_then_every_other_expert_then_the_cloud(
+    tmp_path: Path, role: str
+) -> None:
+    toml = """
+    [engines.mine]
+    tier = "bronze"
+    dialect = "vllm"
+    model = "a-model-of-mine"
+    [roles.mine]
+    tier = "bronze"
+    model = "a-model-of-mine"
+    backups = ["bronze-backup", "nobody-s-model"]
+    """
+    found = read(tmp_path, toml)
+
+    shipped = [spec.name for spec in found.of_role(found.roles[role])]
+    assert shipped[:4] == ["sagemaker", "bronze", "bronze-backup", "mine"]
+    assert shipped[4:] == [spec.name for spec in found.of_tier(Tier.CLOUD)]
+    mine = [spec.name for spec in found.of_role(found.roles["mine"])]
+    assert mine[:4] == ["mine", "bronze-backup", "sagemaker", "bronze"]
 
 
 def test_what_is_shipped_has_the_roles_of_the_source_documents_and_their_tools() -> None:
@@ -161,8 +194,8 @@ def test_a_studios_file_names_only_what_differs(tmp_path: Path) -> None:
 
     assert (found.engines["gold"].context_tokens, found.engines["gold"].model) == (2_048, "qwen2.5-3b-instruct-awq")
     assert [spec.name for spec in found.of_tier(Tier.SILVER)] == ["silver", "silver-eu", "silver-small"]
-    assert found.caps.asker_day == {Tier.CLOUD: Decimal("7.5")}
-    assert found.caps.tier_day == {Tier.CLOUD: Decimal(10)}
+    assert found.caps.asker_day == {Tier.CLOUD: Decimal("7.5"), Tier.BRONZE: Decimal(5)}
+    assert found.caps.tier_day == {Tier.CLOUD: Decimal(10), Tier.BRONZE: Decimal(20)}
     assert found.caps.askers == {"person:anna": Decimal(40)}
     assert found.tool_groups["npc"] == ("search_lore",)
     assert "semgrep" in found.tool_groups
@@ -232,8 +265,8 @@ def test_every_problem_of_a_file_is_named_in_one_error(tmp_path: Path) -> None:
     tier = "cloud"
     dialect = "openai"
     [engines.deep]
-    tier = "bronze"
-    dialect = "vllm"
+    tier = "silver"
+    dialect = "sagemaker"
     [engines.anthropic]
     model = "claude-9"
     [engines.openai.price]
@@ -283,6 +316,12 @@ def test_every_problem_of_a_file_is_named_in_one_error(tmp_path: Path) -> None:
         ('[engines.cloud]\ntier = "silver"\ndialect = "vllm"\n', "engines: an engine cannot be called cloud"),
         ('[engines.auto]\ntier = "silver"\ndialect = "vllm"\n', "engines: an engine cannot be called auto"),
         ('[engines.gold]\ntier = "silver"\n', "engines.gold.tier: the name is a tier's"),
+        ('[engines.bronze]\ntier = "silver"\n', "engines.bronze.tier: the name is a tier's"),
+        ('[engines.sagemaker]\nurl = "http://endpoint"\n', "engines.sagemaker: a SageMaker endpoint has no url"),
+        (
+            "[engines.sagemaker]\nsmaller = true\n",
+            "engines.sagemaker: an endpoint that answers later is for the bronze",
+        ),
         ("[engines.gold]\nconcurrency = 0\nbackground = 0\n", "engines.gold: concurrency and background"),
         ('[engines.gold]\napi_key_file = "/etc/hostname"\n', "engines.gold: api_key_file goes with a url"),
         ('[engines.gold]\nurl = "http://user:secret@gold"\n', "engines.gold.url"),
@@ -292,7 +331,19 @@ def test_every_problem_of_a_file_is_named_in_one_error(tmp_path: Path) -> None:
         ('engines = "all"\n', "engines"),
         ("[engines]\ngold = 7\n", "engines.gold"),
     ],
-    ids=["case", "tier", "auto", "other tier", "no lanes", "key", "login", "bronze", "twice", "list", "text", "number"],
+    ids=[
+        *(
+            "case",
+            "tier",
+            "auto",
+            "other tier",
+            "other than bronze",
+            "an endpoint's url",
+            "a smaller endpoint",
+            "no lanes",
+        ),
+        *("key", "login", "bronze", "twice", "list", "text", "number"),
+    ],
 )
 def test_a_problem_is_told_in_its_place(tmp_path: Path, toml: str, problem: str) -> None:
     found = problems(tmp_path, toml)
@@ -325,7 +376,11 @@ def test_a_key_file_that_cannot_be_read_is_a_problem_of_the_file_and_no_tracebac
     [
         ({"gold", "silver"}, (Tier.SILVER,), ("auto", "gold", "silver")),
         ({"gold"}, (Tier.SILVER,), ("auto", "gold")),
-        ({"anthropic"}, (Tier.SILVER, Tier.CLOUD), ("auto", "gold", "silver", "cloud", "anthropic", "anthropic-large")),
+        (
+            {"anthropic"},
+            (Tier.SILVER, Tier.CLOUD),
+            ("auto", "gold", "silver", "bronze", "cloud", "anthropic", "anthropic-large"),
+        ),
         (set[str](), (Tier.SILVER,), ("auto",)),
     ],
     ids=["both", "gold", "cloud", "nothing"],

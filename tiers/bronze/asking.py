@@ -12,7 +12,7 @@ from typing import Protocol
 import asyncpg
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, BodyBrokerError, Unavailable
+from body_broker.errors import BadInput, BodyBrokerError, NotConfigured, Unavailable
 from body_broker.storage.postgres import LOST, Connection
 from body_broker.text import clean
 from body_broker.work.parking import Park
@@ -193,7 +193,7 @@ class Experts:
             await engine.learn_context(deadline)
         ask = _ask_of(question, await engine.model(deadline), engine.context_tokens)
         self._check(question, spec, ask)
-        attempt = len(await self.calls.rows_of(question.job, question.turn)) + 1
+        attempt = max((row.attempt for row in await self.calls.rows_of(question.job, question.turn)), default=0) + 1
         asked = await self._local.answer(run, question, engine, ask, attempt)
         try:
             completion = _held(question, asked.completion, accept)
@@ -283,6 +283,12 @@ class Experts:
         ):
             spent = await self.calls.spent_of(question.job)
             return too_dear(question.assignment.budget, spent)
+        if reasons <= {"not_configured"}:
+            return NotConfigured(
+                "No engine that this job may ask has an address.",
+                next_step="Ask the people who run this hub to set BODY_BROKER_BRONZE_URL or BODY_BROKER_SAGEMAKER_ENDPOINT (docs/bronze.md).",
+                details={"engines": steps_of(fallbacks)},
+            )
         said = f"No expert answered. {told_steps(fallbacks)}"
         error = unanswered(reasons, said, details={"engines": steps_of(fallbacks)})
         if isinstance(error, OverBudget):

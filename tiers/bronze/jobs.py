@@ -31,6 +31,13 @@ SELECT count(*) AS asked, coalesce(sum(cost), 0)::float8 / 1e9 AS cost_usd, coal
     (array_agg(engine) FILTER (WHERE state = 'lost' AND output IS NOT NULL))[1] AS dropped
 FROM expert_call WHERE job = $1
 """
+# A call that people were asked for is recorded as such, and what came of it beside it.
+_ASKED = """
+SELECT outcome ->> 'approval' FROM work_step tool WHERE work = $1 AND starts_with(name, 'tool ')
+    AND outcome ->> 'outcome' = 'approval_pending' AND outcome ->> 'approval' IS NOT NULL
+    AND NOT EXISTS (SELECT FROM work_step came WHERE came.work = tool.work AND came.name = 'came' || substr(tool.name, 5))
+ORDER BY name
+"""
 _TITLES = "SELECT id, input ->> 'title' AS title FROM work WHERE id = ANY ($1::text[])"
 
 
@@ -141,6 +148,10 @@ class Jobs:
         if not job_ids:
             return {}
         return {row["id"]: row["title"] for row in await self._pool.fetch(_TITLES, list(job_ids))}
+
+    async def asked_of_people(self, job_id: str) -> list[str]:
+        """The approvals that a job has asked for and of which it does not know yet what came."""
+        return [row[0] for row in await self._pool.fetch(_ASKED, job_id)]
 
     async def cancel(self, job_id: str, *, owner: str) -> State:
         """The state after asking for a stop, as `queue.cancel` has it; the answer of an endpoint is waited for no more.

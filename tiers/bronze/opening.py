@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from body_broker.settings import Settings
 from body_broker.storage.postgres import Pool
 from body_broker.work.run import Run
 from tiers.bronze.asking import Experts
@@ -53,6 +54,22 @@ class Remote:
             timeout_s=self.timeout_s,
             poll_s=self.poll_s,
         )
+
+
+def remote_of(settings: Settings, client: SageMakerClient) -> Remote:
+    """The endpoint that the settings name, asked by this client."""
+    assert settings.sagemaker_endpoint is not None, "there is no client without an endpoint"
+    assert settings.sagemaker_output is not None, "the client was refused without it"
+    return Remote(
+        client=client,
+        name=settings.sagemaker_endpoint,
+        output=settings.sagemaker_output,
+        failures=settings.sagemaker_failures,
+        input=settings.sagemaker_input,
+        ttl_s=settings.sagemaker_ttl_s,
+        timeout_s=settings.sagemaker_timeout_s,
+        poll_s=settings.sagemaker_poll_s,
+    )
 
 
 def make_runner(

@@ -14,7 +14,7 @@ import orjson
 from body_broker.calls import Caller, Json
 from body_broker.errors import BadInput, BodyBrokerError
 from body_broker.telemetry import get_logger
-from tiers.bronze.model import SECONDS_MAX, Priority
+from tiers.bronze.model import Priority
 from tiers.catalogue import Catalogue
 from tiers.counts import Counts
 from tiers.deadline import Deadline
@@ -29,7 +29,6 @@ SUBMIT, GET = "submit_job", "get_job"
 _ALIVE = frozenset({"waiting", "queued", "running", "succeeded"})
 _INSTEAD_S = 2.0
 """How long whoever gets no answer waits to hear of a job that goes on with it."""
-_SECONDS_MIN = 1.0
 _NOBODY_S_TOOLS = frozenset({"auto", "none"})
 
 
@@ -87,6 +86,8 @@ class BronzeTier:
         listener: Listener | None = None,
     ) -> InferenceResult:
         """The job that does it, named in the text and in `job`; who would be asked is found out when it runs.
+
+        `latency_budget_ms` is the caller's patience for this answer, not the job's: the source documents give a story arc 5 s.
 
         Raises:
             BadInput: It asks for what a job cannot have.
@@ -198,8 +199,6 @@ class BronzeTier:
         budget: dict[str, Json] = {}
         if request.cost_ceiling is not None:
             budget["usd"] = request.cost_ceiling
-        if request.latency_budget_ms is not None:
-            budget["seconds"] = min(max(request.latency_budget_ms / 1_000, _SECONDS_MIN), SECONDS_MAX)
         tools = () if request.tool_choice == "none" else request.tools
         return {
             "messages": [_turn(message) for message in messages],

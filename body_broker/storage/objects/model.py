@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from typing import Protocol
 
 from body_broker.errors import InternalError, NotFound, TooLarge
@@ -13,7 +14,6 @@ JSON_TYPE = "application/json"
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _KEY_CHARACTERS_MAX = 512
-_CHECKED = "check"
 
 
 class Objects(Protocol):
@@ -64,21 +64,21 @@ class Objects(Protocol):
 
 
 async def check(objects: Objects) -> None:
-    """Put, look at, read and drop an object under the key `check`: whether a place can be used as it is set up.
+    """Put, look at, read and drop an object under a key of its own: whether a place can be used as it is set up.
 
     Raises:
         NotConfigured: It cannot; the message says why, and what to do.
         Unavailable: It cannot be reached.
         InternalError: It gives back something else than it was given.
     """
-    written = b'{"check": "body-broker"}'
-    await objects.put(_CHECKED, written)
-    if await objects.head(_CHECKED) != len(written) or await objects.get(_CHECKED) != written:
+    key, written = f"check/{secrets.token_hex(8)}.json", b'{"check": "body-broker"}'
+    await objects.put(key, written)
+    if await objects.head(key) != len(written) or await objects.get(key) != written:
         raise InternalError(
             "The place for objects gives back something else than it was given.",
             next_step="Use a directory of this machine, Amazon S3, or another server that keeps to its interface.",
         )
-    await objects.drop(_CHECKED)
+    await objects.drop(key)
 
 
 def require_key(key: str) -> str:

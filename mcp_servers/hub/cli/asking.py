@@ -13,7 +13,7 @@ import click
 import orjson
 
 from body_broker.calls import Json
-from body_broker.errors import BadInput, BodyBrokerError, NotFound
+from body_broker.errors import BadInput, BodyBrokerError, Denied, NotFound
 from body_broker.settings import Settings
 from body_broker.text import clean
 from mcp_servers.hub.cli.context import data_dir_option, principal_of, run, settings_of
@@ -35,6 +35,8 @@ _OPTIONS = {
 _ARGUMENTS = re.compile("|".join(map(re.escape, _OPTIONS)))
 _NO_MODEL = frozenset({"template", "policy"})
 _NO_MODEL_CODE = 2
+_LONG_RUNNING = "long-running-forbidden"
+"""The rule by which services and the faster tiers have no jobs."""
 
 
 @click.command()
@@ -128,6 +130,9 @@ async def _ask(settings: Settings, principal: str, asked: _Asked, *, as_json: bo
             answer = await runtime.gate.run(request)
         except BodyBrokerError as error:
             screen.fail(error)
+            if isinstance(error, Denied) and _LONG_RUNNING in _rules(error):
+                step = f"{error.next_step} Jobs are for people: name one with --as person:NAME."
+                raise Denied(error.message, next_step=step, details=error.details) from error
             if asked.tool != "talk_to_npc" or not isinstance(error, NotFound):
                 raise
             step = f"{error.next_step} `body-broker world load` brings the starter world; --data-dir says which stores are asked."
@@ -138,6 +143,11 @@ async def _ask(settings: Settings, principal: str, asked: _Asked, *, as_json: bo
     else:
         screen.end(result)
     return str(result["source"])
+
+
+def _rules(error: Denied) -> list[str]:
+    found = error.details.get("rules")
+    return found if isinstance(found, list) else []
 
 
 class _Screen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,7 @@ import orjson
 
 from approvals.model import WORK_KIND
 from body_broker.calls import Json
-from body_broker.errors import BadInput
+from body_broker.errors import BadInput, BodyBrokerError
 from body_broker.settings import Settings
 from body_broker.text import clean
 from body_broker.work.model import FINAL, State
@@ -30,6 +31,17 @@ _OVER = FINAL | {"unknown"}
 _NOT_DONE, _NOT_YET = 1, 2
 _SHOWN = 20
 _BUDGET = ("tokens", "calls", "usd", "seconds")
+_OPTIONS = {
+    "The arguments do not fit submit_job:": "The job does not fit:",
+    "max_tokens": "--max-tokens",
+    "idempotency_key": "--key",
+    "follow_ups": "--then",
+    **{f"budget.{name}": f"--budget-{name}" for name in _BUDGET},
+    "list_jobs": "`body-broker jobs list`",
+    "cancel_job": "`body-broker jobs cancel`",
+}
+"""What a person at this command calls what the tools have other names for."""
+_ARGUMENTS = re.compile("|".join(map(re.escape, _OPTIONS)))
 
 json_option = click.option("--json", "as_json", is_flag=True, help="The structured result.")
 wait_option = click.option(
@@ -72,7 +84,7 @@ def submit(
     With --wait it exits with 0 where it succeeded, 1 where it did not, 2 where it has not ended in the time.
     """
     asked = _asked(sys.stdin.read() if prompt == "-" else prompt, given)
-    _end(run(_submit(_Command(settings_of(data_dir), principal_of(principal), as_json, wait_s), asked, wait=wait)))
+    _end(run(_submit(_Command(_settings(data_dir), principal_of(principal), as_json, wait_s), asked, wait=wait)))
 
 
 @jobs.command(name="list")
@@ -83,7 +95,7 @@ def submit(
 @data_dir_option
 def list_(principal: str, state: str | None, limit: int, data_dir: Path | None, *, as_json: bool) -> None:
     """Show somebody's jobs, the newest first."""
-    command = _Command(settings_of(data_dir), principal_of(principal), as_json)
+    command = _Command(_settings(data_dir), principal_of(principal), as_json)
     run(_list(command, {"limit": limit} | ({"state": state} if state else {})))
 
 
@@ -94,7 +106,7 @@ def list_(principal: str, state: str | None, limit: int, data_dir: Path | None, 
 @data_dir_option
 def show(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -> None:
     """Show how the job ID stands, what it has cost so far, and what came of it."""
-    run(_show(_Command(settings_of(data_dir), principal_of(principal), as_json), job_id))
+    run(_show(_Command(_settings(data_dir), principal_of(principal), as_json), job_id))
 
 
 @jobs.command()
@@ -104,7 +116,7 @@ def show(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -
 @data_dir_option
 def cancel(job_id: str, principal: str, data_dir: Path | None, *, as_json: bool) -> None:
     """Stop the job ID: what it asked of people is taken back, what it has done stays done."""
-    run(_show(_Command(settings_of(data_dir), principal_of(principal), as_json), job_id, first="cancel_job"))
+    run(_show(_Command(_settings(data_dir), principal_of(principal), as_json), job_id, first="cancel_job"))
 
 
 @jobs.command()
@@ -119,7 +131,16 @@ def wait(job_id: str, principal: str, wait_s: float, data_dir: Path | None, *, a
     Exits with 0 where it succeeded, 1 where it did not, 2 where it has not ended in the time. On embedded stores it is run here if
     no hub is up.
     """
-    _end(run(_wait(_Command(settings_of(data_dir), principal_of(principal), as_json, wait_s), job_id)))
+    _end(run(_wait(_Command(_settings(data_dir), principal_of(principal), as_json, wait_s), job_id)))
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    return settings_of(data_dir, tools="all")  # list_jobs is for those who want all of them
+
+
+def _in_options(text: str) -> str:
+    """A text of ours with these commands' options for the arguments of the tools that they call."""
+    return _ARGUMENTS.sub(lambda found: _OPTIONS[found[0]], text)
 
 
 def _asked(prompt: str, given: Mapping[str, Any]) -> dict[str, Json]:
@@ -175,7 +196,11 @@ class _Calls:
         """The structured result of one call."""
         caller = await self._runtime.identities.local(self._command.principal, over="cli")
         request = Request(name=tool, kind="tool", arguments=dict(arguments), caller=caller)
-        return (await self._runtime.gate.run(request)).result.model_dump(mode="json")
+        try:
+            return (await self._runtime.gate.run(request)).result.model_dump(mode="json")
+        except BodyBrokerError as error:
+            error.message, error.next_step = _in_options(error.message), _in_options(error.next_step)
+            raise
 
     async def until_over(self, job_id: str) -> dict[str, Any]:
         """The job once it has ended, or as it stands when the time is up; each change on the way goes to stderr."""

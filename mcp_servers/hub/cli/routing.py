@@ -60,7 +60,8 @@ def route(request: str, *, as_json: bool, data_dir: Path | None) -> None:
     router = ModelRouter(catalogue, {spec.name: Engine(spec, Counts()) for spec in there}, {})
     left_s = _AGES_S if router.tier_of(asked) is Tier.BRONZE else budget_s(asked)
     decision = router.decide(asked, remaining_s=left_s)
-    decision = replace(decision, candidates=by_worth(decision.candidates, asked, remaining_s=left_s))
+    about = replace(asked, requires_expert_reasoning=True) if decision.tier is Tier.BRONZE else asked
+    decision = replace(decision, candidates=by_worth(decision.candidates, about, remaining_s=left_s))
     strange = _strange(router.with_role(asked), catalogue)
     click.echo(
         _as_json(decision, asked, catalogue, strange) if as_json else _as_text(decision, asked, catalogue, strange)
@@ -153,7 +154,7 @@ def _as_json(decision: Decision, asked: InferenceRequest, catalogue: Catalogue, 
     body = {
         "tier": decision.tier,
         "reason": decision.reason,
-        "budget_s": None if is_job else budget_s(asked),
+        "budget_s": budget_s(asked),
         "candidates": [{"engine": spec.name, "tier": spec.tier, "needs_s": needs_s} for spec, needs_s in candidates],
         "skipped": [{"engine": s.engine, "reason": s.reason} for s in decision.skipped if s.reason != _LATER],
         "not_offered": strange,

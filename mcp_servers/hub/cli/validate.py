@@ -1,9 +1,9 @@
-"""The command `validate`: whether a tier's engines are up, serve their model, obey a grammar, are fast enough and call tools."""
+"""The command `validate`: whether a tier's engines are up, serve their model, obey a grammar, are fast enough and call tools; of bronze also its places."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,7 +12,11 @@ import orjson
 
 from body_broker.settings import Settings
 from mcp_servers.hub.cli.context import data_dir_option, operator, record, run, settings_of
-from mcp_servers.hub.runtime import open_runtime
+from mcp_servers.hub.experts import client_of
+from mcp_servers.hub.objects_later import LaterObjects
+from mcp_servers.hub.runtime import Runtime, open_runtime
+from tiers.bronze.opening import remote_of
+from tiers.bronze.validating import try_endpoint, try_results
 from tiers.catalogue import EngineSpec
 from tiers.chain import Chain
 from tiers.cost import CostLedger
@@ -21,17 +25,20 @@ from tiers.engine import Engine
 from tiers.model import Tier
 from tiers.validating import REQUESTS, Check, Validation
 
-_TIERS = (Tier.GOLD, Tier.SILVER, Tier.CLOUD)
+_TIERS = (Tier.GOLD, Tier.SILVER, Tier.BRONZE, Tier.CLOUD)
 _SHOWN = {"ok": "ok", "failed": "FAIL", "left out": "-"}
 _HOW = {
     Tier.GOLD: "Set BODY_BROKER_GOLD_URL to the address of a trtllm-serve: `body-broker engine-profile gold` starts one.",
     Tier.SILVER: "Set BODY_BROKER_SILVER_URL to the address of a vLLM server, or of any with OpenAI's API and BODY_BROKER_SILVER_DIALECT.",
+    Tier.BRONZE: "Set BODY_BROKER_BRONZE_URL to the address of vLLM or of any API with BODY_BROKER_BRONZE_DIALECT, or BODY_BROKER_SAGEMAKER_ENDPOINT.",
     Tier.CLOUD: "Set BODY_BROKER_OPENAI_API_KEY, BODY_BROKER_ANTHROPIC_API_KEY, or Azure's URL and key.",
 }
 
 
 @click.command()
-@click.argument("what", type=click.Choice([*(tier.value for tier in _TIERS), "all"]), metavar="gold|silver|cloud|all")
+@click.argument(
+    "what", type=click.Choice([*(tier.value for tier in _TIERS), "all"]), metavar="gold|silver|bronze|cloud|all"
+)
 @click.option(
     "--requests",
     type=click.IntRange(1, 1_000),
@@ -58,30 +65,59 @@ def validate(what: str, requests: int, data_dir: Path | None, *, as_json: bool) 
 
 async def _validate(settings: Settings, tiers: Sequence[Tier], requests: int, *, tell: bool) -> list[Check]:
     checks: list[Check] = []
-    async with AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(open_runtime(settings, name="cli"))
-        catalogue = runtime.inferring.catalogue
-        specs = [spec for tier in tiers for spec in catalogue.of_tier(tier)]
+    async with open_runtime(settings, name="cli") as runtime:
+        specs = [spec for tier in tiers for spec in runtime.inferring.catalogue.of_tier(tier)]
         width = max(len(spec.name) for spec in specs)
         configured = [spec for spec in specs if spec.url is not None]
         if configured:
             await record(runtime, "tiers.validate", {"engines": ", ".join(spec.name for spec in configured)})
-        ledger = await stack.enter_async_context(
-            CostLedger.opened(runtime.stores.pool, catalogue.caps, Counts(), engines=configured)
-        )
-        chain = Chain(ledger, Counts())
-        for spec in configured:
-            engine = Engine(spec, Counts())
-            stack.push_async_callback(engine.close)
-            async for check in Validation(engine, chain, tenant=operator(), requests=requests).run():
-                checks.append(check)
-                if tell:
-                    click.echo(_line(check, width))
-        for check in _missing(tiers, specs, is_all_missing=not configured):
+
+        async def found() -> AsyncGenerator[Check]:
+            async for check in _engines(runtime, configured, requests):
+                yield check
+            if any(spec.tier is Tier.BRONZE for spec in configured):
+                async for check in _places(settings):
+                    yield check
+            for check in _missing(tiers, specs, is_all_missing=not configured):
+                yield check
+
+        async for check in found():
             checks.append(check)
             if tell:
                 click.echo(_line(check, width))
     return checks
+
+
+async def _engines(runtime: Runtime, configured: Sequence[EngineSpec], requests: int) -> AsyncGenerator[Check]:
+    """Each engine that answers at once; one that answers later is looked at, and not asked."""
+    async with AsyncExitStack() as stack:
+        caps = runtime.inferring.catalogue.caps
+        opening = CostLedger.opened(runtime.stores.pool, caps, Counts(), engines=configured)
+        chain = Chain(await stack.enter_async_context(opening), Counts())
+        for spec in configured:
+            if spec.dialect == "sagemaker":
+                continue
+            engine = Engine(spec, Counts())
+            stack.push_async_callback(engine.close)
+            async for check in Validation(engine, chain, tenant=operator(), requests=requests).run():
+                yield check
+
+
+async def _places(settings: Settings) -> AsyncGenerator[Check]:
+    """What jobs of experts need beside engines: where results lie, and an endpoint's places and notices."""
+    objects = LaterObjects(settings)
+    try:
+        yield await try_results(objects, str(settings.results or settings.data_dir / "results"))
+    finally:
+        await objects.close()
+    if (client := client_of(settings)) is not None:
+        try:
+            async for check in try_endpoint(
+                client, remote_of(settings, client).endpoint(), settings.sagemaker_queue_url
+            ):
+                yield check
+        finally:
+            client.close()
 
 
 def _missing(tiers: Sequence[Tier], specs: Iterable[EngineSpec], *, is_all_missing: bool) -> list[Check]:

@@ -45,7 +45,7 @@ EARLIER = range(1, len(KNOWN))
 ROWS = Path(__file__).with_name("rows")
 SECRET = "a-secret-key-of-the-tests-0123456789"
 BROKEN = Migration(len(KNOWN) + 1, "broken", "DROP TABLE work CASCADE; SELECT nonsense")
-AUDIT, IDENTITY, LORE, TUNING, WORLD, CANON, APPROVAL = 2, 3, 4, 5, 7, 8, 10
+AUDIT, IDENTITY, LORE, TUNING, WORLD, CANON, APPROVAL, SPEND = 2, 3, 4, 5, 7, 8, 10, 11
 DECIDED, WAITING = "apr_Gax4ehk_NWdLhdQ3s2g9WuK8", "apr_Hzs0l0II9QjCXvDxsVt8OI1N"
 """What a person said yes to under schema 10, and what still waited."""
 _TABLES = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"
@@ -104,6 +104,8 @@ async def test_what_an_earlier_program_left_works_after_the_migration(
                 await _world_goes_on(runtime)
             if schema >= CANON:
                 assert [fact.object for fact in await read_facts(pool, ["mara"])] == ["grey", "anna"]
+            if schema >= SPEND:
+                assert await _money_of_the_dead_is_booked(pool)
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
@@ -251,6 +253,14 @@ async def _world_goes_on(runtime: Runtime) -> None:
         ("waiting", "expired"),
         ("back", "applied"),
     ]
+
+
+async def _money_of_the_dead_is_booked(pool: Pool) -> bool:
+    """What a process reserved that is gone counts as spent once its time is over, which it was long ago or is by now."""
+    await pool.execute("UPDATE spend_reservation SET expires_at = clock_timestamp()")
+    await pool.execute("SELECT spend_sweep(100)")
+    spent = "SELECT spent FROM spend_day WHERE day = '2026-11-22' AND tier = 'cloud' AND asker = '*'"
+    return await pool.fetchval(spent) == 23_450_000
 
 
 async def _wait_for_people(pool: Pool) -> None:

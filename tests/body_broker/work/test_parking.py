@@ -231,7 +231,11 @@ async def test_a_worker_that_was_replaced_lays_nothing_down(bench: Bench, logs: 
     await sweep(bench)
     await claimed(bench)
     before = await bench.row(work)
-    assert await performed(bench, Asks(), paused) == "running"
+
+    async def handler(_run: Run) -> Json:
+        raise Park(KEY, wake_in_s=LATER_S)
+
+    assert await performed(bench, handler, paused) == "running"
     assert await bench.row(work) == before
     assert "work_taken_over" in [log["event"] for log in logs]
     assert await queue.wake(bench.pool, KEY) == 0

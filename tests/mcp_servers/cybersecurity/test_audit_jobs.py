@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from body_broker.calls import OUTSIDE_META
 from body_broker.storage.postgres import Pool
 from mcp_servers.cybersecurity.models import AuditReport
 from tests.counterparts.faultwall.wall import FaultWall, Reply, Tool, fault_wall
 from tests.mcp_servers.cybersecurity.audits import finding, kept_scan
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
 from tests.mcp_servers.hub.expert_hub import ended, expert_hub, says
+from tests.mcp_servers.hub.test_tasks import following
 
 
 @pytest.fixture
@@ -77,6 +81,21 @@ async def test_an_answer_that_is_no_audit_is_asked_for_again(hub: Hub, wall: Fau
     assert "items.0.confidence: Input should be less than or equal to 1" in str(wall.asked("vllm")[-1].body["messages"])
 
 
+async def test_a_client_with_tasks_gets_the_report_as_the_result_of_its_call(
+    hub: Hub, wall: FaultWall, pool: Pool
+) -> None:
+    _, (first,) = await kept_scan(pool, finding())
+    wall.say("vllm", says({"summary": "Mend it.", "items": [claim(first)]}))
+    token = await hub.token("person:sam", "security")
+    async with following("http", hub.url, token, "audit_with_ai", '{"findings": "game"}') as process:
+        out, _ = await process.communicate()
+
+    said = json.loads(out)
+    assert said["result"]["status"] == "succeeded", said
+    assert said["result"]["result"]["summary"] == "Mend it."
+    assert said["meta"][OUTSIDE_META]
+
+
 async def test_who_may_not_read_findings_has_none_judged(hub: Hub, pool: Pool) -> None:
     await kept_scan(pool, finding())
     for who in (("tier:silver",), ("person:emil", "designer"), ("tier:gold",)):
@@ -90,6 +109,21 @@ async def test_who_may_not_read_findings_has_none_judged(hub: Hub, pool: Pool) -
         many = error_of(await sam.call_tool("audit_with_ai", {"findings": {"items": [given] * 101}}))
     assert (unknown["code"], empty["code"], many["code"]) == ("not_found", "bad_input", "bad_input")
     assert await pool.fetchval("SELECT count(*) FROM work WHERE kind = 'audit'") == 0
+
+
+async def test_who_has_no_money_left_for_an_expert_that_costs_some_is_refused(
+    open_hub: OpenHub, wall: FaultWall, redis: object, pool: Pool, tmp_path: Path
+) -> None:
+    _ = redis  # flushed before the test
+    await kept_scan(pool, finding())
+    price = '[engines.bronze.price]\nprompt = "1"\ncompletion = "2"\nsource = "ours"\nas_of = "2026-11"\n'
+    (tmp_path / "own.toml").write_text(f'{price}[caps.askers]\n"person:sam" = "0"\n', "utf-8")
+    async with expert_hub(open_hub, wall, models=tmp_path / "own.toml") as hub:
+        async with hub.client("person:sam", "security") as sam:
+            error = error_of(await sam.call_tool("audit_with_ai", {"findings": "game"}))
+        async with hub.client("person:kim", "security") as kim:
+            assert not (await kim.call_tool("audit_with_ai", {"findings": "game"})).is_error
+    assert (error["code"], error["rules"]) == ("denied", ["spend-needs-budget"])
 
 
 async def test_without_an_expert_the_tool_is_absent_and_names_the_setting(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from body_broker.calls import Json
 from body_broker.errors import BodyBrokerError
@@ -12,6 +13,7 @@ from body_broker.work.parking import Park
 from body_broker.work.run import Run
 from body_broker.work.worker import Worker
 from mcp_servers.hub.runtime import Runtime
+from tiers.bronze.transcript import Made
 
 MADE: Json = {
     "engines": ["bronze"],
@@ -29,6 +31,28 @@ _ASKED = """
 INSERT INTO expert_call (job, turn, attempt, engine, state, output, due_at)
 VALUES ($1, 1, 1, 'sagemaker', 'invoked', 's3://studio/out', clock_timestamp() + interval '1 h')
 """
+
+
+@dataclass(frozen=True)
+class Asks:
+    """A run whose calls people were asked for, by the place of the call; of those in `came` it knows what came. Then it goes on and on."""
+
+    approvals: Mapping[str, str]
+    came: frozenset[str] = frozenset()
+
+    async def record(self, run: Run) -> None:
+        """As a run records calls."""
+        for place, approval in self.approvals.items():
+            await run.step(f"tool {place}", _value(Made("approval_pending", "", 0, approval=approval)))
+            if place in self.came:
+                await run.step(f"came {place}", _value(Made("ok", "done", 4)))
+
+
+def _value(made: Made) -> Callable[[], Awaitable[Json]]:
+    async def value() -> Json:
+        return made.body()
+
+    return value
 
 
 def result(content: str = "The quay is flooded.", *, outside: bool = False) -> Json:
@@ -55,6 +79,9 @@ class Experts:
             async with run.fenced() as connection:
                 await connection.execute(_ASKED, run.id)
             raise Park(f"expert:{run.id}", wake_in_s=600, message="sagemaker has been asked")
+        if isinstance(doing, Asks):
+            await doing.record(run)
+            doing = "forever"
         if doing == "forever":
             self.begun.set()
             await asyncio.Event().wait()

@@ -142,7 +142,36 @@ async def test_without_an_engine_it_shows_every_step_down_to_the_fixed_text(data
     assert steps[0].endswith(", anthropic, anthropic-large")
     assert "from   template, by no model" in err
     assert "BODY_BROKER_SILVER_URL" in err
-    assert "Nothing goes on with it: the bronze tier is not there yet." in err
+    assert "Nothing goes on with it." in err
+
+
+async def test_a_question_for_experts_is_answered_with_its_job_and_how_to_see_it(
+    data_dir: Path, wall: FaultWall
+) -> None:
+    issued = ("token", "issue", "--person", "dora", "--role", "designer", "--data-dir", str(data_dir))
+    assert (await run(HUB, *issued))[0] == 0
+    env = {"BODY_BROKER_BRONZE_URL": wall.url["vllm"]}
+    code, out, err = await ask("Draft it.", "--sla", "async", "--as", "person:dora", data_dir=data_dir, **env)
+    assert code == 0, err
+    told, shown = err.splitlines()
+    assert told == "· goes to bronze: async"
+    assert shown.startswith("job    body-broker jobs show job_")
+    assert shown.endswith(" --as person:dora")
+    assert shown.split()[4] in out
+    code, out, err = await run(HUB, *shown.split()[2:], "--data-dir", str(data_dir), **env)
+    assert code == 0, err
+    assert "queued" in out
+
+
+async def test_who_may_have_no_jobs_is_told_who_may(data_dir: Path, wall: FaultWall) -> None:
+    code, out, err = await ask(
+        "Draft it.", "--sla", "async", data_dir=data_dir, BODY_BROKER_BRONZE_URL=wall.url["vllm"]
+    )
+    assert (code, out) == (1, "")
+    routed, message, step = err.splitlines()
+    assert routed == "· goes to bronze: async"
+    assert "long-running-forbidden" in message
+    assert "--as person:NAME" in step
 
 
 async def test_a_step_down_is_said_once_and_in_words(data_dir: Path, wall: FaultWall) -> None:
@@ -188,7 +217,6 @@ async def test_gold_without_an_engine_shows_every_step_down_too_and_how_to_set_o
         ("--npc nobody_at_all", "There is no npc"),
         ("--npc nobody_at_all", "`body-broker world load`"),
         ("--max-tokens -1", "--max-tokens: Input should be"),
-        ("--sla async", "The bronze tier is not there yet"),
         ("--as person:anna", "default-deny:draft"),
     ],
 )

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from mcp_types import TextContent
 
-from body_broker.errors import BadInput, BodyBrokerError, Denied, NotConfigured
+from body_broker.errors import BadInput, BodyBrokerError, Denied
 from body_broker.storage.redis import Redis
 from mcp_servers.hub.generating import Generated
 from mcp_servers.hub.requests import Request
@@ -162,14 +162,6 @@ async def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(
     with pytest.raises(BadInput) as refused:
         await generate(served, **given)
     assert named in refused.value.message
-    assert wall.seen == []
-
-
-async def test_bronze_says_that_it_is_not_there(served: Hub, wall: FaultWall) -> None:
-    wanted: tuple[dict[str, Any], ...] = ({"sla": "async"}, {"requires_expert_reasoning": True}, {"model": "bronze"})
-    for given in wanted:
-        with pytest.raises(NotConfigured, match="not there yet"):
-            await generate(served, **given)
     assert wall.seen == []
 
 

@@ -15,7 +15,7 @@ from body_broker.work import queue
 from body_broker.work.parking import Park
 from tests.mcp_servers.hub.conftest import Hub, error_of
 from tests.mcp_servers.hub.deeds import APPROVERS, Deeds, Studio, do, say, settles
-from tests.mcp_servers.hub.experts import MADE, experts, result
+from tests.mcp_servers.hub.experts import MADE, Asks, experts, result
 from tests.waiting import wait_until
 
 ANNA, BRONZE, SILVER = "person:anna", "tier:bronze", "tier:silver"
@@ -74,10 +74,10 @@ async def acting(hub: Hub, tier: str) -> str:
     return await hub.runtime.tokens.mint(caller, tier, "cnv_of_the_tests", 600)
 
 
-async def asked_of_people(hub: Hub) -> str:
+async def asked_of_people(hub: Hub, note: str = "") -> str:
     """The approval that anna's job asks for."""
     async with hub.client_with(await acting(hub, BRONZE)) as tier:
-        approval: str = error_of(await do(tier, "deed_once"))["approval"]
+        approval: str = error_of(await do(tier, "deed_once", arguments={"note": note}))["approval"]
     return approval
 
 
@@ -141,6 +141,21 @@ async def test_a_job_that_waits_for_people_says_so_and_takes_its_question_back_w
             await say(desk, approval)
         again = await tell(anna, "cancel_job", id=job_id)
         assert again["state"] == "cancelled"
+
+
+async def test_a_running_job_that_is_cancelled_takes_back_every_question_of_which_nothing_has_come(
+    hub: Hub, anna: Client
+) -> None:
+    desk, job_id = hub.runtime.approvals.desk, await submitted(anna)
+    first, second, third = [await asked_of_people(hub, note) for note in "abc"]
+    asks = Asks({"1.0": first, "1.1": second, "2.0": third}, came=frozenset({"1.1"}))
+    async with experts(hub.runtime, asks) as working:
+        await working.begun.wait()
+        await tell(anna, "cancel_job", id=job_id)
+        await job(anna, job_id, "cancelled")
+        await tell(anna, "cancel_job", id=job_id)  # where the first one had not seen it stop
+    standings = [(await desk.get(each)).standing for each in (first, second, third)]
+    assert standings == ["cancelled", "pending", "cancelled"]
 
 
 async def test_a_job_goes_on_once_people_have_decided(hub: Hub, anna: Client) -> None:

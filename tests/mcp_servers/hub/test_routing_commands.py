@@ -94,6 +94,27 @@ def test_the_requests_of_the_source_documents_are_read_as_they_stand(request_: s
     assert (found["tier"], found["budget_s"]) == (tier, given["latency_budget_ms"] / 1_000)
 
 
+def test_what_is_for_experts_is_shown_as_a_job_with_the_endpoint_that_only_jobs_ask() -> None:
+    asked = '{"prompt": "x", "sla": "async"}'
+    nobody, _ = said("route", asked)
+    assert nobody.splitlines()[:2] == [
+        "bronze: async; a job, which is answered with its id",
+        "  at once: the request is refused: no engine that could do its job is configured (docs/bronze.md)",
+    ]
+    there = {
+        "BODY_BROKER_BRONZE_URL": "http://b",
+        "BODY_BROKER_SAGEMAKER_ENDPOINT": "experts",
+        "BODY_BROKER_SAGEMAKER_OUTPUT": "s3://bucket/out",
+        "BODY_BROKER_OPENAI_API_KEY": "k",
+    }
+    out, _ = said("route", asked, **there)
+    assert [line.split(" (")[0] for line in out.splitlines()[1:4]] == ["  1. sagemaker", "  2. bronze", "  3. openai-large"]
+    assert "  then: the job waits, and asks all of them again; after five runs that failed it has failed" in out
+    assert "not sagemaker" not in out
+    found = json.loads(said("route", asked, "--json", **there)[0])
+    assert [each["engine"] for each in found["candidates"]][:2] == ["sagemaker", "bronze"]
+
+
 def test_route_knows_every_field_that_generate_knows() -> None:
     asked = {
         "messages": [

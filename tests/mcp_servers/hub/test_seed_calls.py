@@ -17,6 +17,7 @@ from mcp_servers.hub.cli.context import record
 from mcp_servers.hub.cli.world import load_world
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.worker import working
+from tests.counterparts.faultwall.wall import KEY, MODEL, fault_wall
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, error_of
 from tests.waiting import wait_until
 
@@ -32,6 +33,11 @@ class SeedCall(NamedTuple):
     setting: str | None = None
 
 
+def begins(tool: str, arguments: dict[str, Json], *who: str) -> SeedCall:
+    """A call that is answered with the id of a job."""
+    return SeedCall(tool, arguments, who, frozenset({"job_id", "status"}))
+
+
 def waits_for(setting: str, tool: str, arguments: dict[str, Json], *who: str) -> SeedCall:
     """A call whose backend no setting of this version brings, or none here does."""
     return SeedCall(tool, arguments, who, code="not_configured", setting=f"BODY_BROKER_{setting}")
@@ -42,21 +48,21 @@ CALLS = (
     SeedCall(
         "retrieve_lore", {"topic": "the ferry", "context": {}}, ("tier:silver",), frozenset({"passages", "citations"})
     ),
-    waits_for("BRONZE", "generate_narrative", {"prompt": "A night on the quay"}, "tier:bronze"),
+    begins("generate_narrative", {"prompt": "A night on the quay"}, "tier:bronze"),
     SeedCall(
         "check_consistency",
         {"narrative": "Osric Vane lit the lanterns.", "existing_lore": {}},
         ("tier:silver",),
         frozenset({"consistent", "verdict", "violations", "coverage"}),
     ),
-    waits_for("BRONZE", "generate_story_arc", {"theme": "debt", "length": 3}, "tier:bronze"),
-    waits_for("BRONZE", "get_story_arc", {"job_id": "job_0123456789"}, "tier:silver"),
+    begins("generate_story_arc", {"theme": "debt", "length": 3}, "tier:bronze"),
+    SeedCall("get_story_arc", {"job_id": "job_0123456789"}, ("tier:silver",), code="not_found"),  # which is nobody's
     SeedCall(
         "scan_codebase", {"repo_path": "game"}, ("person:sam", "security"), frozenset({"verdict", "groups", "summary"})
     ),
-    waits_for("BRONZE", "audit_with_ai", {"findings": "scn_0123456789abcdefghijklmn"}, "tier:bronze"),
+    begins("audit_with_ai", {"findings": {"items": [{"rule": "shell", "severity": "high"}]}}, "tier:bronze"),
     waits_for("AWS_ROLES", "query_aws_resource", {"service": "ec2", "resource": "instances"}, "person:sasha", "sre"),
-    waits_for("BRONZE", "generate_admin_report", {"metrics": {}}, "tier:bronze"),
+    begins("generate_admin_report", {"metrics": {}}, "tier:bronze"),
     # People are asked; what it answers after their yes: tests/mcp_servers/admin/changes/test_through_the_door.py.
     SeedCall(
         "approve_change",
@@ -96,9 +102,14 @@ def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def studio(open_hub: OpenHub, redis: object, fault: Path) -> AsyncGenerator[Hub]:
-    """A hub with the starter world, an engine, a worker and a repository."""
+    """A hub with the starter world, an engine, a worker, a repository and an expert who says what it must."""
     _ = redis  # flushed before the test
-    async with open_hub(approval_wait_s=0.2) as hub, working(hub.runtime), arbitrating(hub.runtime):
+    async with (
+        fault_wall("vllm") as wall,
+        open_hub(approval_wait_s=0.2, bronze_url=wall.url["vllm"], bronze_model=MODEL, bronze_api_key=KEY) as hub,
+        working(hub.runtime),
+        arbitrating(hub.runtime),
+    ):
         receipt = await record(hub.runtime, "world load")
         world = await asyncio.to_thread(open_world, STARTER)
         await load_world(hub.runtime, world, by="operator:ann", receipt=receipt)

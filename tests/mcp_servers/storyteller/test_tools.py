@@ -270,7 +270,7 @@ async def test_calls_that_need_bronze_are_absent_and_name_the_setting(hub: Hub) 
         for name, arguments in BRONZE.items():
             assert name not in listed
             error = error_of(await bronze.call_tool(name, arguments))
-            assert (error["code"], error["setting"]) == ("not_configured", "BODY_BROKER_BRONZE")
+            assert (error["code"], error["setting"]) == ("not_configured", "BODY_BROKER_BRONZE_URL")
         assert error_of(await silver.call_tool("generate_narrative", BRONZE["generate_narrative"]))["code"] == "denied"
 
 

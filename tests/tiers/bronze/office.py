@@ -24,9 +24,11 @@ from body_broker.work import queue
 from body_broker.work.model import Origin, State, WorkItem
 from body_broker.work.run import Run
 from body_broker.work.worker import Worker
+from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import Runtime, open_runtime
 from tests.counterparts.faultwall.wall import KEY, MODEL, DialectName, FaultWall, fault_wall
 from tests.mcp_servers.hub.conversing import TALKS, Plan, asker_of, inner_tools
+from tests.mcp_servers.hub.deeds import APPROVERS
 from tests.mcp_servers.hub.fixture_room import ROOM, Seen
 from tests.tiers.routing import SHIPPED
 from tests.waiting import wait_until
@@ -231,9 +233,11 @@ async def office(
     settings_for: Callable[..., Settings], database_url: str, pool: Pool, redis: Any, tmp_path: Any
 ) -> AsyncGenerator[Office]:
     seen, plan = Seen(), Plan()
-    settings = settings_for(rate_per_s=10_000, approval_wait_s=0.01)
+    approvers = tmp_path / "approvers.toml"
+    approvers.write_text(APPROVERS, encoding="utf-8")
+    settings = settings_for(rate_per_s=10_000, approval_wait_s=0.01, approvers=approvers)
     async with AsyncExitStack() as stack:
-        opening = open_runtime(settings, (ROOM, TALKS), extra_services={"fixture": seen, "talks": plan})
+        opening = open_runtime(settings, (*ROOMS, ROOM, TALKS), extra_services={"fixture": seen, "talks": plan})
         runtime = await stack.enter_async_context(opening)
         tools = await stack.enter_async_context(inner_tools(runtime))
         wall = await stack.enter_async_context(fault_wall())

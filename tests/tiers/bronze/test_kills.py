@@ -12,8 +12,8 @@ from tests.tiers.bronze.office import LONG_S, Office, Process, office
 from tests.waiting import wait_until
 from tiers.bronze.model import Finished, Shaped
 from tiers.bronze.model import Unfit as Useless
-from tiers.counts import Counts
 from tiers.cost import CostLedger
+from tiers.counts import Counts
 
 __all__ = ["office", "settings_for"]
 

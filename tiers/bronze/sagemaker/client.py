@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from body_broker.telemetry import get_logger
 from body_broker.threads import Threads
 from tiers.bronze.sagemaker.places import EXTENSION, Asking, Place
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tiers.bronze.sagemaker.faults import AwsFault
 
 T = TypeVar("T")
+log = get_logger(__name__)
 
 INLINE_BYTES_MAX = 128_000
 """What InvokeEndpointAsync takes as its Body; longer questions go by S3."""
@@ -196,7 +198,9 @@ class SageMakerClient:
             try:
                 return work()
             except Exception as error:
-                raise fault_of(error) from error
+                fault = fault_of(error)
+                log.warning("expert_aws_fault", aws=fault.word, reason=fault.reason, certain=fault.certain)
+                raise fault from error
 
         found: T = await self._threads.run(done)
         return found

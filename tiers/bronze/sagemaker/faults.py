@@ -16,6 +16,7 @@ from botocore.exceptions import (  # pyright: ignore[reportMissingTypeStubs] - i
 )
 from botocore.parsers import ResponseParserError  # pyright: ignore[reportMissingTypeStubs] - the same
 
+from body_broker.text import clean
 from tiers.faults import EngineFault, Reason
 
 _BY_CODE: Mapping[str, Reason] = {
@@ -42,6 +43,7 @@ _BY_CODE: Mapping[str, Reason] = {
 }
 _BY_STATUS: Mapping[int, Reason] = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited", 503: "overloaded"}
 _REFUSED_UNASKED = frozenset({"ServiceUnavailable", "ServiceUnavailableException"})
+_WORD_MAX = 64
 _NO_OBJECT = frozenset({"NoSuchKey", "404"})
 """Not NoSuchBucket, and not a server's 404 for a key that it does not know."""
 _CLIENT, _SERVER, _TIMED_OUT = 400, 500, 408
@@ -53,11 +55,12 @@ class AwsFault(EngineFault):
     Args:
         reason: In one word.
         certain: Whether nothing was done for sure; else it may have been.
+        word: AWS' own name of it, or boto3's: for logs.
     """
 
-    def __init__(self, reason: Reason, *, certain: bool) -> None:
+    def __init__(self, reason: Reason, *, certain: bool, word: str = "") -> None:
         super().__init__(reason)
-        self.certain = certain
+        self.certain, self.word = certain, word
 
 
 def fault_of(error: Exception) -> AwsFault:
@@ -66,16 +69,17 @@ def fault_of(error: Exception) -> AwsFault:
         return error
     if isinstance(error, ClientError):
         return _refusal(error)
+    word = type(error).__name__
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ProxyConnectionError):
-        return AwsFault("unreachable", certain=True)
+        return AwsFault("unreachable", certain=True, word=word)
     if isinstance(error, HTTPClientError | SSLError | ResponseParserError):  # sent, and then
-        return AwsFault("reset", certain=False)
+        return AwsFault("reset", certain=False, word=word)
     if isinstance(
         error, BotoCoreError
     ):  # before anything is sent: no credentials, no region, a value that its model refuses
-        unknown = "Credential" in type(error).__name__ or "Token" in type(error).__name__
-        return AwsFault("unauthorised" if unknown else "rejected", certain=True)
-    return AwsFault("failed", certain=False)
+        unknown = "Credential" in word or "Token" in word
+        return AwsFault("unauthorised" if unknown else "rejected", certain=True, word=word)
+    return AwsFault("failed", certain=False, word=word)
 
 
 def is_missing(error: Exception) -> bool:
@@ -87,7 +91,7 @@ def _refusal(error: ClientError) -> AwsFault:
     code, status = _code(error), _status(error)
     reason = _BY_CODE.get(code) or _BY_STATUS.get(status, "rejected" if _CLIENT <= status < _SERVER else "failed")
     certain = (_CLIENT <= status < _SERVER and status != _TIMED_OUT) or code in _REFUSED_UNASKED
-    return AwsFault(reason, certain=certain)
+    return AwsFault(reason, certain=certain, word=clean(code, limit=_WORD_MAX))
 
 
 def _code(error: Any) -> str:  # botocore has no types

@@ -48,6 +48,13 @@ async def test_keys_lie_under_the_prefix_with_their_type(bucket: Bucket) -> None
     assert found["ContentType"] == "application/json"
 
 
+async def test_a_check_leaves_nothing_behind(bucket: Bucket) -> None:
+    async with in_bucket(bucket) as objects:
+        await check(objects)
+
+    assert bucket.keys() == []
+
+
 async def test_a_bucket_that_is_not_there_is_said(real_s3: str) -> None:
     async with place(real_s3, "s3://no-such-bucket/x") as objects:
         said = await refused(objects)

@@ -41,12 +41,18 @@ async def test_a_failure_is_read_from_it(signed: Studio) -> None:
         assert await signed.ends(await signed.submit()) == {"fault": "failed"}
 
 
-@pytest.mark.parametrize(("name", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")])
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "unauthorised"),
+        ("AWS_ACCESS_KEY_ID", "nobody", "rejected"),  # a 404 with a word of this server's own
+    ],
+)
 async def test_a_wrong_key_is_seen_before_anything_is_asked(
-    signed: Studio, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    signed: Studio, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(name, value)
     async with signed.worker():
         job = await signed.submit()
-        assert await signed.ends(job) == {"fault": "unauthorised"}
+        assert await signed.ends(job) == {"fault": reason}
     assert (await signed.rows(job), signed.sagemaker.seen) == ([], 0)
