@@ -42,10 +42,12 @@ async def read(job_id: str, owner: str, *, pool: Pool, kept: Callable[[str, str]
 
 
 def _published(job_id: str, state: State, body: Mapping[str, Any]) -> StoryArc:
+    parts = [ArcPart(title=part["title"], text=part["text"]) for part in body["parts"]]
     return StoryArc(
         job_id=job_id,
         status=state,
-        parts=[ArcPart(title=part["title"], text=part["text"]) for part in body["parts"]],
+        parts=parts,
+        written=len(parts),
         of=body["of"],
         consistent=body["consistent"],
         truncated=body["made"]["truncated"],
@@ -60,11 +62,13 @@ async def _so_far(item: WorkItem, pool: Pool) -> StoryArc:
     answers = [Answer.parse(answered[name]) for name in sorted(answered, key=_number)]
     texts = [answer.text for answer in answers if not answer.calls]
     length: int = assignment.about["length"]
+    parts = plan_and_parts(texts, length)[1]
     came = [each for prefix in _READ for each in (await queue.steps(pool, item.id, prefix)).values()]
     return StoryArc(
         job_id=item.id,
         status=item.state,
-        parts=plan_and_parts(texts, length)[1],
+        parts=parts,
+        written=len(parts),
         of=length,
         truncated=any(answer.finish == "length" for answer in answers),
         reason=_reason(item),

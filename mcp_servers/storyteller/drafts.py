@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from body_broker.calls import Arguments, Json, Result
 from body_broker.work.model import State
 
+PARTS_MAX = 50
 Kind = Literal["scene", "dialogue", "quest", "description"]
 Constraint = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -28,7 +29,7 @@ class GenerateStoryArc(Arguments):
     """A theme, and how many parts."""
 
     theme: Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"\S")]
-    length: Annotated[int, Field(ge=1, le=50, description="Parts.")]
+    length: Annotated[int, Field(ge=1, le=PARTS_MAX, description="Parts.")]
 
 
 class Draft(Result):
@@ -53,6 +54,7 @@ class GetStoryArc(Arguments):
     """The job that writes it."""
 
     job_id: Annotated[str, Field(min_length=1, max_length=80)]
+    start: Annotated[int, Field(ge=1, le=PARTS_MAX, description="The first part to show.")] = 1
 
 
 class ArcPart(BaseModel):
@@ -65,16 +67,21 @@ class ArcPart(BaseModel):
 
 
 class StoryArc(Result):
-    """Parts that are written so far."""
+    """Parts that are written so far, from the one that was asked for."""
 
     job_id: str
     status: State
     parts: list[ArcPart]
+    written: int
     of: int = Field(description="Parts in all.")
     consistent: bool | None = Field(default=None, description="With canon; null where that is not known, or not yet.")
     truncated: bool = Field(default=False, description="Whether a text was cut where it grew too long.")
     reason: str | None = Field(default=None, description="Why it goes no further, where it failed.")
     from_outside: bool
+
+    def since(self, start: int) -> StoryArc:
+        """The same from this part on, counted from 1."""
+        return self.model_copy(update={"parts": self.parts[start - 1 :]})
 
     def outside(self) -> bool:
         """Whether text from outside may have gone into a part."""
@@ -82,5 +89,5 @@ class StoryArc(Result):
 
     def text(self) -> str:
         """How far it is, then every part under its title."""
-        head = f"{len(self.parts)} of {self.of} parts, {self.status}" + (f": {self.reason}" if self.reason else ".")
+        head = f"{self.written} of {self.of} parts, {self.status}" + (f": {self.reason}" if self.reason else ".")
         return "\n\n".join([head, *(f"## {part.title}\n\n{part.text}" for part in self.parts)])

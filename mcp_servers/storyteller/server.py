@@ -162,7 +162,8 @@ async def generate_story_arc(arguments: GenerateStoryArc, call: Call, services: 
 
 async def get_story_arc(arguments: GetStoryArc, call: Call, services: Services) -> StoryArc:
     """What of a story is written, also while it is being written (seed 001, bronze)."""
-    return await arcs.read(arguments.job_id, call.caller.asker, pool=services.pool, kept=services.kept)
+    found = await arcs.read(arguments.job_id, call.caller.asker, pool=services.pool, kept=services.kept)
+    return found.since(arguments.start)
 
 
 async def has_budget(
@@ -303,7 +304,7 @@ ROOM = Room(
             group="own",
             run=get_story_arc,
             title="Get a story arc",
-            description="The parts of a story arc of yours that are written so far.",
+            description="The parts of a story arc of yours that are written so far, all or from one part on.",
             output="as_marked",
             needs=_BRONZE,
         ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -42,6 +44,13 @@ _KEPT = "SELECT count(*) AS n FROM expert_result WHERE job = ANY ($1)"
 _LET_BE_DUE = """
 UPDATE expert_call SET due_at = clock_timestamp() WHERE state = 'invoking' AND job || '-' || turn || '-' || attempt <> ALL ($1)
     AND job NOT IN (SELECT id FROM work WHERE state = 'running')
+"""
+_LET_LAPSE = (
+    "UPDATE work SET lease_until = clock_timestamp() WHERE state = 'running' AND split_part(worker, ':', 2) = $1"
+)
+_TOLD = """
+SELECT w.id, w.state, w.result::text AS result, r.sha256, r.created_at, (SELECT count(*) FROM work_step s WHERE s.work = w.id) AS steps
+FROM work w JOIN expert_result r ON r.job = w.id WHERE w.id = ANY ($1) ORDER BY w.id
 """
 _WAKE = "SELECT work_wake('expert:' || id) FROM work WHERE state = 'waiting'"
 _PATIENCE_S = 3 * PATIENCE_S
@@ -168,6 +177,28 @@ class Studio:
         turns = 2 if wanted.title.endswith("-calls") else 1
         assert billed == {str(turn + 1): 1 for turn in range(turns)}, f"{wanted.title} was billed {dict(billed)}"
 
+    @asynccontextmanager
+    async def both_answered(self, *, calls: bool = False) -> AsyncGenerator[list[str]]:
+        """Two parked jobs, one for the hub and one for the worker, whose answers are written and that nobody has looked for yet."""
+        with self.held():
+            two = await self.two(calls=calls)
+            for wanted in two:
+                await self.parked(wanted)
+            async with holding(self.url, _CLAIMING) as claims:
+                self.model.gate.set()
+                await self.all_ran()
+                ids = [(await self.row(wanted))["id"] for wanted in two]
+                claims.let_go()
+        yield ids
+
+    async def all_ran(self) -> None:
+        """Return once the endpoint has nothing more to do."""
+
+        def ran() -> bool:
+            return all(asked.ended.is_set() for asked in self.endpoint.ledger)
+
+        await wait_until(ran, "the endpoint has answered", PATIENCE_S)
+
     @property
     def url(self) -> str:
         return self.product.database_url
@@ -249,7 +280,7 @@ class ExpertSteps:
             wanted = studio.ask(calls=self._calls())
             await studio.parked(wanted)
         async with holding(studio.url, _CLAIMING) as held:
-            await self._all_ran()
+            await studio.all_ran()
             await studio.wake()
             yield "its answer is written, nobody can claim it"
             held.let_go()
@@ -257,7 +288,7 @@ class ExpertSteps:
     @asynccontextmanager
     async def _before_recorded(self, _victim: Victim) -> AsyncGenerator[str]:
         studio = self._studio
-        async with self._both_answered() as ids, holding(studio.url, _STEPS) as held:
+        async with studio.both_answered() as ids, holding(studio.url, _STEPS) as held:
             await studio.wake()
             await held.has_stopped(*_WORKERS)
             assert (await studio.product.sql(_ANSWERED, ids))[0]["n"] == 0
@@ -267,7 +298,7 @@ class ExpertSteps:
     @asynccontextmanager
     async def _before_outcome(self, _victim: Victim) -> AsyncGenerator[str]:
         studio = self._studio
-        async with self._both_answered(calls=True) as ids, AsyncExitStack() as stack:
+        async with studio.both_answered(calls=True) as ids, AsyncExitStack() as stack:
             first = await stack.enter_async_context(holding(studio.url, _STEPS))
             await studio.wake()
             await first.has_stopped(*_WORKERS)
@@ -282,7 +313,7 @@ class ExpertSteps:
     @asynccontextmanager
     async def _before_published(self, _victim: Victim) -> AsyncGenerator[str]:
         studio = self._studio
-        async with self._both_answered() as ids, holding(studio.url, _RESULTS) as held:
+        async with studio.both_answered() as ids, holding(studio.url, _RESULTS) as held:
             await studio.wake()
             await held.has_stopped(*_WORKERS)
             assert (await studio.product.sql(_KEPT, ids))[0]["n"] == 0
@@ -292,7 +323,7 @@ class ExpertSteps:
     @asynccontextmanager
     async def _before_end(self, _victim: Victim) -> AsyncGenerator[str]:
         studio = self._studio
-        async with self._both_answered() as ids, AsyncExitStack() as stack:
+        async with studio.both_answered() as ids, AsyncExitStack() as stack:
             publishing = await stack.enter_async_context(holding(studio.url, _RESULTS))
             await studio.wake()
             await publishing.has_stopped(*_WORKERS)
@@ -304,31 +335,10 @@ class ExpertSteps:
             yield "both are published, no end is written"
             ending.let_go()
 
-    @asynccontextmanager
-    async def _both_answered(self, *, calls: bool = False) -> AsyncGenerator[list[str]]:
-        """Two parked jobs whose answers are written, and that nobody has looked for yet."""
-        studio = self._studio
-        with studio.held():
-            two = await studio.two(calls=calls)
-            for wanted in two:
-                await studio.parked(wanted)
-            async with holding(studio.url, _CLAIMING) as claims:
-                studio.model.gate.set()
-                await self._all_ran()
-                ids = [(await studio.row(wanted))["id"] for wanted in two]
-                claims.let_go()
-        yield ids
 
-    async def _all_ran(self) -> None:
-        def ran() -> bool:
-            return all(asked.ended.is_set() for asked in self._studio.endpoint.ledger)
-
-        await wait_until(ran, "the endpoint has answered", PATIENCE_S)
-
-
-async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
-    """The harness after so many rounds in which no job was lost, done twice or billed twice; fails at the first that was."""
-    chance = random.Random(seed)  # noqa: S311  # repeatable, nothing secret
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncGenerator[Studio]:
+    """The product on a data directory of its own, with an endpoint that it asks; at the end the audit is intact."""
     data_dir = folder / "data"
     await asyncio.to_thread(data_dir.mkdir)
     async with AsyncExitStack() as stack:
@@ -341,22 +351,52 @@ async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
             _ENDPOINT, Endpoint(model.url, f"s3://{_BUCKET}/outputs", f"s3://{_BUCKET}/failures", concurrency=8)
         )
         product = Product(data_dir, folder, _settings(cloud, endpoint))
-        studio = Studio(product, endpoint, model)
-
-        async def ready() -> None:
-            await product.ready()
-            await studio.come_to_an_end()
-
-        harness = Harness(product.victims()[:2], ExpertSteps(studio, chance).all(), ready, seed)
         async with product.open(BRONZE):
-            for _ in range(rounds):
-                await harness.round()
+            yield Studio(product, endpoint, model)
             await product.stop()
             told = await product.run("audit", "verify")
             assert told.splitlines()[-1].startswith("intact"), told
-    billed = sum(asked.ran for asked in endpoint.ledger)
+
+
+async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
+    """The harness after so many rounds in which no job was lost, done twice or billed twice; fails at the first that was."""
+    chance = random.Random(seed)  # noqa: S311  # repeatable, nothing secret
+    async with opened(folder) as studio:
+
+        async def ready() -> None:
+            await studio.product.ready()
+            await studio.come_to_an_end()
+
+        harness = Harness(studio.product.victims()[:2], ExpertSteps(studio, chance).all(), ready, seed)
+        for _ in range(rounds):
+            await harness.round()
+    billed = sum(asked.ran for asked in studio.endpoint.ledger)
     print(f"{len(studio.made)} jobs done once, {billed} answers billed; clients were told {dict(studio.told)}")
     return harness
+
+
+async def sleep_through(folder: Path) -> None:
+    """The worker is stopped with an answer in its hands until others have done its job, and woken: it changes nothing."""
+    async with opened(folder) as studio:
+        product, before = studio.product, len(studio.endpoint.ledger)
+        async with studio.both_answered() as ids, holding(studio.url, _STEPS) as held:
+            await studio.wake()
+            await held.has_stopped(*_WORKERS)
+            pid = product.pid("worker")
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            held.let_go()
+        try:
+            await product.sql(_LET_LAPSE, str(pid))
+            made = list(studio.open)
+            await studio.come_to_an_end()
+            kept = await product.sql(_TOLD, ids)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        awake = [studio.ask() for _ in _WORKERS]  # each of the two has one
+        await studio.come_to_an_end()
+        assert await product.sql(_TOLD, ids) == kept, "it was changed by a worker that was replaced"
+        assert len(studio.endpoint.ledger) == before + len(made) + len(awake), "something was asked again"
 
 
 def _in_region() -> dict[str, Any]:

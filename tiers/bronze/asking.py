@@ -311,10 +311,15 @@ def _as_request(question: Question) -> InferenceRequest:
     return InferenceRequest(
         messages=question.messages,
         max_tokens=assignment.max_tokens,
-        schema=assignment.schema,
+        schema=_schema_of(question),
         cost_sensitivity=assignment.cost_sensitivity,
         requires_expert_reasoning=True,
     )
+
+
+def _schema_of(question: Question) -> Mapping[str, Json] | None:
+    """What the answer is held to: nothing while tools may be called, for a grammar of the answer leaves an engine no way to call one."""
+    return None if question.offers and question.tool_choice != "none" else question.assignment.schema
 
 
 def _ask_of(question: Question, model: str, context_tokens: int) -> Ask:
@@ -323,8 +328,8 @@ def _ask_of(question: Question, model: str, context_tokens: int) -> Ask:
     Raises:
         EngineFault: `too_long`: it does not hold the prompt and an answer.
     """
-    assignment = question.assignment
-    guess = int(prompt_bytes(question.messages, question.offers, assignment.schema) / BYTES_A_TOKEN)
+    assignment, schema = question.assignment, _schema_of(question)
+    guess = int(prompt_bytes(question.messages, question.offers, schema) / BYTES_A_TOKEN)
     if guess + assignment.max_tokens > context_tokens:
         raise EngineFault("too_long")
     return Ask(
@@ -336,7 +341,7 @@ def _ask_of(question: Question, model: str, context_tokens: int) -> Ask:
         temperature=assignment.temperature,
         seed=assignment.seed,
         stop=assignment.stop,
-        schema=assignment.schema,
+        schema=schema,
         urgency=question.urgency,
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import orjson
+
 from body_broker.calls import Json
 from body_broker.errors import BadInput, NotConfigured
-from body_broker.telemetry import get_logger
 from body_broker.work.run import Run
+from tiers.accepting import fitting
 from tiers.bronze.acting import Hands, Stands
 from tiers.bronze.asking import Experts
 from tiers.bronze.budgets import left_of, until_of
@@ -18,12 +21,13 @@ from tiers.bronze.transcript import ReadCall, Transcript
 from tiers.hubtools import HubTools
 from tiers.model import prompt_bytes
 
-log = get_logger(__name__)
-
 UNFIT_MAX = 2
 """How often an answer is asked for again of which no result could be made."""
 URGENCY = 0.3
 """Of a job's questions: before what is only background, after everybody who waits for an answer."""
+
+
+_AS_JSON = "Now give the result itself: one JSON value as it was asked for, and nothing else."
 
 
 class Publishes(Protocol):
@@ -103,10 +107,12 @@ class _Job:
     ) -> None:
         self._run, self._assignment, self._experts = run, assignment, experts
         self._until = until_of(run, assignment.budget)
-        names = experts.tools_of(assignment)
-        self._hands = Hands(run, tools, stands, names=names, until=self._until)
+        self._names = experts.tools_of(assignment)
+        self._hands = Hands(run, tools, stands, names=self._names, until=self._until)
         outside = assignment.outside or run.origin.tainted
-        self._said = Transcript.begun(assignment, with_tools=bool(names), outside=outside)
+        self._said = Transcript.begun(assignment, with_tools=bool(self._names), outside=outside)
+        self._fits: Callable[[Json], bool] | None = None
+        self._last = False
         self._turn = self._calls = self._unfit = 0
 
     async def answers(self) -> None:
@@ -166,14 +172,36 @@ class _Job:
         return f"unfit {self._turn}"
 
     async def _part(self) -> None:
-        """Questions and calls, until there is an answer without calls."""
-        while (answer := await self._answer()).calls:
-            calls = await self._hands.read(self._turn, answer)
-            self._said.wants(answer, calls)
-            for place, call in enumerate(calls, 1):
-                await self._make(place, call)
-            self._said.leaves_out(len(answer.calls) - len(calls))
+        """Questions and calls, until there is an answer without calls that is what was asked for."""
+        self._last = False
+        while not await self._is_whole(answer := await self._answer()):
+            if answer.calls:
+                await self._round(answer)
+            else:
+                self._said.wants(answer, ())
+                self._said.asks(_AS_JSON)
+                self._last = True
         self._said.answered(answer)
+
+    async def _round(self, answer: Answer) -> None:
+        """The calls of one answer, one after another."""
+        calls = await self._hands.read(self._turn, answer)
+        self._said.wants(answer, calls)
+        for place, call in enumerate(calls, 1):
+            await self._make(place, call)
+        self._said.leaves_out(len(answer.calls) - len(calls))
+
+    async def _is_whole(self, answer: Answer) -> bool:
+        """Whether nothing more is to be done for it. Where tools may be called, no engine holds it to the schema: then it is looked at here."""
+        schema = self._assignment.schema
+        if answer.calls or schema is None or not self._names or self._last:
+            return not answer.calls
+        if self._fits is None:
+            self._fits = await asyncio.to_thread(fitting, schema, "the job")
+        try:
+            return self._fits(orjson.loads(answer.text))
+        except orjson.JSONDecodeError:
+            return False
 
     async def _make(self, place: int, call: ReadCall) -> None:
         self._calls += 1
@@ -211,7 +239,7 @@ class _Job:
             assignment=assignment,
             messages=tuple(said.messages),
             offers=offered,
-            tool_choice="none" if self._calls >= assignment.budget.calls else "auto",
+            tool_choice="none" if self._last or self._calls >= assignment.budget.calls else "auto",
             tenant=asker.tenant,
             outside=said.outside,
             tokens_left=left.tokens,

@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 SUBMIT, GET = "submit_job", "get_job"
 _ALIVE = frozenset({"waiting", "queued", "running", "succeeded"})
-_INSTEAD_S = 2.0
+_INSTEAD_S = 1.0
 """How long whoever gets no answer waits to hear of a job that goes on with it."""
 _NOBODY_S_TOOLS = frozenset({"auto", "none"})
 

@@ -174,6 +174,17 @@ async def test_a_login_that_was_ended_ends_its_jobs(hub: Hub, studio: Studio, wa
     assert len(wall.asked("vllm")) == 1
 
 
+async def test_a_token_that_was_revoked_ends_the_jobs_it_asked_for(hub: Hub, wall: FaultWall) -> None:
+    issued = await hub.runtime.tokens.issue("person:anna", roles=("designer",), ttl_s=600)
+    async with hub.client_with(issued.token) as client:
+        job_id = await submit(client)
+    await hub.runtime.tokens.revoke(jti=issued.jti)
+    async with working(hub.runtime), hub.client(*ANNA) as client:
+        job = await ended(client, job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "unauthenticated"), job
+    assert wall.asked("vllm") == []
+
+
 async def test_a_job_is_nobody_elses(hub: Hub, wall: FaultWall) -> None:
     wall.say("vllm", Reply(text=SAID))
     async with hub.client(*ANNA) as anna, hub.client("person:ben", "designer") as ben, working(hub.runtime):
@@ -188,9 +199,15 @@ async def test_a_job_is_nobody_elses(hub: Hub, wall: FaultWall) -> None:
 
 async def test_what_a_tainted_session_asks_for_acts_in_a_tainted_conversation(hub: Hub, wall: FaultWall) -> None:
     wall.say("vllm", Reply(calls=(Tool("whoami"),)), Reply(text=SAID))
-    async with hub.client(*ANNA) as client, working(hub.runtime):
+    token = await hub.token(*ANNA)
+    async with hub.client_with(token) as client:
         await client.call_tool("deed_hear", {"name": "x"})
-        job = await ended(client, await submit(client, tools=["whoami"]))
+        job_id = await submit(client, tools=["whoami"])
+        # What it asked for stays so, also where a person clears the login since.
+        login = (await hub.runtime.identities.authenticate(token)).session
+        await hub.runtime.sessions.clear(login, by="person:otto")
+        async with working(hub.runtime):
+            job = await ended(client, job_id)
     assert "this session is tainted" in said_last(wall)
     assert job["result"]["made"]["outside"] is True
     assert job["from_outside"] is True

@@ -87,7 +87,7 @@ async def hub(open_hub: OpenHub, cloud: Cloud, sagemaker: SageMakerAsyncEmulator
 
 
 async def test_a_job_is_parked_while_the_endpoint_is_at_it_and_woken_by_its_notice(
-    hub: Hub, cloud: Cloud, sagemaker: SageMakerAsyncEmulator, model: Container
+    hub: Hub, sagemaker: SageMakerAsyncEmulator, model: Container
 ) -> None:
     model.gate.clear()
     async with hub.client("person:anna", "designer") as client, working(hub.runtime):
@@ -109,7 +109,5 @@ async def test_a_job_is_parked_while_the_endpoint_is_at_it_and_woken_by_its_noti
     assert job["result"]["content"] == "Kaya stands at the well."
     assert job["result"]["made"]["engines"] == ["sagemaker"]
     assert list(sagemaker.runs.values()) == [1]
-    kept: Any = await asyncio.to_thread(
-        lambda: cloud.client("s3").get_object(Bucket=BUCKET, Key=f"results/expert/{job_id}.json")["Body"].read()
-    )
-    assert "Kaya stands at the well." in orjson.dumps(orjson.loads(kept)).decode()
+    kept = await asyncio.to_thread(sagemaker.read, f"s3://{BUCKET}/results/expert/{job_id}.json")
+    assert orjson.loads(kept)["body"]["content"] == "Kaya stands at the well."

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.counterparts import aws
 from tests.counterparts.faultwall.wall import KEY, FaultWall, fault_wall
 from tests.mcp_servers.hub.conftest import SECRET
 from tests.mcp_servers.hub.test_clients import HUB, run
@@ -78,3 +79,48 @@ async def test_of_all_tiers_those_without_an_engine_are_left_out_where_one_has_s
     assert found["gold", "configured"] == "left out"
     assert found["cloud", "configured"] == "left out"
     assert found["silver", "model"] == "ok"
+
+
+async def test_of_bronze_the_place_of_results_is_tried_too(validate: Validate, wall: FaultWall, tmp_path: Path) -> None:
+    code, out, _ = await validate(
+        "bronze", "--requests", "1", BODY_BROKER_BRONZE_URL=wall.url["vllm"], BODY_BROKER_BRONZE_API_KEY=KEY
+    )
+    assert code == 0, out
+    lines = {tuple(line.split()[:2]): line.split()[2] for line in out.splitlines()[:-1]}
+    assert lines["bronze", "model"] == lines["bronze", "tools"] == lines["results", "writable"] == "ok"
+
+    (tmp_path / "file").write_text("no directory")
+    code, out, _ = await validate(
+        "bronze",
+        "--requests",
+        "1",
+        BODY_BROKER_BRONZE_URL=wall.url["vllm"],
+        BODY_BROKER_BRONZE_API_KEY=KEY,
+        BODY_BROKER_RESULTS=str(tmp_path / "file" / "results"),
+    )
+    assert code == 1
+    assert "results, writable: " in out, "what to do about it"
+    assert "Traceback" not in out
+
+
+async def test_an_endpoint_s_places_are_looked_at_and_it_is_not_asked(validate: Validate) -> None:
+    with aws.running() as cloud:
+        create: Callable[..., object] = cloud.client("s3").create_bucket
+        create(Bucket="studio", CreateBucketConfiguration={"LocationConstraint": aws.REGION})
+        endpoint = {
+            "BODY_BROKER_SAGEMAKER_ENDPOINT": "experts",
+            "BODY_BROKER_SAGEMAKER_OUTPUT": "s3://studio/outputs",
+            "BODY_BROKER_AWS_REGION": aws.REGION,
+            "BODY_BROKER_AWS_ENDPOINT_URL": cloud.url,
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "y",
+        }
+        _, out, _ = await validate("bronze", "--json", **endpoint, BODY_BROKER_SAGEMAKER_INPUT="s3://nobodys/inputs")
+    found = {check["name"]: check["verdict"] for check in json.loads(out) if check["engine"] == "sagemaker"}
+    assert found == {
+        "answers": "ok",
+        "failures": "left out",
+        "input": "failed",
+        "notices": "left out",
+        "answer": "left out",
+    }, out

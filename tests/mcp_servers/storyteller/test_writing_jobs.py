@@ -145,6 +145,8 @@ async def test_a_whole_story_outlives_its_job_and_is_its_owner_s_alone(
         job_id = (await tell(anna, "generate_story_arc", theme="debt", length=2))["job_id"]
         job = await ended(anna, job_id)
         whole = await tell(anna, "get_story_arc", job_id=job_id)
+        second = await tell(anna, "get_story_arc", job_id=job_id, start=2)
+        beyond = await tell(anna, "get_story_arc", job_id=job_id, start=9)
         strangers = [error_of(await ben.call_tool("get_story_arc", {"job_id": job_id}))]
         await pool.execute("DELETE FROM work WHERE id = $1", job_id)
         later = await tell(anna, "get_story_arc", job_id=job_id)
@@ -156,6 +158,8 @@ async def test_a_whole_story_outlives_its_job_and_is_its_owner_s_alone(
     assert [part["title"] for part in whole["parts"]] == ["Owed", "Paid"]
     assert (whole["status"], whole["of"], whole["consistent"]) == ("succeeded", 2, False)
     assert [v["part"] for v in job["result"]["violations"]] == [1]
+    assert (second, beyond) == (whole | {"parts": whole["parts"][1:]}, whole | {"parts": []})
+    assert whole["written"] == 2
     assert later == whole
     assert {(error["code"], error["next_step"]) for error in strangers} == {("not_found", "list_jobs lists your jobs.")}
 

@@ -274,6 +274,7 @@ async def test_where_nobody_answers_the_job_is_tried_again_later_and_nothing_is_
     job = await office.submit(follow_ups=("More.",))
     async with office.process():
         item = await wait_until(lambda: failed_once(office, job), "nobody answered")
+        assert item is not None
         assert item.error["code"] == "unavailable"
         assert item.error["retry_after_s"] >= 30
         office.wall.say("vllm", Reply(text="Two."))
@@ -314,6 +315,29 @@ async def test_an_answer_that_does_not_obey_its_schema_is_paid_and_the_next_is_a
     first, _ = await office.rows(job)
     assert (first.state, first.reason, first.cost) == ("failed", "schema", 0)
     assert first.prompt_tokens
+
+
+async def test_with_tools_the_schema_is_held_to_once_no_more_are_wanted(office: Office) -> None:
+    office.wall.say("vllm", Reply(calls=(ECHO,)), Reply(text="They are calm."), Reply(text='{"mood": "calm"}'))
+
+    found = await office.done(await office.submit(tools=("fx_echo",), schema=MOOD))
+
+    assert found["answers"] == ['{"mood": "calm"}']
+    first, second, last = (seen.body for seen in office.wall.asked("vllm"))
+    assert "response_format" not in first
+    assert "response_format" not in second
+    assert "response_format" in last
+    assert last["tool_choice"] == "none"
+    assert office.sent()[-1]["content"].startswith("Now give the result itself")
+
+
+async def test_with_tools_an_answer_that_obeys_by_itself_is_asked_for_once(office: Office) -> None:
+    office.wall.say("vllm", Reply(text='{"mood": "angry"}'))
+
+    found = await office.done(await office.submit(tools=("fx_echo",), schema=MOOD))
+
+    assert found["answers"] == ['{"mood": "angry"}']
+    assert len(office.wall.asked("vllm")) == 1
 
 
 async def test_a_login_that_was_ended_ends_the_job(office: Office) -> None:
