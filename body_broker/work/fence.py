@@ -11,6 +11,12 @@ from body_broker.storage.postgres import LOST, Connection, Pool
 from body_broker.work.model import LeaseLost
 
 _TRY_AGAIN_S = 0.1
+# A session that stands still between two statements is idle in its transaction, and ended for that. One that stands still within the
+# exchange that prepares a statement is not: servers that know it end its transaction by its whole age, with room for a slow machine.
+_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
+_IDLE_AND_WHOLE = f"{_IDLE}, set_config('transaction_timeout', $2, true)"
+_KNOWS_WHOLE = (17,)
+_WHOLE_LEASES = 2
 _HOLD = "SELECT true FROM work WHERE id = $1 AND token = $2::bigint AND state = 'running' FOR UPDATE"
 
 Value = str | int | float | None
@@ -55,21 +61,27 @@ class Fence:
     async def transaction(self) -> AsyncGenerator[Connection]:
         """A short transaction that can commit only while the claim holds: the row stays locked to the commit.
 
-        The server ends the session of a worker that is paused inside for a whole lease, so nobody waits for it longer.
+        The server ends the session of a worker that is paused inside for a whole lease, or two where it had a statement half prepared
+        (servers before 17 wait for that one), so nobody waits for it longer.
 
         Raises:
             LeaseLost: The claim no longer holds.
         """
         async with self.pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', $1, true)", str(int(self.lease_s * 1000))
-            )
+            await self._bound(connection)
             _owned(await connection.fetchval(_HOLD, self.work_id, self.token))
             self._held_by = asyncio.current_task()
             try:
                 yield connection
             finally:
                 self._held_by = None
+
+    async def _bound(self, connection: Connection) -> None:
+        idle_ms = str(int(self.lease_s * 1000))
+        if connection.get_server_version() >= _KNOWS_WHOLE:
+            await connection.execute(_IDLE_AND_WHOLE, idle_ms, str(int(self.lease_s * 1000) * _WHOLE_LEASES))
+        else:
+            await connection.execute(_IDLE, idle_ms)
 
 
 def _owned(found: object) -> None:

@@ -43,9 +43,11 @@ class Asks:
     async def record(self, run: Run) -> None:
         """As a run records calls."""
         for place, approval in self.approvals.items():
-            await run.step(f"tool {place}", _value(Made("approval_pending", "", 0, approval=approval)))
+            await run.step(
+                f"tool {place}", _value(Made(outcome="approval_pending", text="", characters=0, approval=approval))
+            )
             if place in self.came:
-                await run.step(f"came {place}", _value(Made("ok", "done", 4)))
+                await run.step(f"came {place}", _value(Made(outcome="ok", text="done", characters=4)))
 
 
 def _value(made: Made) -> Callable[[], Awaitable[Json]]:

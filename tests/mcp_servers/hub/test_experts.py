@@ -12,6 +12,7 @@ from mcp import Client
 
 from body_broker.errors import SettingsError
 from body_broker.settings import Settings
+from body_broker.work.model import Origin
 from mcp_servers.hub.runtime import Runtime
 from mcp_servers.hub.worker import working
 from tests.counterparts.faultwall.wall import KEY, MODEL, FaultWall, Reply, Tool, fault_wall
@@ -20,6 +21,9 @@ from tests.mcp_servers.hub.deeds import APPROVERS, Deeds, Studio, say
 from tests.mcp_servers.hub.expert_hub import ended
 from tests.mcp_servers.hub.test_gate import audited
 from tests.waiting import wait_until
+from tiers.bronze.jobs import Jobs
+from tiers.bronze.model import Assignment
+from tiers.model import Message
 
 ANNA = ("person:anna", "designer")
 SRE = ("person:anna", "sre")
@@ -242,6 +246,24 @@ async def test_a_job_that_a_job_asked_for_acts_as_bronze_once(hub: Hub, wall: Fa
             await ended(client, job["id"])
     (record,) = await audited(hub, "whoami")
     assert record["requester"] == "person:anna>tier:bronze"
+
+
+@pytest.mark.parametrize(("deep", "state"), [(4, "succeeded"), (5, "failed")])
+async def test_jobs_that_jobs_ask_for_are_only_so_many_deep(hub: Hub, wall: FaultWall, deep: int, state: str) -> None:
+    wall.say("vllm", Reply(calls=(Tool("whoami"),)), Reply(text=SAID))
+    async with hub.client(*ANNA) as client:
+        login = (await hub.runtime.identities.authenticate(await hub.token(*ANNA))).session
+        above = tuple(f"cnv_conversation{place}" for place in range(1, deep))
+        origin = Origin(chain=("person:anna", "tier:bronze"), session=above[0], sessions=(*above, login))
+        jobs = Jobs(hub.runtime.stores.pool, open_max=9, concurrency=9)
+        asked = Assignment(kind="expert", title="x", messages=(Message(role="user", content="x"),), tools=("whoami",))
+        job_id = await jobs.submit(asked, origin)
+        async with working(hub.runtime):
+            job = await ended(client, job_id)
+    assert job["state"] == state, job
+    if state == "failed":
+        assert job["error"]["code"] == "denied"
+        assert wall.asked("vllm") == []
 
 
 def _as_two_jobs(messages: list[dict[str, Any]]) -> Reply:

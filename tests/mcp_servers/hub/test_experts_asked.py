@@ -8,15 +8,20 @@ from typing import Any
 import openai
 import pytest
 
-from body_broker.errors import BadInput, BodyBrokerError, Denied
+from body_broker.errors import BadInput, BodyBrokerError, Denied, NotFound
 from body_broker.storage.redis import Redis
 from body_broker.work import queue
 from mcp_servers.hub.generating import Generated
+from mcp_servers.hub.nested import NestedCalls
 from mcp_servers.hub.requests import Request
 from mcp_servers.hub.worker import working
 from tests.counterparts.faultwall.wall import KEY, MODEL, FaultWall, Reply, fault_wall
 from tests.mcp_servers.hub.conftest import Hub, OpenHub
+from tests.mcp_servers.hub.conversing import asker_of
 from tests.mcp_servers.hub.expert_hub import ended
+from tiers.bronze.tier import BronzeTier
+from tiers.counts import Counts
+from tiers.model import InferenceRequest
 
 ANNA = ("person:anna", "designer")
 SAID = "The flood takes the quay on the third day."
@@ -200,3 +205,25 @@ async def test_nothing_goes_on_where_the_tier_has_no_engine_of_its_own(
     async with open_hub(openai_url=wall.url["openai"], openai_api_key=KEY) as hub:
         found = await generate(hub)
     assert (found.source, found.job) == ("template", None)
+
+
+async def test_the_names_of_the_source_documents_submit_and_find_the_result(hub: Hub, wall: FaultWall) -> None:
+    wall.say("vllm", Reply(text=SAID), Reply(text="Tides."))
+    runtime = hub.runtime
+    bronze = BronzeTier(NestedCalls(runtime.gate, runtime.listings), runtime.inferring.catalogue, Counts())
+    asker = await asker_of(runtime, *ANNA)
+    job = await bronze.submit_job(
+        "deepseek-v3-storyteller", "Generate a 3-part story arc about floods", max_tokens=2_000, asker=asker
+    )
+    also = await bronze.submit_async(InferenceRequest(prompt="And of tides?", sla="async"), asker=asker)
+    assert job.id == job.job_id
+    assert await bronze.get_result(job.id, asker=asker) is None
+    wanted = await input_of(hub, job.id)
+    assert (wanted["role"], wanted["max_tokens"], wanted["tools"]) == ("deepseek-v3-storyteller", 2_000, None)
+    async with hub.client(*ANNA) as client, working(runtime):
+        for each in (job, also):
+            await ended(client, each.job_id)
+    found = [await bronze.retrieve_result(each.id, asker=asker) for each in (job, also)]
+    assert sorted(str(each and each["content"]) for each in found) == [SAID, "Tides."]
+    with pytest.raises(NotFound):
+        await bronze.get_result(job.id, asker=await asker_of(runtime, "person:ben", "designer"))

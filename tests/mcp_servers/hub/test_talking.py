@@ -219,7 +219,7 @@ async def test_what_is_no_whole_answer_is_never_told_as_one(
     assert (told["source"], told["says"], told["degraded"]) == ("template", "(There is no answer just now.)", True)
     assert {"engine": "silver", "reason": reason} in told["fallbacks"]
     assert f"this is a fixed text. silver: {IN_WORDS[reason]}." in told["note"]
-    assert told["note"].endswith("Nothing goes on with it: the bronze tier is not there yet.")
+    assert told["note"].endswith("Nothing goes on with it.")
     assert not told["from_outside"]
 
 
@@ -281,7 +281,7 @@ async def test_without_an_engine_the_answer_comes_at_once_and_says_why(
     assert [t["name"] for t in told["tools"]] == ["get_npc_state"]
     assert {"engine": "silver", "reason": "not_configured"} in told["fallbacks"]
     assert "BODY_BROKER_SILVER_URL" in told["note"]
-    assert told["note"].endswith("Nothing goes on with it: the bronze tier is not there yet.")
+    assert told["note"].endswith("Nothing goes on with it.")
 
 
 async def test_nobody_talks_to_the_dead_the_unknown_or_without_a_word(hub: Hub, wall: FaultWall) -> None:

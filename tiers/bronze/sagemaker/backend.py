@@ -125,22 +125,27 @@ class SageMakerAsyncBackend:
         return await self._without(run, row, None)
 
     async def _without(self, run: Run, row: CallRow, unseen: Reason | None) -> None:
-        """There is no answer, or it cannot be seen: wait while one may come."""
+        """There is no answer, or it cannot be seen: wait while one may come, or is there and is only not to be seen now."""
+        paid_for = row.state == "answered" and unseen is not None  # asking anew would be paid for twice
+        if paid_for or (row.open and row.left_s > 0):
+            self._park(row, unseen)
         if not row.open:
             return
-        if row.left_s > 0:
-            self._park(row, unseen)
         await self._lose(run, row, unseen or "silent")
         raise EngineFault(unseen or "silent")
 
     def _park(self, row: CallRow, unseen: Reason | None = None) -> NoReturn:
         wait_s = min(max(self._endpoint.poll_s, row.age_s / _OLDER), max(self._endpoint.poll_s, _LOOKED_MAX_S))
         said = f"The endpoint {self._endpoint.name} is asked; an answer can come until {row.due_at:%H:%M} UTC."
+        if row.state == "answered":
+            said = f"The endpoint {self._endpoint.name} has answered."
+        else:
+            wait_s = min(wait_s, max(row.left_s, 0.0) + 1.0)
         if unseen is not None:
             said = f"{said} It cannot be looked for now: {IN_WORDS[unseen]}."
         elif row.state == "invoking":
             said = f"{said} Whether the endpoint took the question is not known."
-        raise Park(key_of(row.job), wake_in_s=min(wait_s, max(row.left_s, 0.0) + 1.0), message=said)
+        raise Park(key_of(row.job), wake_in_s=wait_s, message=said)
 
     async def _take(self, run: Run, row: CallRow, spec: EngineSpec, ask: Ask, body: bytes) -> Completion:
         try:

@@ -135,6 +135,27 @@ async def test_an_answer_that_was_booked_and_not_recorded_is_read_again_and_book
     assert await experts.spent() == spent == (0, Decimal("0.026"))
 
 
+async def test_an_answer_that_was_booked_and_cannot_be_read_now_is_not_asked_for_again(
+    experts: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", experts.cloud.hub[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", experts.cloud.hub[1])
+    async with experts.worker():
+        job = await experts.submit()
+        await experts.ends(job)
+    # As a crash between the two leaves it.
+    await experts.pool.execute("DELETE FROM work_step WHERE work = $1", job)
+    await experts.pool.execute("UPDATE work SET state = 'queued', finished_at = NULL, result = NULL WHERE id = $1", job)
+    await asyncio.to_thread(experts.cloud.enforce)
+    async with experts.worker():
+        await experts.parks(job, "answered")
+        item = await queue.get(experts.pool, job, owner=None)
+        assert "has answered. It cannot be looked for now: it does not take our key" in str(item.progress)
+        await asyncio.to_thread(experts.cloud.relax)
+        assert await experts.ends(job) == KAYA
+    assert experts.sagemaker.seen == 1
+
+
 async def test_a_lost_answer_is_given_up_when_nothing_can_come_and_may_have_cost(experts: Studio) -> None:
     experts.spec = PAID
     experts.sagemaker.tricks.append("lost")
