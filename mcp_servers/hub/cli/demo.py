@@ -19,6 +19,7 @@ from mcp_servers.hub.cli.audit import report_lines
 from mcp_servers.hub.cli.connect import claude_command, http_server, me, stdio_server
 from mcp_servers.hub.cli.context import operator, record, run, settings_of
 from mcp_servers.hub.cli.demo_approvals import go_ask
+from mcp_servers.hub.cli.demo_jobs import go_work
 from mcp_servers.hub.cli.demo_round import REPOSITORY, DemoFailed, go_round, say
 from mcp_servers.hub.cli.demo_talk import go_talk
 from mcp_servers.hub.cli.world import load_world
@@ -30,6 +31,7 @@ _WITHOUT = (
     *("database_url", "redis_url", "aws_roles", "opensearch_url", "public_url", "oidc_issuer"),
     *("slack_bot_token", "slack_app_token", "slack_signing_secret", "slack_channel"),
     *("gold_url", "openai_api_key", "azure_openai_api_key", "anthropic_api_key"),
+    *("sagemaker_endpoint", "results", "results_endpoint_url"),
 )
 
 
@@ -77,6 +79,7 @@ async def _demo(settings: Settings, *, once: bool, in_slack: bool) -> None:
         lacks = runtime.services.embedding.lacks
         await go_round(hub.url, runtime.tokens, by_meaning=lacks is None)
         await go_talk(hub.url, runtime.tokens)
+        await go_work(runtime, hub.url)
         await go_ask(runtime, hub.url, at_terminal=not once and sys.stdin.isatty(), in_slack=in_slack)
         await _verified(runtime)
         click.echo(f"\nEverything went as said, in {time.monotonic() - began:.1f} s.")

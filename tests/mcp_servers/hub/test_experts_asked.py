@@ -164,7 +164,7 @@ async def test_openai_s_client_is_answered_with_the_job(hub: Hub, wall: FaultWal
 
 
 async def test_where_no_engine_of_silver_s_answers_an_expert_goes_on_with_it(hub: Hub, wall: FaultWall) -> None:
-    wall.say("vllm", Reply(text=SAID))
+    wall.always["vllm"] = Reply(text=SAID)
     found = await generate(hub)
     assert (found.source, found.degraded) == ("template", True)
     assert found.job is not None

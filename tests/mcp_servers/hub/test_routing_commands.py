@@ -108,7 +108,11 @@ def test_what_is_for_experts_is_shown_as_a_job_with_the_endpoint_that_only_jobs_
         "BODY_BROKER_OPENAI_API_KEY": "k",
     }
     out, _ = said("route", asked, **there)
-    assert [line.split(" (")[0] for line in out.splitlines()[1:4]] == ["  1. sagemaker", "  2. bronze", "  3. openai-large"]
+    assert [line.split(" (")[0] for line in out.splitlines()[1:4]] == [
+        "  1. sagemaker",
+        "  2. bronze",
+        "  3. openai-large",
+    ]
     assert "  then: the job waits, and asks all of them again; after five runs that failed it has failed" in out
     assert "not sagemaker" not in out
     found = json.loads(said("route", asked, "--json", **there)[0])

@@ -69,6 +69,7 @@ async def test_what_a_killed_worker_asked_for_money_is_booked_as_spent_and_told_
     assert await office.pool.fetchval("SELECT count(*) FROM spend_reservation") == 0
     everybody = await office.pool.fetchrow("SELECT reserved, spent, requests FROM spend_day WHERE asker = '*'")
     answered = (await office.rows(job))[1]
+    assert everybody is not None
     assert answered.cost is not None
     assert (everybody["reserved"], everybody["spent"], everybody["requests"]) == (
         0,

@@ -10,6 +10,7 @@ from tests.counterparts.faultwall.wall import Reply, Tool
 from tests.mcp_servers.hub.conftest import settings_for
 from tests.mcp_servers.hub.deeds import laboring, pending, say, settles
 from tests.tiers.bronze.office import Office, office
+from tests.waiting import wait_until
 
 __all__ = ["office", "settings_for"]
 
@@ -48,6 +49,27 @@ async def test_what_people_allow_is_done_once_and_told_to_the_expert(office: Off
     assert item.result["made"]["tools"] == [{"name": "fx_write", "outcome": "ok"}]
     assert item.result["answers"] == ["So be it."]
     assert len(office.wall.asked("vllm")) == 2
+
+
+async def test_what_came_of_it_stands_after_a_crash_though_the_request_is_forgotten(office: Office) -> None:
+    job, approval_id = await parked(office)
+    desk = office.runtime.approvals.desk
+    office.wall.fault("vllm", "silent")
+    office.wall.answers.clear()
+    async with laboring(office.runtime), office.process("B") as process:
+        await say(desk, approval_id)
+        await wait_until(lambda: office.wall.inside["vllm"], "the next question is asked")
+        process.kill()
+        await wait_until(process.task.done, "the worker is dead")
+    await office.pool.execute("DELETE FROM approval WHERE id = $1", approval_id)
+    office.wall.fault("vllm", None)
+    await office.lapse(job)
+
+    found = await office.done(job)
+
+    assert found["made"]["tools"] == [{"name": "fx_write", "outcome": "ok"}]
+    assert "the lamp" in office.sent()[-1]["content"]
+    assert office.seen.calls == ["fx_write"]
 
 
 async def test_a_refusal_is_told_as_one_and_the_job_goes_on(office: Office) -> None:

@@ -93,6 +93,10 @@ class Listening:
             self.text, self.taken_back = "", self.taken_back + 1
 
 
+def other_than(dialect: DialectName) -> DialectName:
+    return "vllm" if dialect != "vllm" else "trtllm"
+
+
 @dataclass
 class Failing:
     """Two engines, of which the first one fails."""
@@ -103,10 +107,9 @@ class Failing:
 
     def pair(self, dialect: DialectName) -> tuple[Engine, Engine]:
         limits: dict[str, Any] = {"ttft_s": LIMIT_S, "stall_s": LIMIT_S}
-        other: DialectName = "vllm" if dialect != "vllm" else "trtllm"
         return (
             self.asking.engine(dialect, self.clock, **limits),
-            self.asking.engine(other, self.clock, name="second", **limits),
+            self.asking.engine(other_than(dialect), self.clock, name="second", **limits),
         )
 
     def begin(self, case: Case, engines: tuple[Engine, ...], listener: Listening | None) -> asyncio.Task[Outcome]:
@@ -222,7 +225,7 @@ async def test_who_cannot_take_pieces_back_is_told_that_the_answer_broke_off(
     with pytest.raises(Interrupted):
         await task
     assert heard.text
-    assert failing.asking.wall.asked(second.spec.dialect) == []
+    assert failing.asking.wall.asked(other_than(dialect)) == []
 
 
 def test_what_every_engine_withholds_is_told_as_the_request_s_own_fault() -> None:

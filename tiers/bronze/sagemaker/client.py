@@ -193,12 +193,14 @@ class SageMakerClient:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         def done() -> T:
-            from tiers.bronze.sagemaker.faults import fault_of  # noqa: PLC0415 - imports botocore
+            from tiers.bronze.sagemaker.faults import STALE, fault_of  # noqa: PLC0415 - imports botocore
 
             try:
                 return work()
             except Exception as error:
                 fault = fault_of(error)
+                if fault.word in STALE:
+                    self._forget()
                 log.warning("expert_aws_fault", aws=fault.word, reason=fault.reason, certain=fault.certain)
                 raise fault from error
 
@@ -214,6 +216,11 @@ class SageMakerClient:
             if is_missing(error):
                 return None
             raise
+
+    def _forget(self) -> None:
+        """Have the next client made anew: a file of credentials may have been renewed, and boto3 reads it once."""
+        with self._lock:
+            self._clients, self._session = {}, None
 
     def _client(self, service: str) -> Any:  # boto3 has no types
         with self._lock:  # boto3 makes one client at a time

@@ -43,6 +43,18 @@ _BY_CODE: Mapping[str, Reason] = {
 }
 _BY_STATUS: Mapping[int, Reason] = {401: "unauthorised", 403: "unauthorised", 429: "rate_limited", 503: "overloaded"}
 _REFUSED_UNASKED = frozenset({"ServiceUnavailable", "ServiceUnavailableException"})
+STALE = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+"""Words of an `AwsFault` after which those credentials may hold that are found anew."""
 _WORD_MAX = 64
 _NO_OBJECT = frozenset({"NoSuchKey", "404"})
 """Not NoSuchBucket, and not a server's 404 for a key that it does not know."""

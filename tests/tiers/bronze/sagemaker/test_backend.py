@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -296,6 +297,21 @@ async def test_expired_credentials_are_refused_and_nothing_was_asked(
     (row,) = await experts.rows(job)
     assert (row.state, row.reason, row.maybe_spent) == ("failed", "unauthorised", False)
     assert experts.sagemaker.ledger == []
+
+
+async def test_credentials_that_were_renewed_in_their_file_are_found(
+    experts: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / ".aws" / "credentials"  # the fixture's HOME
+    file.parent.mkdir()
+    file.write_text(f"[default]\naws_access_key_id = {EXPIRED}\naws_secret_access_key = old\n")
+    async with experts.worker():
+        assert await experts.ends(await experts.submit()) == {"fault": "unauthorised"}
+        key, secret = experts.cloud.root
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+        assert await experts.ends(await experts.submit()) == KAYA
 
 
 async def test_without_credentials_nothing_is_asked_and_later_ones_are_found(
