@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from body_broker.calls import Call, Json
@@ -79,6 +80,8 @@ SCHEMA: Mapping[str, Json] = {
         "recommendations": _TEXTS,
     },
 }
+# In words too: an engine that is offered tools is not held to a schema.
+_INSTRUCTIONS = f"{_SYSTEM}\n- The form of your answer, as JSON Schema: {orjson.dumps(dict(SCHEMA)).decode()}"
 
 
 class Reported(BaseModel):
@@ -145,7 +148,7 @@ async def assignment_of(arguments: GenerateAdminReport, pool: Pool, cloud: Cloud
     return Assignment(
         kind=REPORT,
         title=f"Report {arguments.report} of a {arguments.period}",
-        messages=(Message(role="system", content=_SYSTEM), Message(role="user", content="\n\n".join(asked))),
+        messages=(Message(role="system", content=_INSTRUCTIONS), Message(role="user", content="\n\n".join(asked))),
         role=ROLE,
         max_tokens=ANSWER_TOKENS_MAX,
         schema=SCHEMA,

@@ -67,6 +67,8 @@ SCHEMA: Mapping[str, Json] = {
     "required": ["summary", "items"],
     "properties": {"summary": {"type": "string"}, "items": {"type": "array", "items": _ITEM}},
 }
+# In words too: an engine that is offered tools is not held to a schema.
+_INSTRUCTIONS = f"{_SYSTEM}\n- The form of your answer, as JSON Schema: {orjson.dumps(dict(SCHEMA)).decode()}"
 
 
 class Audited(BaseModel):
@@ -128,7 +130,7 @@ async def assignment_of(arguments: AuditWithAi, pool: Pool) -> Assignment:
         kind=AUDIT,
         title=f"Audit of {report.repository}" if report else "Audit of findings from elsewhere",
         messages=(
-            Message(role="system", content=_SYSTEM),
+            Message(role="system", content=_INSTRUCTIONS),
             Message(role="user", content=_request(report, given, chosen, arguments.focus)),
         ),
         role=ROLE,

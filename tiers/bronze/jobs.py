@@ -23,13 +23,15 @@ _RETRY_S = 60.0
 _ONE, _EACH = "job {key}", "jobs {place} {key}"
 _OPEN = "SELECT work_open($1, $2)"
 _KNOWN = "SELECT count(*) FROM work WHERE owner = $1 AND unique_key = ANY ($2::text[])"
+# What is still open when its job has ended, by its time or because its asker may do nothing more, is given up as what was lost is.
 _STANDING = """
-SELECT count(*) AS asked, coalesce(sum(cost), 0)::float8 / 1e9 AS cost_usd, coalesce(bool_or(maybe_spent), false) AS maybe_spent,
-    coalesce(bool_or(cost IS NULL AND ended_at IS NOT NULL), false) AS unpriced,
+SELECT count(*) AS asked, coalesce(sum(cost), 0)::float8 / 1e9 AS cost_usd, coalesce(bool_or(maybe_spent OR left_open), false) AS maybe_spent,
+    coalesce(bool_or(cost IS NULL AND ended_at IS NOT NULL OR left_open), false) AS unpriced,
     coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens, coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens,
-    (array_agg(engine ORDER BY turn DESC, attempt DESC) FILTER (WHERE ended_at IS NULL))[1] AS engine,
-    (array_agg(engine) FILTER (WHERE state = 'lost' AND output IS NOT NULL))[1] AS dropped
-FROM expert_call WHERE job = $1
+    (array_agg(engine ORDER BY turn DESC, attempt DESC) FILTER (WHERE ended_at IS NULL AND NOT is_over))[1] AS engine,
+    (array_agg(engine) FILTER (WHERE (state = 'lost' OR left_open) AND output IS NOT NULL))[1] AS dropped
+FROM (SELECT *, is_over AND ended_at IS NULL AND (reservation IS NOT NULL OR output IS NOT NULL) AS left_open
+    FROM expert_call, (SELECT finished_at IS NOT NULL AS is_over FROM work WHERE id = $1) AS whole WHERE job = $1) AS asking
 """
 # A call that people were asked for is recorded as such, and what came of it beside it.
 _ASKED = """

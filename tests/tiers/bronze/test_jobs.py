@@ -12,6 +12,7 @@ import pytest
 from body_broker.errors import BadInput, BodyBrokerError, Conflict, NotFound, RateLimited, TooLarge
 from body_broker.storage.postgres import Pool
 from body_broker.work import queue
+from body_broker.work.lease import sweep
 from body_broker.work.model import JSON_BYTES_MAX, Origin
 from tiers.bronze.jobs import ATTEMPTS_MAX, LIMIT_KEY, MANY_MAX, Jobs
 from tiers.bronze.model import Assignment, Budget
@@ -217,6 +218,21 @@ async def test_who_cancels_gives_up_what_an_endpoint_was_asked(jobs: Jobs, pool:
         assert await jobs.cancel(job_id, owner="person:anna") == "cancelled"
         found = await jobs.standing(job_id)
         assert (found.engine, found.dropped, found.maybe_spent) == (None, "sagemaker", True)
+
+
+async def test_what_an_endpoint_was_asked_may_have_cost_though_the_job_s_time_is_over(jobs: Jobs, pool: Pool) -> None:
+    job_id = await jobs.submit(ARC, ANNA)
+    await pool.execute(CALL, job_id, 1, "sagemaker", "invoked", "s3://b/k", None)
+    found = await jobs.standing(job_id)
+    assert (found.engine, found.maybe_spent, found.unpriced) == ("sagemaker", False, False)
+
+    await pool.execute("UPDATE work SET expires_at = clock_timestamp() WHERE id = $1", job_id)
+    async with pool.acquire() as connection:
+        await sweep(connection)
+
+    assert (await queue.get(pool, job_id, owner=None)).state == "expired"
+    found = await jobs.standing(job_id)
+    assert (found.engine, found.dropped, found.maybe_spent, found.unpriced) == (None, "sagemaker", True, True)
 
 
 async def test_counting_what_is_open_reads_an_index_however_much_has_ended(pool: Pool) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from body_broker.work.parking import Park
-
 from body_broker.telemetry import get_logger
 from body_broker.work.model import LeaseLost
+from body_broker.work.parking import Park
 from body_broker.work.run import Run
 from tiers.bronze.calls import CallRow, CallStore
 from tiers.bronze.model import Question
