@@ -44,6 +44,7 @@ class Worker:
         database_url: The pool's database.
         schedules: Recurring work; every worker that has the schedule may plan it, each slot is enqueued once.
         concurrency: Runs at once.
+        long_kinds: Kinds whose runs take minutes. Where there are several places, one is always left to the others.
         lease_s: How long the worker may be silent before its work is taken over.
         poll_s: How often it looks without being woken.
         backoff_s: Pause after a first failure; doubled from run to run.
@@ -61,6 +62,7 @@ class Worker:
         database_url: str,
         schedules: Collection[Schedule] = (),
         concurrency: int = 4,
+        long_kinds: Collection[str] = (),
         lease_s: float = 30.0,
         poll_s: float = 5.0,
         backoff_s: float = 1.0,
@@ -75,6 +77,7 @@ class Worker:
         self._pool = pool
         self._handlers: dict[str, Handler] = {PURGE: self._purge, **handlers}
         self._concurrency, self._lease_s, self._poll_s = concurrency, lease_s, poll_s
+        self._long, self._short = frozenset(long_kinds), self._handlers.keys() - frozenset(long_kinds)
         self._grace_s, self._retention_s = grace_s, retention_s
         self._backoff = Backoff(backoff_s, backoff_max_s)
         self._planner = Planner((*schedules, purging))
@@ -123,7 +126,7 @@ class Worker:
                     await self._renew(connection)  # after a standstill of the whole machine, before its runs are swept
                     await sweep(connection)
                 while len(self._runs) < self._concurrency and not self._stopping:
-                    run = await claim(connection, self._pool, self._handlers, self.name, self._lease_s)
+                    run = await claim(connection, self._pool, self._claimable(), self.name, self._lease_s)
                     if run is None:
                         break
                     self._start(run)
@@ -137,6 +140,10 @@ class Worker:
             pause = min(pause, max(moment, _PAUSE_MIN_S))
         self._due = clock.time() + pause
         return pause
+
+    def _claimable(self) -> Collection[str]:
+        long = sum(run.work.kind in self._long for run in self._runs.values())
+        return self._handlers if long < max(self._concurrency - 1, 1) else self._short
 
     def _start(self, run: Run) -> None:
         if former := self._runs.get(run.id):  # it lapsed here, and came back here

@@ -65,8 +65,6 @@ class LaterObjects:
 
 
 def _open(settings: Settings) -> AbstractAsyncContextManager[Objects]:
-    return open_objects(
-        settings.results or settings.data_dir / "results",
-        endpoint_url=settings.results_endpoint_url,
-        region=settings.aws_region,
-    )
+    where = settings.results or str(settings.data_dir / "results")
+    every = settings.aws_endpoint_url if "://" in where else None
+    return open_objects(where, endpoint_url=settings.results_endpoint_url or every, region=settings.aws_region)

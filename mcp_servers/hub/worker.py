@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from body_broker.telemetry import get_logger
 from body_broker.work.worker import Worker
 from mcp_servers.hub.runtime import Runtime
+from tiers.bronze.model import KINDS
 
 log = get_logger(__name__)
 
@@ -26,6 +27,7 @@ def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worke
         database_url=runtime.stores.database_url,
         schedules=schedules if kinds is None else (),
         concurrency=settings.worker_concurrency,
+        long_kinds=KINDS,  # else approved calls would wait for models
         lease_s=settings.worker_lease_s,
     )
 

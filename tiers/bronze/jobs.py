@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from body_broker.calls import Json
@@ -22,7 +22,7 @@ _RETRY_S = 60.0
 # A key of an asker's own stands for jobs only, whatever other work of theirs has keys; for one job, or for some together.
 _ONE, _EACH = "job {key}", "jobs {place} {key}"
 _OPEN = "SELECT work_open($1, $2)"
-_KNOWN = "SELECT count(*) FROM work WHERE owner = $1 AND unique_key = ANY ($2::text[])"
+_KNOWN = "SELECT unique_key, (input ->> 'outside')::boolean AS outside FROM work WHERE owner = $1 AND unique_key = ANY ($2::text[])"
 # What is still open when its job has ended, by its time or because its asker may do nothing more, is given up as what was lost is.
 _STANDING = """
 SELECT count(*) AS asked, coalesce(sum(cost), 0)::float8 / 1e9 AS cost_usd, coalesce(bool_or(maybe_spent OR left_open), false) AS maybe_spent,
@@ -179,13 +179,20 @@ class Jobs:
         async def begin() -> Json:
             # First, because it is also where those wait for one another who ask for the same owner.
             open_: int = await connection.fetchval(_OPEN, LIMIT_KEY, origin.asker)
-            known: int = await connection.fetchval(_KNOWN, origin.asker, list(keys)) if keys else 0
-            if known not in {0, len(assignments)}:
+            rows = await connection.fetch(_KNOWN, origin.asker, list(keys)) if keys else []
+            known: dict[str, bool] = {row["unique_key"]: row["outside"] for row in rows}
+            if len(known) not in {0, len(assignments)}:
                 raise _taken()
-            more = len(assignments) - known
+            more = len(assignments) - len(known)
             if more and open_ + more > self._open_max:
                 raise self._full(open_, more)
-            return await self._begin(connection, assignments, origin, PRIORITIES[priority], keys)
+            wanted = assignments
+            if known:  # whatever the asker has read since, it is the same job in the same words
+                wanted = [
+                    replace(one, outside=known.get(key, one.outside))
+                    for one, key in zip(assignments, keys, strict=False)
+                ]
+            return await self._begin(connection, wanted, origin, PRIORITIES[priority], keys)
 
         async with self._pool.acquire() as connection, connection.transaction():
             return cast("list[str]", await keyed.once(connection, key, begin))

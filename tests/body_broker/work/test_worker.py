@@ -54,6 +54,23 @@ async def test_the_more_urgent_work_runs_first_and_the_older_of_equals(bench: Be
     assert order == [urgent, older, younger, low]
 
 
+async def test_long_work_leaves_one_place_to_the_others_and_goes_on_when_it_has_one_again(bench: Bench) -> None:
+    long = [await bench.add("blocks", {"gate": "long"}, priority=9) for _ in range(3)]
+    async with bench.worker(concurrency=3, long_kinds=("blocks",)):
+        for each in long[:2]:
+            await bench.waits(each)
+        await bench.reaches(await bench.add("echoes"), "succeeded")
+        assert (await bench.item(long[2])).state == "queued"
+        await bench.open_gate("long")
+        for each in long:
+            await bench.reaches(each, "succeeded")
+
+
+async def test_where_there_is_one_place_long_work_has_it_too(bench: Bench) -> None:
+    async with bench.worker(concurrency=1, long_kinds=("echoes",)):
+        await bench.reaches(await bench.add("echoes"), "succeeded")
+
+
 async def test_delayed_work_starts_no_earlier(bench: Bench) -> None:
     async with bench.worker(poll_s=ASLEEP_S):
         await bench.is_past("B")

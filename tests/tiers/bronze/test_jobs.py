@@ -220,6 +220,18 @@ async def test_who_cancels_gives_up_what_an_endpoint_was_asked(jobs: Jobs, pool:
         assert (found.engine, found.dropped, found.maybe_spent) == (None, "sagemaker", True)
 
 
+async def test_it_is_the_same_job_though_its_asker_has_read_text_from_outside_meanwhile(jobs: Jobs, pool: Pool) -> None:
+    one = await jobs.submit(ARC, ANNA, idempotency_key="k")
+    two = await jobs.submit_many([ARC, replace(ARC, outside=True)], ANNA, idempotency_key="k")
+
+    assert await jobs.submit(replace(ARC, outside=True), replace(ANNA, tainted=True), idempotency_key="k") == one
+    again = [replace(ARC, outside=True), replace(ARC, outside=True)]
+    assert await jobs.submit_many(again, replace(ANNA, tainted=True), idempotency_key="k") == two
+    with pytest.raises(Conflict):
+        await jobs.submit(replace(named("Another"), outside=True), ANNA, idempotency_key="k")
+    assert await count(pool) == 3
+
+
 async def test_what_an_endpoint_was_asked_may_have_cost_though_the_job_s_time_is_over(jobs: Jobs, pool: Pool) -> None:
     job_id = await jobs.submit(ARC, ANNA)
     await pool.execute(CALL, job_id, 1, "sagemaker", "invoked", "s3://b/k", None)
