@@ -25,6 +25,7 @@ class Link:
         heard: Called with each NOTIFY's payload.
         lost: Called when the connection is lost.
         channel: The NOTIFY channel that is listened to.
+        also: More of them.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Link:
         heard: Callable[[str], None],
         lost: Callable[[], None],
         channel: str = CHANNEL,
+        also: tuple[str, ...] = (),
     ) -> None:
         self._database_url, self._name, self._timeout_s = database_url, name, timeout_s
-        self._heard, self._lost, self._channel = heard, lost, channel
+        self._heard, self._lost, self._channels = heard, lost, (channel, *also)
         self._lock = asyncio.Lock()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
 
@@ -71,7 +73,8 @@ class Link:
             server_settings={"application_name": self._name, "timezone": "UTC"},
         )
         connection.add_termination_listener(self._on_lost)
-        await connection.add_listener(self._channel, self._on_notify)
+        for channel in self._channels:
+            await connection.add_listener(channel, self._on_notify)
         return connection
 
     def _on_notify(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from body_broker.calls import Json
@@ -19,6 +19,7 @@ from body_broker.work.model import LeaseLost, Origin, decode, encode
 Interruption = Literal["cancelled", "stopping", "lost"]
 """Why a run is stopped: by its owner, by its worker's end, or because another worker has it."""
 
+_LAST_LOOK_S = 1.0
 _PROGRESS = """
 UPDATE work SET progress = $3::text::jsonb WHERE id = $1 AND token = $2::bigint AND state = 'running' RETURNING id
 """
@@ -95,6 +96,13 @@ class Run:
     def stopped(self) -> bool:
         """Whether a `CancelledError` of its handler was meant for it, and is not the handler's own fault."""
         return self.interrupted is not None or (self._task is not None and self._task.cancelling() > 0)
+
+    def within_time(self, wait_s: float) -> float:
+        """Seconds to wait instead, so that whatever comes before the work expires is still looked at: at most half of what is left."""
+        if self.work.expires_at is None:
+            return wait_s
+        left_s = (self.work.expires_at - datetime.now(UTC)).total_seconds()
+        return min(wait_s, max(left_s / 2, _LAST_LOOK_S))
 
     async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Publish how far it is; the form of `calls.Progress`, so that one function serves calls and work.

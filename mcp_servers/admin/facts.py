@@ -131,8 +131,10 @@ async def collect(pool: Pool, report: ReportName, period: PeriodName) -> Collect
 
 
 def fact(key: str, value: float | str, unit: str, source: str) -> ReportFact:
-    """A fact; the key is made fit to be one, and a fraction is told to six places."""
-    told = round(value, 6) if isinstance(value, float) else value
+    """A fact; the key is made fit to be one, and a fraction is told to six places: of what is less than one, those that say something."""
+    told = value
+    if isinstance(value, float):
+        told = round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
     return ReportFact(key=_KEY.sub("_", key), value=told, unit=unit, source=source)
 
 

@@ -29,7 +29,8 @@ _NO_NUMBERS = re.compile(
 )
 # What begins inside a word, such as p95 or gpt-4.1, is a part of its name.
 _NUMBER = re.compile(
-    r"(?<![\w.])(?<![A-Za-z_][-/])(?P<money>[$€£] ?)?(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"(?<![\w.])(?<![A-Za-z_][-/])(?P<money>[$€£] ?)?(?P<number>\d{1,3}(?:[,_'’]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?:[eE](?P<power>[+-]?\d{1,2})(?!\w|\.\d))?"
     r"(?: ?(?P<scale>%|percent\b|thousand\b|million\b|billion\b|[kKM]\b))?(?P<usd> ?(?:USD|dollars)\b)?"
 )
 _SCALES: Mapping[str, int] = {
@@ -37,6 +38,7 @@ _SCALES: Mapping[str, int] = {
 }  # fmt: skip
 _PERCENT = frozenset({"%", "percent"})
 _MONEY: Mapping[str, str] = {"$": "USD", "€": "EUR", "£": "GBP"}
+_BETWEEN = re.compile(r"[,_'’]")
 _DIGITS_MAX = 30
 _AROUND = 40
 _TOLD_MAX = 100
@@ -48,7 +50,7 @@ class _Number:
 
     written: str
     value: Decimal
-    scale: int
+    scale: Decimal
     places: int
     unit: str | None
     around: str
@@ -107,13 +109,13 @@ def _numbers(text: str) -> Iterator[_Number]:
         written, scale, money = match["number"], match["scale"] or "", (match["money"] or "").strip()
         if len(written) > _DIGITS_MAX:
             written = written[:_DIGITS_MAX]
-        value = Decimal(written.replace(",", ""))
+        value = Decimal(_BETWEEN.sub("", written))
         unit = "percent" if scale in _PERCENT else _MONEY[money] if money else "USD" if match["usd"] else None
         around = text[max(0, match.start() - _AROUND) : match.end() + _AROUND]
         yield _Number(
             written=clean(match.group().strip()),
             value=value,
-            scale=_SCALES.get(scale, 1),
+            scale=_SCALES.get(scale, 1) * Decimal(10) ** int(match["power"] or 0),
             places=len(written.partition(".")[2]),
             unit=unit,
             around=clean(" ".join(around.split())),

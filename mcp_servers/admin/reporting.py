@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +41,7 @@ ANSWER_TOKENS_MAX = 4_000
 BUDGET = Budget(tokens=200_000, calls=16)
 GIVEN = "given by the asker, not measured"
 _DEPTH_MAX = 4
+_INTEGER_MAX = 2**63
 _TEXT_MAX, _HEADING_MAX, _CITED_MAX, _KEY_MAX = 8_000, 200, 100, 200
 _COSTS = catalogue.row_of("ce", "costs")
 _MONTHS_SHOWN = 2
@@ -122,10 +124,11 @@ async def assignment_of(arguments: GenerateAdminReport, pool: Pool, cloud: Cloud
     collected = await collect(pool, arguments.report, arguments.period)
     costs = cloud.facts if cloud else []
     missing = [*collected.missing, *(cloud.missing if cloud else [])]
-    given = [*_figures(arguments.metrics)]
-    if len(given) > GIVEN_MAX:
-        missing.append(f"metrics: {len(given) - GIVEN_MAX} figures more than {GIVEN_MAX} were given, and left out.")
-    facts = [*collected.facts, *costs, *given[:GIVEN_MAX]]
+    # In a thread: a body holds more figures than can be looked at in a moment.
+    given, more = await asyncio.to_thread(_figures, arguments.metrics)
+    if more:
+        missing.append(f"metrics: {more} figures more than {GIVEN_MAX} were given, and left out.")
+    facts = [*collected.facts, *costs, *given]
     lines = _shown(facts)
     if len(lines) < len(facts):
         missing.append(f"facts: there was no room to show the last {len(facts) - len(lines)} to the model.")
@@ -240,20 +243,33 @@ def _shown(facts: Sequence[ReportFact]) -> list[str]:
     return lines
 
 
-def _figures(given: Mapping[str, Json]) -> Iterator[ReportFact]:
-    """What the asker brings, figure by figure; what is nested is named by its way there, and secrets are cut out."""
+def _figures(given: Mapping[str, Json]) -> tuple[list[ReportFact], int]:
+    """What the asker brings, figure by figure, and how many there are beyond `GIVEN_MAX`.
 
-    def walk(name: str, value: Json, depth: int) -> Iterator[ReportFact]:
+    What is nested is named by its way there, and secrets are cut out.
+    """
+
+    def walk(name: str, value: Json, depth: int) -> Iterator[tuple[str, Json]]:
         if isinstance(value, dict | list) and depth < _DEPTH_MAX:
             found = cast("dict[str, Json] | list[Json]", value)
             for key, inner in found.items() if isinstance(found, dict) else enumerate(found):
                 yield from walk(f"{name}.{key}", inner, depth + 1)
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            yield fact(redact(name), value, "", GIVEN)
         elif value is not None:
-            yield fact(redact(name), _worded(name, value), "", GIVEN)
+            yield name, value
 
-    return (figure for name, value in given.items() for figure in walk(f"given.{name}", value, 1))
+    every = (figure for name, value in given.items() for figure in walk(f"given.{name}", value, 1))
+    facts = [
+        fact(redact(name), value if _is_number(value) else _worded(name, value), "", GIVEN)
+        for name, value in islice(every, GIVEN_MAX)
+    ]
+    return facts, sum(1 for _ in every)
+
+
+def _is_number(value: Json) -> TypeGuard[float]:
+    """Whether it is kept as a number: what has too many digits to be one here is told in words."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < _INTEGER_MAX
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _worded(name: str, value: Json) -> str:

@@ -60,7 +60,7 @@ class Asking:
     ) -> None:
         self.approvals = approvals
         self._sessions, self._catalogue, self._wait_s, self._clock = sessions, catalogue, wait_s, clock
-        self._still, self._waiting = still, Counter[str]()
+        self.still, self._waiting = still, Counter[str]()
 
     async def open(self, passage: Passage, ask: Ask, facts: frozenset[str], services: object) -> Approval:
         """The approval for this call, which people are asked for now, or were by the same call before.
@@ -124,7 +124,7 @@ class Asking:
             self._waiting[asker] -= 1
             if not self._waiting[asker]:
                 del self._waiting[asker]
-        await self._still(passage.caller)
+        await self.still(passage.caller)
         return found
 
     async def collect(self, approval: Approval, caller: Caller, call_id: str, operation: Operation) -> Answer:

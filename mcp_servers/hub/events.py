@@ -20,6 +20,7 @@ from body_broker.background import running
 from body_broker.errors import Unavailable
 from body_broker.storage.redis import LOST, Redis
 from body_broker.telemetry import get_logger
+from body_broker.work.moves import Moves
 
 log = get_logger(__name__)
 
@@ -36,12 +37,13 @@ _LISTS = {"tools": ToolsListChanged, "resources": ResourcesListChanged, "prompts
 class EventBus(InMemorySubscriptionBus):
     """The SDK's bus over Redis: `publish` writes to the stream, a tail delivers what any hub wrote to the listeners here.
 
+    Beside them it has `moves`, what jobs and approvals say of themselves, where they are listened to.
     It also keeps the level of the log lines that a login of before 2026-07-28 wants to hear.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, moves: Moves | None = None) -> None:
         super().__init__()
-        self._redis = redis
+        self._redis, self.moves = redis, moves
 
     async def publish(self, event: ServerEvent) -> None:
         """Tell every hub's listeners; fire and forget, as the protocol has it: a lost event is a refetch, never a lie."""

@@ -34,6 +34,7 @@ from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import TTL_MS, Listing, Listings, with_parameter_headers
 from mcp_servers.hub.requests import Request
 from mcp_servers.hub.rounds import input_required
+from mcp_servers.hub.task_listening import TaskListening
 from mcp_servers.hub.tasks import METHODS, Tasks, has_tasks
 from mcp_servers.hub.telling import progress_of
 from mcp_servers.hub.tracing import traced, within
@@ -117,6 +118,7 @@ class Protocol:
         self.tasks = Tasks(gate)
         self.tasks.serve(self.server, self.caller_of)
         self._calling = Calling(gate, self.tasks)
+        self._following = TaskListening(self.listening, self.tasks, bus, self.caller_of, gate.asking.still)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
         self.server.middleware[:] = [traced, self._admit]
         stamp = self.server.server_info_stamp
@@ -339,7 +341,7 @@ class Protocol:
         self._limits.leave(caller)  # a stream may stay open for days: it is counted once, not held
         for uri in params.notifications.resource_subscriptions or ():
             self._may_hear(caller, str(uri))
-        return await self.listening(ctx, params)
+        return await self._following(ctx, params)
 
     def _may_hear(self, caller: Caller, uri: str) -> None:
         found = self.listings.resource_at(uri)

@@ -8,10 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from approvals.executor import Executor
+from approvals.model import CHANNEL
 from body_broker.audit.auditor import Auditor, open_auditor
 from body_broker.calls import Room
 from body_broker.settings import Settings
 from body_broker.storage.stores import Stores, open_stores
+from body_broker.work.moves import Moves
 from mcp_servers.hub import own, submitting
 from mcp_servers.hub.approving import Approvals, open_approvals
 from mcp_servers.hub.asking import Asking
@@ -123,7 +125,9 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         ground = await _open_ground(stack, settings, name)
         stores, secrets, auditor = ground.stores, ground.secrets, ground.auditor
-        bus, metrics = EventBus(stores.redis), ground.metrics
+        moves = Moves(stores.database_url, also=(CHANNEL,))
+        stack.push_async_callback(moves.close)
+        bus, metrics = EventBus(stores.redis, moves), ground.metrics
         tokens, inferring = await _open_tiers(stack, settings, ground)
         expertise = _expertise_of(settings, stores, inferring)
         opening = open_services(settings, stores, bus, policy, expertise, lasting=lasting)

@@ -98,6 +98,15 @@ def has_tasks(ctx: Context) -> bool:
     return declared is not None and EXTENSION in (declared.extensions or {})
 
 
+def undeclared(what: str) -> MCPError:
+    """What a client is told that did not declare the extension and uses it."""
+    return MCPError(
+        code=MISSING_REQUIRED_CLIENT_CAPABILITY,
+        message=f"bad_input: {what} is for clients that declare {EXTENSION}. Use get_approval and get_job instead.",
+        data=_MISSING,
+    )
+
+
 def _check(ctx: Context, task_id: str) -> None:
     """What every request of these methods must bring.
 
@@ -107,11 +116,7 @@ def _check(ctx: Context, task_id: str) -> None:
     if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=ctx.method)
     if not has_tasks(ctx):
-        raise MCPError(
-            code=MISSING_REQUIRED_CLIENT_CAPABILITY,
-            message=f"bad_input: {ctx.method} is for clients that declare {EXTENSION}. Use get_approval and get_job instead.",
-            data=_MISSING,
-        )
+        raise undeclared(ctx.method)
     named = ctx.request.headers.get(MCP_NAME_HEADER) if ctx.request is not None else None
     if named is not None and decode_header_value(named) != task_id:
         raise MCPError(

@@ -14,7 +14,8 @@ from body_broker.errors import OutcomeUnknown, Unauthenticated, Unavailable
 from body_broker.text import canonical_json
 from body_broker.work.parking import Park
 from body_broker.work.run import Run
-from tiers.bronze.model import Answer
+from tiers.bronze.budgets import check_time
+from tiers.bronze.model import Answer, Budget
 from tiers.bronze.transcript import Made, ReadCall
 from tiers.deadline import Deadline
 from tiers.hubtools import Called, HubTool, HubTools
@@ -41,13 +42,22 @@ class Hands:
         tools: Calls the hub's tools.
         stands: Says for whom.
         names: Of the tools that may be called.
+        budget: Of the job.
         until: When the job's time is over.
     """
 
     def __init__(
-        self, run: Run, tools: Callable[[], HubTools], stands: Stands, *, names: Collection[str], until: datetime
+        self,
+        run: Run,
+        tools: Callable[[], HubTools],
+        stands: Stands,
+        *,
+        names: Collection[str],
+        budget: Budget,
+        until: datetime,
     ) -> None:
-        self._run, self._tools, self._stands, self._names, self._until = run, tools, stands, names, until
+        self._run, self._tools, self._stands, self._names = run, tools, stands, names
+        self._budget, self._until = budget, until
         self._asker: Asker | None = None
         self._offered: dict[str, HubTool] | None = None
         self._ids: set[str] = set()
@@ -89,21 +99,22 @@ class Hands:
 
         Raises:
             Park: People are asked for it.
+            BudgetUsedUp: The job's time was over before it was made.
             OutcomeUnknown: It may or may not have been done, and must not be done again.
             Unauthenticated: The asker's login was ended.
             Unavailable: The hub does not answer.
         """
         name = f"tool {turn}.{place}"
         known = self._run.work.steps.get(name)
-        made = Made.parse(known) if known is not None else await self._made(name, f"{turn}.{place}", call.call)
+        made = Made.parse(known) if known is not None else await self._made(name, f"{turn}.{place}", call.doing)
         if made.outcome == "approval_pending" and made.approval is not None:
-            made = await self._came_of(f"{turn}.{place}", call.call, made.approval)
+            made = await self._came_of(f"{turn}.{place}", call.doing, made.approval)
         if made.outcome == "unauthenticated":
             raise Unauthenticated(
                 "The login under which this job was asked for was ended.", next_step="Sign in, and submit it again."
             )
         if made.outcome in _DONE:
-            self._done.add(_key(call.call))
+            self._done.add(_key(call.doing))
         return made
 
     def _as_read(self, read: Ready | Unfit, seen: set[bytes]) -> ReadCall:
@@ -114,13 +125,16 @@ class Hands:
             if read.key in seen:
                 return ReadCall(call=read.call, counted_as=read.tool.name, outcome="repeated", why=REPEATED)
             seen.add(read.key)
-        return ReadCall(call=read.call, counted_as=read.tool.name)
+        return ReadCall(
+            call=read.call, counted_as=read.tool.name, arguments=orjson.dumps(dict(read.arguments)).decode()
+        )
 
     def _own(self, call: ToolCall, turn: int, place: int) -> ToolCall:
         """The call with an id that no other of the job has."""
         return replace(call, id=f"call{turn:03d}{place:02d}") if call.id in self._ids else call
 
     async def _made(self, name: str, place: str, call: ToolCall) -> Made:
+        check_time(self._budget, self._until)  # else nobody would know what came of a call that had no time
         tool = next((each for each in await self.offered() if each.name == call.name), None)
         if tool is None:
             gone = "It is not offered here any more. Go on without it."

@@ -18,7 +18,7 @@ from body_broker.text import clean
 from body_broker.work.parking import Park
 from body_broker.work.run import Run
 from tiers.accepting import accepting
-from tiers.bronze.budgets import too_dear
+from tiers.bronze.budgets import still_left, too_dear
 from tiers.bronze.calls import CallRow, CallStore
 from tiers.bronze.local import LocalWorkerBackend
 from tiers.bronze.model import Answer, Assignment, Question
@@ -134,25 +134,27 @@ class Experts:
     async def _go_down(self, run: Run, question: Question) -> tuple[_Given, list[Fallback]]:
         """The first answer that holds, and who was passed over without being asked."""
         accept = await asyncio.to_thread(accepting, _as_request(question))
-        skipped: list[Fallback] = []
+        skipped, met = list[Fallback](), list[Fallback]()
         rows = await self.calls.rows_of(question.job, question.turn)
         for spec in self._in_order(question, rows):
             try:
-                given = await self._of(run, question, spec, accept)
+                return await self._of(run, question, spec, accept), skipped
             except EngineFault as fault:
                 self._counts.fell_back(spec.tier, fault.reason)
+                met.append(Fallback(spec.name, fault.reason))
                 found = await self.calls.rows_of(question.job, question.turn)
                 if len(_failed(found)) == len(_failed(rows)):
-                    skipped.append(Fallback(spec.name, fault.reason))
+                    skipped.append(met[-1])
+                else:  # what was asked in vain may have cost
+                    question = still_left(question, await self.calls.spent_of(question.job))
                 rows = found
-                continue
-            return given, skipped
-        raise await self._nobody(question, run, [*_failed(rows), *skipped])
+        raise await self._nobody(question, run, [*_failed(rows), *skipped], met)
 
     def _in_order(self, question: Question, rows: Sequence[CallRow]) -> list[EngineSpec]:
         """Who is asked in which order: whoever may be at work on it first of all, whoever failed at it least often before the others."""
         chosen = self._chosen(question)
-        open_ = {row.engine for row in rows if row.open}
+        # Of an endpoint an answer may have been booked, and the run ended before it was recorded: it is there, and paid for.
+        open_ = {row.engine for row in rows if row.open or (row.output and row.state == "answered")}
         # What our own crash lost says nothing of the engine: it is no reason to go on to one that costs.
         failures = Counter(row.engine for row in rows if row.state == "failed" or (row.state == "lost" and row.output))
         return sorted(chosen, key=lambda spec: (spec.name not in open_, failures[spec.name]))
@@ -273,9 +275,11 @@ class Experts:
         await _committed(run, name, effect)
         return kept[0]
 
-    async def _nobody(self, question: Question, run: Run, fallbacks: Sequence[Fallback]) -> BodyBrokerError | Park:
-        """What it means that nobody answered."""
-        reasons = frozenset(fallback.reason for fallback in fallbacks)
+    async def _nobody(
+        self, question: Question, run: Run, fallbacks: Sequence[Fallback], met: Sequence[Fallback]
+    ) -> BodyBrokerError | Park:
+        """What it means that nobody answered: judged by what was met this time, told with all that was before."""
+        reasons = frozenset(fallback.reason for fallback in met)
         if (
             question.usd_left is not None
             and "ceiling" in reasons
@@ -296,7 +300,7 @@ class Experts:
             return Park(MONEY, wake_in_s=_MONEY_AGAIN_S, message=f"It goes on once there is money for it. {standing}")
         if isinstance(error, Unavailable):
             pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(run.work.attempt - 1, 10), _LONGEST_PAUSE_S)
-            error.retry_after_s = max(pause_s, rest_s(fallbacks, self._engines) or 0.0)
+            error.retry_after_s = max(pause_s, rest_s(met, self._engines) or 0.0)
         return error
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from body_broker.errors import TooLarge
 from body_broker.work.run import Run
 from tiers.bronze.calls import Spent
-from tiers.bronze.model import Budget
-from tiers.model import BYTES_A_TOKEN
+from tiers.bronze.model import Budget, Question
+from tiers.model import BYTES_A_TOKEN, prompt_bytes
 
 _ANSWER_MIN = 256
 """Tokens that an answer must have room for, where the job wants as many: a shorter one is cut before it says anything."""
@@ -39,24 +39,46 @@ def until_of(run: Run, budget: Budget) -> datetime:
     return run.work.expires_at or datetime.now(UTC) + timedelta(seconds=budget.seconds)
 
 
-def left_of(budget: Budget, spent: Spent, *, prompt_bytes: int, max_tokens: int, until: datetime) -> Left:
+def check_time(budget: Budget, until: datetime) -> None:
+    """Raise BudgetUsedUp where the job's time is over."""
+    if datetime.now(UTC) >= until:
+        raise _used_up("seconds", f"{budget.seconds:.0f} seconds", "all of them have passed")
+
+
+def still_left(question: Question, spent: Spent) -> Question:
+    """The question with what is left for it once more was asked for the job.
+
+    Raises:
+        BudgetUsedUp: As `left_of` does.
+    """
+    assignment = question.assignment
+    left = left_of(
+        assignment.budget,
+        spent,
+        prompt_size=prompt_bytes(question.messages, question.offers, assignment.schema),
+        max_tokens=assignment.max_tokens,
+        until=question.until,
+    )
+    return replace(question, tokens_left=left.tokens, usd_left=left.usd)
+
+
+def left_of(budget: Budget, spent: Spent, *, prompt_size: int, max_tokens: int, until: datetime) -> Left:
     """What is left for a question.
 
     Args:
         budget: Of the job.
         spent: What its askings have used.
-        prompt_bytes: Of the question.
+        prompt_size: Bytes of the question.
         max_tokens: What its answer may have.
         until: When its time is over.
 
     Raises:
         BudgetUsedUp: Its time is over, or too few tokens are left to ask it.
     """
-    if datetime.now(UTC) >= until:
-        raise _used_up("seconds", f"{budget.seconds:.0f} seconds", "all of them have passed")
+    check_time(budget, until)
     used = spent.usage.prompt + spent.usage.completion
     left = budget.tokens - used
-    needed = int(prompt_bytes / BYTES_A_TOKEN) + min(max_tokens, _ANSWER_MIN)
+    needed = int(prompt_size / BYTES_A_TOKEN) + min(max_tokens, _ANSWER_MIN)
     if left < needed:
         raise _used_up(
             "tokens", f"{budget.tokens} tokens", f"{used} were used, and the next question needs about {needed}"

@@ -112,9 +112,10 @@ class LocalWorkerBackend:
         reservation = await self._ledger.reserve(
             spec.tier, question.tenant, spec, ask, bound_of(ask, spec), ttl_s=due_in_s + _KEPT_MONEY_S
         )
+        row: CallRow | None = None
         try:
             async with run.fenced() as connection:
-                return await self._calls.begin(
+                row = await self._calls.begin(
                     connection,
                     question.job,
                     question.turn,
@@ -124,9 +125,11 @@ class LocalWorkerBackend:
                     due_in_s=due_in_s,
                     reservation=None if reservation is None else reservation.id,
                 )
-        except LeaseLost:  # nothing is there; of a commit whose answer was lost nobody knows, and its money is swept
-            self._ledger.release(reservation)
+        except BaseException:
+            if row is None:  # nothing is there; of a commit whose answer was lost nobody knows, and its money is swept
+                self._ledger.release(reservation)
             raise
+        return row
 
     async def _leave(self, run: Run, row: CallRow, *, sent: bool) -> None:
         """Mark what a stopped run leaves; where that fails, whoever goes on finds the row open and marks it."""

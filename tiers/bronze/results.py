@@ -97,14 +97,14 @@ class Results:
             shaped: What its kind made of them; may be None where `is_made`.
 
         Raises:
-            Park: It is made, and the place for objects cannot take it now: the job looks again in a minute, and asks no model.
+            Park: It is made, and the place for objects cannot take it now: the job looks again in a minute or sooner, and asks no model.
             TooLarge: It is more than 4 MiB.
             LeaseLost: The run no longer owns its work.
         """
         made = await run.step(_MADE, lambda: _made(finished, shaped))
         key = key_of(finished.assignment.kind, run.id)
         stored = await asyncio.to_thread(object_of, finished, made)
-        put = await run.step(_PUT, lambda: self._put(key, stored))
+        put = await run.step(_PUT, lambda: self._put(run, key, stored))
         document = await self._prepared(finished, made)
 
         async def effect(connection: Connection) -> Json:
@@ -176,14 +176,14 @@ class Results:
 
         return {PURGE: purge}
 
-    async def _put(self, key: str, stored: bytes) -> Json:
+    async def _put(self, run: Run, key: str, stored: bytes) -> Json:
         try:
             await self._objects.put(key, stored)
         except (NotConfigured, Unavailable) as error:
             # What it cost is spent: it waits, and whoever reads the job's progress sees what is to be done.
             log.warning("result_not_put", error=error.message)
             said = f"The result is made and waits to be stored. {error.message} {error.next_step}"
-            raise Park(STORE_AWAY, wake_in_s=_AGAIN_S, message=said) from error
+            raise Park(STORE_AWAY, wake_in_s=run.within_time(_AGAIN_S), message=said) from error
         return {"object": key, "sha256": hashlib.sha256(stored).hexdigest(), "bytes": len(stored)}
 
     async def _prepared(self, finished: Finished, made: Json) -> Prepared | None:

@@ -108,7 +108,7 @@ class _Job:
         self._run, self._assignment, self._experts = run, assignment, experts
         self._until = until_of(run, assignment.budget)
         self._names = experts.tools_of(assignment)
-        self._hands = Hands(run, tools, stands, names=self._names, until=self._until)
+        self._hands = Hands(run, tools, stands, names=self._names, budget=assignment.budget, until=self._until)
         outside = assignment.outside or run.origin.tainted
         self._said = Transcript.begun(assignment, with_tools=bool(self._names), outside=outside)
         self._fits: Callable[[Json], bool] | None = None
@@ -228,7 +228,7 @@ class _Job:
         left = left_of(
             assignment.budget,
             await self._experts.calls.spent_of(run.id),
-            prompt_bytes=prompt_bytes(said.messages, offered, assignment.schema),
+            prompt_size=prompt_bytes(said.messages, offered, assignment.schema),
             max_tokens=assignment.max_tokens,
             until=self._until,
         )

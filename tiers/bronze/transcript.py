@@ -39,24 +39,33 @@ class ReadCall:
     Attributes:
         why: In one line why it cannot be made; None where it can.
         outcome: What is counted of it then.
+        arguments: What it is made with, as the model wrote it: `call` has them as a model reads them again.
     """
 
     call: ToolCall
     counted_as: str
     outcome: str | None = None
     why: str | None = None
+    arguments: str | None = None
+
+    @property
+    def doing(self) -> ToolCall:
+        """The call as it is made."""
+        return self.call if self.arguments is None else replace(self.call, arguments=self.arguments)
 
     def body(self) -> Json:
         """The JSON form."""
         call = self.call
         said = {"id": call.id, "name": call.name, "arguments": call.arguments}
-        return {**said, "counted_as": self.counted_as, "outcome": self.outcome, "why": self.why}
+        told = {"counted_as": self.counted_as, "outcome": self.outcome, "why": self.why}
+        return {**said, **told, "made_with": self.arguments}
 
     @classmethod
     def parse(cls, given: Json) -> ReadCall:
         """The call from its stored JSON."""
         call = ToolCall(given["id"], given["name"], given["arguments"])
-        return cls(call=call, counted_as=given["counted_as"], outcome=given["outcome"], why=given["why"])
+        told = {name: given[name] for name in ("counted_as", "outcome", "why")}
+        return cls(call=call, **told, arguments=given.get("made_with"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,17 @@ BEGIN
 END $$;
 CREATE TRIGGER approval_over AFTER UPDATE OF state, outcome ON approval FOR EACH ROW EXECUTE FUNCTION approval_over();
 
+-- Whoever listens to a job hears that it moved, and looks. Not told: the hub's own work, and calls that people allowed, whose approvals are.
+CREATE FUNCTION work_moved() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('work_moved', NEW.id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER work_moved AFTER UPDATE OF state, progress, waits_for ON work FOR EACH ROW
+    WHEN (NEW.owner <> 'service:body-broker' AND NEW.kind <> 'approved_call'
+          AND (NEW.state, NEW.progress, NEW.waits_for) IS DISTINCT FROM (OLD.state, OLD.progress, OLD.waits_for))
+    EXECUTE FUNCTION work_moved();
+
 -- How much work under a limit one owner has open. Those who ask at the same moment ask one after the other, until their transactions end.
 CREATE INDEX work_open ON work (limit_key, owner) WHERE state IN ('waiting', 'queued', 'running') AND limit_key IS NOT NULL;
 CREATE FUNCTION work_open(p_limit_key text, p_owner text) RETURNS integer LANGUAGE plpgsql AS $$

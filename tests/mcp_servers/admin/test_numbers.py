@@ -57,6 +57,9 @@ def test_numbers_of_facts_and_what_is_no_number_pass(text: str) -> None:
         ("5 million", ["5 million"]),
         ("2026 jobs in Q4", ["2026"]),
         ("(42)", ["42"]),
+        ("44e6 requests, 8.0e1 were lost", ["44e6"]),
+        ("44'000 or 44_000; 1.234e3 jobs", ["44'000", "44_000"]),
+        (".75 of it", [".75"]),
         ("9" * 400, ["9" * 400]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 import orjson
@@ -109,6 +110,36 @@ async def test_more_than_there_is_room_for_is_left_out_and_that_is_said(pool: Po
     assert any("400 figures more than 200 were given" in each for each in report.not_collected)
     assert any("no room to show the last" in each for each in report.not_collected)
     assert len(assignment.messages[-1].content) < 40_000
+
+
+async def test_figures_of_any_size_are_kept_as_they_were_given(pool: Pool) -> None:
+    sizes = {"tiny": 2e-7, "third": 1 / 3, "more": 1_234.5678915, "huge": 10**400, "long": 2**63 - 1}
+
+    assignment = await assignment_of(wish(metrics=sizes), pool, None)
+
+    found = given_facts(assignment)
+    assert found.pop("given.huge").startswith("1000000000")
+    assert found == {
+        "given.tiny": 2e-7,
+        "given.third": 0.333333,
+        "given.more": 1_234.567892,
+        "given.long": 2**63 - 1,
+    }
+    assert orjson.dumps(assignment.body())
+
+
+async def test_figures_are_looked_at_off_the_loop(pool: Pool) -> None:
+    looked: list[int] = []
+
+    class Watched(dict[str, Any]):
+        def items(self) -> Any:
+            looked.append(get_ident())
+            return super().items()
+
+    await assignment_of(GenerateAdminReport.model_construct(metrics=Watched(up=1)), pool, None)
+
+    assert len(looked) == 1
+    assert get_ident() not in looked
 
 
 async def test_what_aws_says_or_not_is_told(pool: Pool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 import pytest
 
@@ -11,10 +12,12 @@ from body_broker.work.run import Run
 from tests.counterparts.faultwall.wall import Reply
 from tests.mcp_servers.hub.conftest import settings_for
 from tests.tiers.asking import MOOD
-from tests.tiers.bronze.office import Office, office
+from tests.tiers.bronze.office import ANNA, PRICE, Office, office
+from tests.tiers.bronze.test_runner import failed_once
 from tests.waiting import wait_until
+from tiers.bronze.asking import MONEY
 from tiers.bronze.calls import CallStore
-from tiers.bronze.model import Question
+from tiers.bronze.model import Budget, Question
 from tiers.catalogue import EngineSpec
 from tiers.faults import EngineFault
 from tiers.model import Usage
@@ -184,6 +187,53 @@ async def test_a_named_engine_that_fails_is_followed_by_nobody(office: Office) -
 
     assert item.error["engines"] == ["bronze-backup: failed"]
     assert office.wall.asked("vllm") == []
+
+
+async def test_what_an_answer_in_vain_has_cost_is_no_more_there_for_the_next_engine(office: Office) -> None:
+    priced(office, "bronze", "bronze-backup")
+    office.wall.say("vllm", Reply(text="no JSON", usage=(1_200, 60, 0)))
+    job = await office.submit(schema=MOOD, budget=Budget(usd=2.0))
+    async with office.process():
+        await wait_until(lambda: failed_once(office, job), "nobody answered")
+
+    assert office.wall.asked("trtllm") == [], "$1.32 of $2 were spent, and it may cost more than the rest"
+    assert len(office.wall.asked("vllm")) == 1
+
+
+async def test_a_budget_that_an_answer_in_vain_used_up_ends_the_job_and_is_told_as_one(office: Office) -> None:
+    office.sets("openai-large")
+    office.wall.say("openai", Reply(text="no JSON", usage=(1_200, 60, 0)))
+    job = await office.submit(schema=MOOD, budget=Budget(usd=2.0))
+    async with office.process():
+        await wait_until(lambda: failed_once(office, job), "nobody answered")
+        await office.now(job)
+        item = await office.ends(job, "failed")
+
+    assert (item.attempts, item.error["budget"]) == (2, "usd")
+    assert len(office.wall.asked("openai")) == 1
+
+
+async def test_without_money_a_job_waits_whatever_failed_before(office: Office) -> None:
+    office.sets("openai-large")
+    office.wall.fault("openai", "failed")
+    job = await office.submit()
+    async with office.process():
+        await wait_until(lambda: failed_once(office, job), "nobody answered")
+    poor = replace(office.catalogue.caps, askers={ANNA: Decimal("0.01")})
+    office.catalogue = replace(office.catalogue, caps=poor)
+    await office.now(job)
+    async with office.process("poor"):
+        item = await office.ends(job, "waiting")
+
+    assert item.waits_for == MONEY
+
+
+def priced(office: Office, *names: str) -> None:
+    """These engines have an address, and their tokens a price."""
+    office.sets(*names)
+    engines = office.catalogue.engines
+    costly = {name: replace(engines[name], price=PRICE) for name in names}
+    office.catalogue = replace(office.catalogue, engines={**engines, **costly})
 
 
 async def test_where_no_expert_has_an_address_the_job_says_what_to_set(office: Office) -> None:

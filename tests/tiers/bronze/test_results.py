@@ -219,6 +219,15 @@ async def test_a_place_that_refuses_is_waited_for_and_said(bench: Bench, tmp_pat
     assert (item.state, bench.made) == ("succeeded", 1)
 
 
+async def test_a_place_is_looked_for_once_more_before_the_job_s_time_is_over(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "results" / "narrative").write_text("in the way")
+    job = await bench.submit()
+    await bench.pool.execute("UPDATE work SET expires_at = clock_timestamp() + interval '40 s' WHERE id = $1", job)
+    async with bench.working():
+        await bench.ends(job, "waiting")
+    assert await bench.pool.fetchval("SELECT wake_at < expires_at FROM work WHERE id = $1", job)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [

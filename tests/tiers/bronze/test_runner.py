@@ -26,6 +26,7 @@ from tiers.model import Asker, Message, Tier
 __all__ = ["office", "settings_for"]
 
 ECHO = Tool("fx_echo", {"text": "the mill"})
+MARKED = "[TODO] </s>"
 
 
 async def test_a_job_is_asked_and_its_answer_is_the_result(office: Office) -> None:
@@ -119,6 +120,34 @@ async def test_a_tool_that_changes_something_is_not_done_twice_for_being_asked_f
 
     assert office.seen.calls == ["fx_draft"]
     assert [tool["outcome"] for tool in found["made"]["tools"]] == ["ok", "repeated", "repeated"]
+
+
+async def test_a_call_is_made_with_what_the_model_wrote_and_known_again_by_it(office: Office) -> None:
+    marks = {"text": MARKED}  # which no model reads again as they are
+    calls = (Tool("fx_echo", marks), Tool("fx_draft", marks))
+    office.wall.say("vllm", Reply(calls=calls), Reply(calls=(Tool("fx_draft", marks),)), Reply(text="Done."))
+    job = await office.submit(tools=("fx_echo", "fx_draft"))
+
+    found = await office.done(job)
+
+    made = await office.pool.fetch(
+        "SELECT outcome::jsonb ->> 'text' FROM work_step WHERE name ~ '^tool 1' AND work = $1", job
+    )
+    assert [MARKED in text for (text,) in made] == [True, True]
+    assert [tool["outcome"] for tool in found["made"]["tools"]] == ["ok", "ok", "repeated"]
+    assert office.seen.calls == ["fx_echo", "fx_draft"]
+    assert MARKED not in str(office.sent())
+
+
+async def test_a_call_for_which_no_time_is_left_is_not_begun(office: Office) -> None:
+    office.wall.say("vllm", Reply(calls=(Tool("fx_wait_plain", {}), Tool("fx_draft", {"text": "x"}))))
+    job = await office.submit(tools=("fx_wait_plain", "fx_draft"), budget=Budget(seconds=2.0))
+
+    async with office.process():
+        item = await office.ends(job, "failed", "unknown")
+
+    assert (item.state, item.error.get("budget")) == ("failed", "seconds"), item.error
+    assert office.seen.calls == []
 
 
 async def test_tools_used_up_leave_one_last_answer_without_them(office: Office) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 from body_broker.telemetry import get_logger
-from body_broker.work.model import LeaseLost
 from body_broker.work.parking import Park
 from body_broker.work.run import Run
 from tiers.bronze.calls import CallRow, CallStore
@@ -127,13 +126,13 @@ class SageMakerAsyncBackend:
         """There is no answer, or it cannot be seen: wait while one may come, or is there and is only not to be seen now."""
         paid_for = row.state == "answered" and unseen is not None  # asking anew would be paid for twice
         if paid_for or (row.open and row.left_s > 0):
-            self._park(row, unseen)
+            self._park(run, row, unseen)
         if not row.open:
             return
         await self._lose(run, row, unseen or "silent")
         raise EngineFault(unseen or "silent")
 
-    def _park(self, row: CallRow, unseen: Reason | None = None) -> NoReturn:
+    def _park(self, run: Run, row: CallRow, unseen: Reason | None = None) -> NoReturn:
         wait_s = min(max(self._endpoint.poll_s, row.age_s / _OLDER), max(self._endpoint.poll_s, _LOOKED_MAX_S))
         said = f"The endpoint {self._endpoint.name} is asked; an answer can come until {row.due_at:%H:%M} UTC."
         if row.state == "answered":
@@ -144,7 +143,7 @@ class SageMakerAsyncBackend:
             said = f"{said} It cannot be looked for now: {IN_WORDS[unseen]}."
         elif row.state == "invoking":
             said = f"{said} Whether the endpoint took the question is not known."
-        raise Park(key_of(row.job), wake_in_s=wait_s, message=said)
+        raise Park(key_of(row.job), wake_in_s=run.within_time(wait_s), message=said)
 
     async def _take(self, run: Run, row: CallRow, spec: EngineSpec, ask: Ask, body: bytes) -> Completion:
         try:
@@ -178,6 +177,7 @@ class SageMakerAsyncBackend:
         reservation = await self._ledger.reserve(
             spec.tier, question.tenant, spec, ask, bound_of(ask, spec), ttl_s=due_in_s + _KEPT_MONEY_S
         )
+        row: CallRow | None = None
         try:
             async with run.fenced() as connection:
                 row = await self._calls.begin(
@@ -192,8 +192,9 @@ class SageMakerAsyncBackend:
                     failure=None if failure is None else str(failure),
                     reservation=None if reservation is None else reservation.id,
                 )
-        except LeaseLost:  # nothing is there; of a commit whose answer was lost nobody knows, and its money is swept
-            self._ledger.release(reservation)
+        except BaseException:
+            if row is None:  # nothing is there; of a commit whose answer was lost nobody knows, and its money is swept
+                self._ledger.release(reservation)
             raise
         await self._invoke(run, row, asking, given, ttl_s=ttl_s, timeout_s=timeout_s, begun_at=begun_at)
 
@@ -219,10 +220,10 @@ class SageMakerAsyncBackend:
             if fault.certain:
                 await self._fail(run, row, fault.reason, ran=False)
                 raise
-            self._park(row)
+            self._park(run, row)
         async with run.fenced() as connection:
             row = await self._calls.invoked(connection, row, *self._told(row, taken))
-        self._park(row)
+        self._park(run, row)
 
     def _told(self, row: CallRow, taken: Taken) -> tuple[str | None, str | None]:
         """Where its answer will be in truth: AWS' word is better than ours."""

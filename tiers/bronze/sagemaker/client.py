@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from body_broker.telemetry import get_logger
 from body_broker.threads import Threads
+from body_broker.work.model import JSON_BYTES_MAX
 from tiers.bronze.sagemaker.places import EXTENSION, Asking, Place
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ BEGUN_WITHIN_S = 30.0
 """An invocation that has not been sent by then is not sent any more: somebody else may believe by now that it was."""
 SENT_WITHIN_S = 15.0
 """How long sending it can take beyond that: to connect, and to be answered."""
-ANSWER_BYTES_MAX = 16 * 1024 * 1024
+ANSWER_BYTES_MAX = JSON_BYTES_MAX
+"""A longer one could not be recorded, and reading it would keep everything else in the process waiting."""
 _CONNECT_S, _READ_S = 3, 10
 _METADATA_S = 1
 WAIT_S = 20

@@ -63,6 +63,17 @@ async def test_the_job_says_whom_it_waits_for_and_until_when(experts: Studio) ->
     assert f"The endpoint {NAME} is asked; an answer can come until {row.due_at:%H:%M} UTC." in item.progress["message"]
 
 
+async def test_its_answer_is_looked_for_once_more_before_the_job_s_time_is_over(experts: Studio) -> None:
+    experts.endpoint = replace(experts.endpoint, poll_s=60.0)
+    experts.model.gate.clear()
+    job = await experts.submit()
+    await experts.pool.execute("UPDATE work SET expires_at = clock_timestamp() + interval '40 s' WHERE id = $1", job)
+    async with experts.worker():
+        await experts.parks(job, "invoked")
+    assert await experts.pool.fetchval("SELECT wake_at < expires_at FROM work WHERE id = $1", job)
+    experts.model.gate.set()
+
+
 @pytest.mark.parametrize("trick", ["vanishes", "swallowed", "breaks"])
 async def test_where_nobody_knows_whether_it_was_taken_it_is_not_asked_again_until_nothing_can_come(
     experts: Studio, trick: Trick
@@ -117,42 +128,6 @@ async def test_a_worker_that_ends_after_it_asked_asks_once(experts: Studio) -> N
     experts.model.gate.set()
     await (await experts.taken()).ended.wait()
     async with experts.worker():
-        assert await experts.ends(job) == KAYA
-    assert experts.sagemaker.seen == 1
-
-
-async def test_an_answer_that_was_booked_and_not_recorded_is_read_again_and_booked_once(experts: Studio) -> None:
-    experts.spec = PAID
-    async with experts.worker():
-        job = await experts.submit()
-        await experts.ends(job)
-    spent = await experts.spent()
-    # As a crash between the two leaves it.
-    await experts.pool.execute("DELETE FROM work_step WHERE work = $1", job)
-    await experts.pool.execute("UPDATE work SET state = 'queued', finished_at = NULL, result = NULL WHERE id = $1", job)
-    async with experts.worker():
-        assert await experts.ends(job) == KAYA
-    assert experts.sagemaker.seen == 1
-    assert await experts.spent() == spent == (0, Decimal("0.026"))
-
-
-async def test_an_answer_that_was_booked_and_cannot_be_read_now_is_not_asked_for_again(
-    experts: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", experts.cloud.hub[0])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", experts.cloud.hub[1])
-    async with experts.worker():
-        job = await experts.submit()
-        await experts.ends(job)
-    # As a crash between the two leaves it.
-    await experts.pool.execute("DELETE FROM work_step WHERE work = $1", job)
-    await experts.pool.execute("UPDATE work SET state = 'queued', finished_at = NULL, result = NULL WHERE id = $1", job)
-    await asyncio.to_thread(experts.cloud.enforce)
-    async with experts.worker():
-        await experts.parks(job, "answered")
-        item = await queue.get(experts.pool, job, owner=None)
-        assert "has answered. It cannot be looked for now: it does not take our key" in str(item.progress)
-        await asyncio.to_thread(experts.cloud.relax)
         assert await experts.ends(job) == KAYA
     assert experts.sagemaker.seen == 1
 

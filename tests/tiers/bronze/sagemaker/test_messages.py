@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from body_broker.work.model import JSON_BYTES_MAX
 from tests.counterparts.sagemaker import said
 from tests.tiers.asking import LORE, MOOD
-from tiers.bronze.sagemaker.client import ANSWER_BYTES_MAX
 from tiers.bronze.sagemaker.messages import completion_of, failure_of, question_of
 from tiers.bronze.sagemaker.places import Asking, Place
 from tiers.faults import EngineFault
@@ -53,7 +53,7 @@ def test_an_answer_is_read_with_its_calls_and_its_tokens() -> None:
         (json.dumps(said("Kaya", finish="content_filter")).encode(), "withheld"),
         (json.dumps(said("Kaya", finish="abort")).encode(), "failed"),
         (b'{"error": {"message": "no", "type": "BadRequestError", "code": 400}}', "rejected"),
-        (b'{"x": "' + b"x" * ANSWER_BYTES_MAX + b'"}', "malformed"),
+        (json.dumps(said("x" * JSON_BYTES_MAX)).encode(), "malformed"),  # it could not be recorded
     ],
 )
 def test_what_is_no_whole_answer_is_none(body: bytes, reason: str) -> None:
