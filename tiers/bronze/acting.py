@@ -32,6 +32,8 @@ _GET = "get_job"
 _GOES_ON = frozenset({"waiting", "queued", "running", "unknown"})
 _NOT_TOLD = frozenset({"timeout", "unavailable"})
 _DONE = frozenset({"ok", "approval_pending"})
+# A day after it ended, or where it was too long to be kept.
+_NOT_READABLE = "It was allowed and done. What it gave cannot be read any more."
 
 
 class Hands:
@@ -197,7 +199,9 @@ def _ended(called: Called) -> Made:
     """What an approved call gave, or why there is none; `called` is the job that it was."""
     job, error = called.structured, called.structured.get("error")
     if job.get("state") == "succeeded":
-        return Made.of(replace(called, text=orjson.dumps(job.get("result")).decode(), structured={}))
+        result = job.get("result")
+        text = _NOT_READABLE if result is None else orjson.dumps(result).decode()
+        return Made.of(replace(called, text=text, structured={}))
     told = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
     text, code = str(told.get("message", "It was not done.")), str(told.get("code", "internal"))
     return Made.of(replace(called, text=text, outcome=code, structured={}))

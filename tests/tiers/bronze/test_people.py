@@ -72,6 +72,20 @@ async def test_what_came_of_it_stands_after_a_crash_though_the_request_is_forgot
     assert office.seen.calls == ["fx_write"]
 
 
+async def test_what_was_done_is_told_as_done_though_its_result_cannot_be_read_any_more(office: Office) -> None:
+    job, approval_id = await parked(office)
+    desk = office.runtime.approvals.desk
+    async with laboring(office.runtime):
+        await say(desk, approval_id)
+        await settles(desk, approval_id, "done")
+    await office.pool.execute("UPDATE approval SET ended_at = ended_at - interval '2 days' WHERE id = $1", approval_id)
+
+    found = await office.done(job)
+
+    assert found["made"]["tools"] == [{"name": "fx_write", "outcome": "ok"}]
+    assert office.sent()[-1]["content"].endswith("| It was allowed and done. What it gave cannot be read any more.")
+
+
 async def test_a_refusal_is_told_as_one_and_the_job_goes_on(office: Office) -> None:
     job, approval_id = await parked(office)
     async with office.process("B"):
