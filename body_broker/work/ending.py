@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from body_broker.calls import Json
-from body_broker.errors import BodyBrokerError, on_the_wire
+from body_broker.errors import BodyBrokerError, InternalError, on_the_wire
 from body_broker.telemetry import get_logger
 from body_broker.work.fence import Value
 from body_broker.work.model import CHANNEL, LeaseLost, encode
@@ -110,10 +111,16 @@ def _ending(
         return (_CANCEL, ()) if run.interrupted == "cancelled" else (_HAND_BACK, (CHANNEL,))
     hopeless = isinstance(failure, BodyBrokerError) and not failure.retryable
     if hopeless or run.work.attempt >= run.work.attempts_max:
-        logger.error("work_failed", work=run.id, kind=run.work.kind, exc_info=failure)
+        logger.error("work_failed", work=run.id, kind=run.work.kind, **_logged(failure))
         return _FAIL, (_body(failure),)
-    logger.warning("work_tried_again", work=run.id, kind=run.work.kind, attempt=run.work.attempt, exc_info=failure)
+    logger.warning("work_tried_again", work=run.id, kind=run.work.kind, attempt=run.work.attempt, **_logged(failure))
     return _TRY_AGAIN, (_body(failure), backoff.delay_s(run.work.attempt, failure))
+
+
+def _logged(error: BaseException) -> dict[str, Any]:
+    """What the log has of a failure: the words of one that was foreseen, and where any other was raised."""
+    foreseen = isinstance(error, BodyBrokerError) and not isinstance(error, InternalError) and error.__cause__ is None
+    return {"error": str(error)} if foreseen else {"exc_info": error}
 
 
 def _body(error: BaseException) -> Json:

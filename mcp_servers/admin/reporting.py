@@ -51,6 +51,7 @@ _SYSTEM = """\
 You write a report on the operations of a game studio's servers, for the people who run them. Your answer is one JSON object: `summary`, \
 `sections` and `recommendations`.
 - Write of what changed, what stands out and what to do; leave out what says nothing. Say plainly what is not known.
+- At most 8 sections of at most 200 words, and 8 recommendations: of an answer that is cut for its length nothing counts.
 - Use numbers of the facts only, as they stand there or rounded. Compute none: a number that stands in no fact is put down as unverified, \
 and so is one that you look up with a tool; name the tool beside such a one.
 - Each section cites in `facts` the keys of the facts it rests on, exactly as they are written.

@@ -60,7 +60,7 @@ async def _so_far(item: WorkItem, pool: Pool) -> StoryArc:
     assignment = Assignment.parse(item.input)
     answered = await queue.steps(pool, item.id, _ANSWER)
     answers = [Answer.parse(answered[name]) for name in sorted(answered, key=_number)]
-    texts = [answer.text for answer in answers if not answer.calls]
+    texts = [answer.text for answer in answers if not answer.calls and answer.text.strip()]
     length: int = assignment.about["length"]
     parts = plan_and_parts(texts, length)[1]
     came = [each for prefix in _READ for each in (await queue.steps(pool, item.id, prefix)).values()]

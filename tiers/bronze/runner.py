@@ -27,6 +27,7 @@ URGENCY = 0.3
 """Of a job's questions: before what is only background, after everybody who waits for an answer."""
 
 
+_NO_TEXT = "There is no text in the answer."
 _AS_JSON = "Now give the result itself: one JSON value as it was asked for, and nothing else."
 
 
@@ -177,11 +178,21 @@ class _Job:
         while not await self._is_whole(answer := await self._answer()):
             if answer.calls:
                 await self._round(answer)
+            elif not answer.text.strip():
+                self._wants_text(answer)
             else:
                 self._said.wants(answer, ())
                 self._said.asks(_AS_JSON)
                 self._last = True
         self._said.answered(answer)
+
+    def _wants_text(self, answer: Answer) -> None:
+        """Ask once more where nothing is left of an answer that its engine did not count as empty: it is no part of anything."""
+        if self._unfit >= UNFIT_MAX:
+            raise AnswersUnfit(f"No result could be made of the answers. {_NO_TEXT}")
+        self._unfit += 1
+        self._said.wants(answer, ())
+        self._said.asks(f"{_NO_TEXT} Answer once more, whole.")
 
     async def _round(self, answer: Answer) -> None:
         """The calls of one answer, one after another."""
@@ -194,8 +205,10 @@ class _Job:
     async def _is_whole(self, answer: Answer) -> bool:
         """Whether nothing more is to be done for it. Where tools may be called, no engine holds it to the schema: then it is looked at here."""
         schema = self._assignment.schema
-        if answer.calls or schema is None or not self._names or self._last:
-            return not answer.calls
+        if answer.calls or not answer.text.strip():
+            return False
+        if schema is None or not self._names or self._last:
+            return True
         if self._fits is None:
             self._fits = await asyncio.to_thread(fitting, schema, "the job")
         try:

@@ -202,7 +202,7 @@ class _Screen:
         for line in _facts(result, self._heard):
             click.echo(line, err=True)
         if job := result.get("job"):
-            click.echo(f"job    body-broker jobs show {job} --as {self._principal}", err=True)
+            click.echo(f"job    body-broker jobs wait {job} --as {self._principal}", err=True)
 
 
 def _step(engine: str, reason: str) -> str:

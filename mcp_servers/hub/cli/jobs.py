@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from collections.abc import AsyncGenerator, Mapping
@@ -37,6 +38,7 @@ _OPTIONS = {
     "idempotency_key": "--key",
     "follow_ups": "--then",
     **{f"budget.{name}": f"--budget-{name}" for name in _BUDGET},
+    "Correct the arguments as the input schema says and call again.": "Correct it, and try again; --help says how.",
     "list_jobs": "`body-broker jobs list`",
     "cancel_job": "`body-broker jobs cancel`",
 }
@@ -170,12 +172,10 @@ class _Command:
     wait_s: float = 0.0
 
     @asynccontextmanager
-    async def opened(self, *, works: bool = False) -> AsyncGenerator[_Calls]:
+    async def opened(self) -> AsyncGenerator[_Calls]:
         """Calls as this principal until the way out."""
-        async with open_runtime(self.settings, name="cli") as runtime, AsyncExitStack() as stack:
+        async with open_runtime(self.settings, name="cli") as runtime:
             await runtime.services.world.load()  # a command does not follow the world, it reads it once
-            if works and self.settings.embedded:  # where no hub is up, nobody else would do it
-                await stack.enter_async_context(working(runtime, (*KINDS, WORK_KIND)))
             yield _Calls(runtime, self)
 
     def tell(self, found: Mapping[str, Json], lines: list[str]) -> None:
@@ -202,6 +202,15 @@ class _Calls:
             error.message, error.next_step = _in_options(error.message), _in_options(error.next_step)
             raise
 
+    @asynccontextmanager
+    async def working(self) -> AsyncGenerator[None]:
+        """On embedded stores jobs are run here: where no hub is up, nobody else would."""
+        async with AsyncExitStack() as stack:
+            if self._command.settings.embedded:
+                await stack.enter_async_context(self._runtime.experts.working())  # before anything is paid for
+                await stack.enter_async_context(working(self._runtime, (*KINDS, WORK_KIND)))
+            yield
+
     async def until_over(self, job_id: str) -> dict[str, Any]:
         """The job once it has ended, or as it stands when the time is up; each change on the way goes to stderr."""
         loop, told = asyncio.get_running_loop(), ""
@@ -217,12 +226,14 @@ class _Calls:
 
 
 async def _submit(command: _Command, asked: Mapping[str, Json], *, wait: bool) -> Mapping[str, Json]:
-    async with command.opened(works=wait) as calls:
+    async with command.opened() as calls, calls.working() if wait else contextlib.nullcontext():
         found = await calls.call("submit_job", asked)
         if not wait:
             place = found["queue_position"]
             before = "" if place is None else f", {place} before it" if place else ", the next to begin"
             command.tell(found, [f"{found['job_id']}  {found['status']}{before}"])
+            if command.settings.embedded and found["status"] not in _OVER:
+                click.echo(f"· {_who_does_it(command, found['job_id'])}", err=True)
             return {}
         click.echo(f"· {found['job_id']}", err=True)
         return _told(command, await calls.until_over(found["job_id"]))
@@ -231,8 +242,10 @@ async def _submit(command: _Command, asked: Mapping[str, Json], *, wait: bool) -
 async def _wait(command: _Command, job_id: str) -> Mapping[str, Json]:
     if job_id.startswith("apr_"):
         raise BadInput("This is a request to people, not a job.", next_step="`body-broker approvals show` has it.")
-    async with command.opened(works=True) as calls:
-        return _told(command, await calls.until_over(job_id))
+    async with command.opened() as calls:
+        await calls.call("get_job", {"id": job_id})  # for a wrong id nobody's jobs are run
+        async with calls.working():
+            return _told(command, await calls.until_over(job_id))
 
 
 async def _show(command: _Command, job_id: str, *, first: str | None = None) -> None:
@@ -246,6 +259,11 @@ async def _list(command: _Command, asked: Mapping[str, Json]) -> None:
     async with command.opened() as calls:
         found = await calls.call("list_jobs", asked)
     command.tell(found, [_line(job) for job in found["items"]] or [f"{command.principal} has no jobs."])
+
+
+def _who_does_it(command: _Command, job_id: str) -> str:
+    """Embedded stores may have no hub up, and then a job stands still."""
+    return f"A hub that is up does it; where none is: body-broker jobs wait {job_id} --as {command.principal}"
 
 
 def _told(command: _Command, job: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -275,6 +293,9 @@ def _whole(job: Mapping[str, Json]) -> list[str]:
     lines = [f"{_line(job)}"]
     if job["state"] not in _OVER:
         lines.append(f"now    {_stands(job)}")
+        progress: dict[str, Json] = job["progress"] or {}
+        if job["waits_for"] and (message := progress.get("message")):  # why, and what to do
+            lines.append(f"said   {clean(message)}")
     if job["error"]:
         lines.append(f"error  {clean(job['error']['message'])} {clean(job['error'].get('next_step') or '')}".rstrip())
     lines += _made(result.get("made") or {})

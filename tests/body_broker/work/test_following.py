@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -64,4 +65,5 @@ async def test_the_hub_s_own_work_and_approved_calls_are_not_told(
 async def test_after_a_lost_connection_everything_followed_is_looked_at(pool: Pool, moves: Moves) -> None:
     async with moves.following(["job_x", "job_y"]) as follower:
         await wait_until(lambda: pool.fetchval(_CUT), "its connection is cut")
-        assert sorted(await follower.moved()) == ["job_x", "job_y"]
+        async with asyncio.timeout(60):
+            assert sorted(await follower.moved()) == ["job_x", "job_y"]

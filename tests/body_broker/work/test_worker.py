@@ -117,7 +117,7 @@ async def test_a_failing_run_is_tried_again_with_growing_pauses_and_then_has_fai
     assert [log["event"] for log in logs if log.get("work") == work] == ["work_tried_again"] * 2 + ["work_failed"]
 
 
-async def test_an_error_that_asks_for_a_longer_pause_gets_it(bench: Bench) -> None:
+async def test_an_error_that_asks_for_a_longer_pause_gets_it(bench: Bench, logs: list[dict[str, Any]]) -> None:
     async with bench.worker(backoff_s=0.0):
         work = await bench.add("is_busy", {"retry_after_s": 0.4}, attempts_max=2)
         item = await bench.reaches(work, "failed")
@@ -126,6 +126,8 @@ async def test_an_error_that_asks_for_a_longer_pause_gets_it(bench: Bench) -> No
     ]
     assert (second - first).total_seconds() >= 0.4
     assert (item.error["code"], item.error["retryable"]) == ("unavailable", True)
+    told = [(log["error"], "exc_info" in log) for log in logs if log.get("work") == work]
+    assert told == [("Not now.", False)] * 2, "what was foreseen is logged in words, without where it was raised"
 
 
 async def test_an_error_that_repeating_does_not_mend_fails_at_once(bench: Bench) -> None:

@@ -57,6 +57,7 @@ async def test_facts_are_collected_as_the_report_is_asked_for_and_go_to_the_mode
 
     assert (assignment.kind, assignment.role, assignment.tools) == ("admin_report", "deepseek-v3-admin", None)
     assert assignment.schema == SCHEMA
+    assert "At most 8 sections" in assignment.messages[0].content, "more do not fit into an answer"
     assert not assignment.outside
     text = assignment.messages[-1].content
     assert "| work.failed = 1 jobs (work, begun in the period)\n" in text

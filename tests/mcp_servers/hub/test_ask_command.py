@@ -155,7 +155,7 @@ async def test_a_question_for_experts_is_answered_with_its_job_and_how_to_see_it
     assert code == 0, err
     told, shown = err.splitlines()
     assert told == "· goes to bronze: async"
-    assert shown.startswith("job    body-broker jobs show job_")
+    assert shown.startswith("job    body-broker jobs wait job_")
     assert shown.endswith(" --as person:dora")
     assert shown.split()[4] in out
     code, out, err = await run(HUB, *shown.split()[2:], "--data-dir", str(data_dir), **env)

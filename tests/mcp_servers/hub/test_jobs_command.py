@@ -54,9 +54,9 @@ async def test_a_job_is_asked_for_listed_shown_and_stopped(data_dir: Path) -> No
     assert (code, out, err) == (0, "person:nobody has no jobs.\n", "")
 
     code, out, err = await jobs("submit", "Write of\nthe flood.", "--priority", "high", data_dir=data_dir)
-    assert (code, err) == (0, "")
     job_id = out.split()[0]
-    assert out == f"{job_id}  queued, the next to begin\n"
+    assert (code, out) == (0, f"{job_id}  queued, the next to begin\n")
+    assert err == f"· A hub that is up does it; where none is: body-broker jobs wait {job_id} --as tier:bronze\n"
     code, out, _ = await jobs("submit", "Another.", "--title", "Later", "--json", data_dir=data_dir)
     later = json.loads(out)
     assert (code, later["status"], later["queue_position"]) == (0, "queued", 1)
@@ -98,6 +98,17 @@ async def test_who_waits_no_longer_is_told_how_it_stands(data_dir: Path) -> None
     assert code == 2
     assert "now    " in out
     await jobs("cancel", job_id, data_dir=data_dir)
+
+
+async def test_who_waits_is_told_first_that_results_have_no_place(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = await run(
+        *(HUB, "jobs", "submit", "x", "--wait", "--as", "bronze", "--data-dir", str(data_dir)),
+        BODY_BROKER_BRONZE_URL=NOWHERE,
+        BODY_BROKER_RESULTS=str(tmp_path / "file"),
+    )
+    assert (code, out) == (1, "")
+    assert err.startswith("The directory of BODY_BROKER_RESULTS is not there, or a file is in the way.\n"), err
 
 
 async def test_the_same_key_is_the_same_job_at_the_terminal_too(data_dir: Path) -> None:

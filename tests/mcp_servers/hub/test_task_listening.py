@@ -156,8 +156,16 @@ async def test_a_job_s_waiting_and_its_cancelling_are_told(hub: Hub, anna: Speak
         await anna.task("cancel", task_id)
         over = await listener.heard("cancelled")
         assert over["statusMessage"].startswith("The job was cancelled. sagemaker had been asked.")
-        told = [each["statusMessage"] for each in listener.told]
-        assert len(told) == len(set(told)), "nothing is told twice"
+
+
+async def test_what_moved_and_stands_as_before_is_not_told_twice(hub: Hub, anna: Speaker) -> None:
+    still, fence = await submitted(anna), await submitted(anna)
+    async with listening(hub, anna.token, [still, fence]) as listener:
+        await listener.heard("1 before it")
+        await hub.runtime.stores.pool.execute("SELECT pg_notify('work_moved', $1)", still)
+        await anna.task("cancel", fence)
+        await listener.heard("cancelled")  # looked at after the other
+        assert [each["taskId"] for each in listener.told].count(still) == 1
 
 
 async def test_what_ended_before_it_was_listened_to_is_told_at_once(hub: Hub, anna: Speaker) -> None:

@@ -121,19 +121,20 @@ async def test_a_story_is_read_part_by_part_while_it_is_written(studio: Hub, wal
         "vllm",
         Reply(text="1. Owed\n2. Paid"),
         Reply(calls=(Tool("search_lore", {"query": "the mill"}),)),
+        Reply(text="\u200b"),
         Reply(text="Owed\n\nMara opened the door."),
         Reply(fault="silent"),
     )
     async with studio.client(*ANNA) as anna:
         job_id = (await tell(anna, "generate_story_arc", theme="debt", length=2))["job_id"]
         running = await arc_at(anna, job_id, 1)
-        await wait_until(lambda: len(wall.asked("vllm")) == 4, "the second part is asked for")
+        await wait_until(lambda: len(wall.asked("vllm")) == 5, "the second part is asked for")
         await tell(anna, "cancel_job", id=job_id)
         stopped = await arc_at(anna, job_id, 1, "cancelled")
 
     assert running["parts"] == stopped["parts"] == [{"title": "Owed", "text": "Mara opened the door."}]
     assert (running["of"], running["consistent"], running["from_outside"]) == (2, None, False)
-    assert asked_of(wall)[3][-1]["content"].startswith("Write part 2 of 2")
+    assert asked_of(wall)[4][-1]["content"].startswith("Write part 2 of 2")
 
 
 async def test_a_whole_story_outlives_its_job_and_is_its_owner_s_alone(

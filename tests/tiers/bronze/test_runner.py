@@ -202,6 +202,25 @@ async def test_answers_that_stay_useless_fail_the_job_after_three_of_them(office
     assert item.error["retryable"] is False
 
 
+async def test_an_answer_of_which_no_text_is_left_is_no_part_and_asked_for_again(office: Office) -> None:
+    office.wall.say("vllm", Reply(text="One."), Reply(text="\u200b"), Reply(text="Two."))
+
+    found = await office.done(await office.submit(follow_ups=("More.",)))
+
+    assert found["answers"] == ["One.", "Two."]
+    assert office.sent()[-1]["content"] == "There is no text in the answer. Answer once more, whole."
+
+
+async def test_answers_without_text_fail_the_job_after_three_of_them(office: Office) -> None:
+    office.wall.answers["vllm"] = lambda _: Reply(text="\u200b")
+    job = await office.submit()
+    async with office.process():
+        item = await office.ends(job, "failed")
+
+    assert len(office.wall.asked("vllm")) == 3
+    assert item.error["message"].endswith("There is no text in the answer.")
+
+
 async def test_an_answer_cut_at_max_tokens_is_told_as_truncated(office: Office) -> None:
     office.wall.say("vllm", Reply(text="And then", finish="length", usage=(20, 64, 0)))
 
