@@ -86,6 +86,12 @@ class ExpertWork:
         """The work that comes round by itself."""
         return results.schedules()
 
+    def has_engine(self) -> bool:
+        """Whether any engine that a job may come to has an address here."""
+        catalogue = self._inferring.catalogue
+        tiers = {Tier.BRONZE, *catalogue.after(Tier.BRONZE)}
+        return any(spec.url is not None and spec.tier in tiers for spec in catalogue.engines.values())
+
     async def stands(self, run: Run) -> Asker:
         """For whom a job's model calls tools: its asker as they are now, in a conversation of the job's own.
 

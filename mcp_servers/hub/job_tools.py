@@ -26,6 +26,7 @@ from tiers.bronze.results import STORE_AWAY, Results
 
 _APPROVAL, _ENDPOINT = "apr_", "expert:"
 _GOES_ON = "It cannot be stopped where it is asked: it may still run and cost there. Its answer is dropped."
+_GOES_ON_BY_ITSELF: frozenset[State] = frozenset({"queued", "running", "waiting"})
 _EXPERTS = frozenset(KINDS)
 _STOPS_WITHIN_S, _LOOK_EVERY_S = 1.0, 0.05
 JobId = Annotated[str, Field(min_length=5, max_length=80)]
@@ -244,6 +245,8 @@ def _has_outside(result: Json) -> bool:
 def _note(item: WorkSummary) -> str | None:
     if item.cancel_requested and item.state not in FINAL:
         return "It is asked to stop; what it has begun is brought to its end."
+    if item.error is not None and item.state in _GOES_ON_BY_ITSELF:
+        return "The error is that of its last run. It is tried again by itself: do not ask for it again."
     return None
 
 

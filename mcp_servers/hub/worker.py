@@ -16,14 +16,21 @@ log = get_logger(__name__)
 
 
 def make_worker(runtime: Runtime, kinds: Collection[str] | None = None) -> Worker:
-    """A worker for every kind of work the rooms bring, or only for these."""
+    """A worker for every kind of work the rooms bring, or only for these.
+
+    Unless they are asked for, experts' jobs are left alone by a process that knows no engine for them: another may know one.
+    """
     settings = runtime.settings
     bringing = (runtime.services, runtime.executor, runtime.approvals, runtime.experts)
     handlers = {kind: handler for each in bringing for kind, handler in each.handlers().items()}
+    if kinds is None and not runtime.experts.has_engine():
+        kinds_here = frozenset(handlers) - frozenset(KINDS)
+    else:
+        kinds_here = frozenset(handlers) if kinds is None else frozenset(kinds)
     schedules = (*runtime.services.schedules(), *runtime.approvals.schedules(), *runtime.experts.schedules())
     return Worker(
         runtime.stores.pool,
-        {kind: handler for kind, handler in handlers.items() if kinds is None or kind in kinds},
+        {kind: handler for kind, handler in handlers.items() if kind in kinds_here},
         database_url=runtime.stores.database_url,
         schedules=schedules if kinds is None else (),
         concurrency=settings.worker_concurrency,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from body_broker.lore import Effect, Lore, make_draft
 from body_broker.lore.documents import content_hash
-from body_broker.lore.model import Draft, persona_index
+from body_broker.lore.model import SPOILER_LEVEL_MAX, Draft, persona_index
 from body_broker.storage.postgres import Connection
 from body_broker.work.model import Origin
 from tiers.bronze.model import JobKind
@@ -74,5 +74,7 @@ class Documents:
 
 
 def _prepared(job: str, kind: JobKind, title: str, text: str) -> Prepared:
-    draft = make_draft(f"{PERSONA}/{job}", title, text, "markdown", {"job": job, "made_as": kind})
+    # Nobody knows what of the lore that the model read is in it: who asks for nothing spoilt is not told of it.
+    known = {"job": job, "made_as": kind, "spoiler_level": SPOILER_LEVEL_MAX}
+    draft = make_draft(f"{PERSONA}/{job}", title, text, "markdown", known)
     return Prepared(content_hash(draft), draft)

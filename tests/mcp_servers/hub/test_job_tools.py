@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from body_broker.errors import Conflict
+from body_broker.errors import Conflict, Unavailable
 from body_broker.settings import Settings
 from body_broker.work import queue
 from body_broker.work.parking import Park
@@ -243,6 +243,21 @@ async def test_a_job_that_failed_says_why_and_what_to_do(hub: Hub, anna: Client)
         "Its budget of tokens is used up.",
         "Ask for less.",
     )
+
+
+async def test_a_job_that_is_tried_again_by_itself_says_so(hub: Hub, anna: Client) -> None:
+    job_id = await submitted(anna)
+    async with experts(hub.runtime, Unavailable("No expert answered.", retry_after_s=600)):
+
+        async def failed_once() -> bool:
+            return (await tell(anna, "get_job", id=job_id))["error"] is not None
+
+        await wait_until(failed_once, "its first run fails")
+    found = await tell(anna, "get_job", id=job_id)
+    assert (found["state"], found["error"]["message"]) == ("queued", "No expert answered.")
+    assert found["note"] == (
+        "The error is that of its last run. It is tried again by itself: do not ask for it again."
+    ), "else its next_step would be read as: submit it once more"
 
 
 async def test_jobs_are_listed_with_their_titles_page_by_page_and_by_state(anna: Client) -> None:

@@ -91,7 +91,7 @@ async def test_its_document_is_outside_canon_and_in_no_other_search(bench: Bench
     assert await bench.found("zephyrine", persona="osric") == []
     row = await bench.pool.fetchrow("SELECT knowledge::text FROM lore_edition")
     assert row is not None
-    assert orjson.loads(row["knowledge"]) == {"job": job, "made_as": "narrative"}
+    assert orjson.loads(row["knowledge"]) == {"job": job, "made_as": "narrative", "spoiler_level": 100}
 
 
 async def test_the_same_text_of_two_jobs_is_two_documents(bench: Bench) -> None:
