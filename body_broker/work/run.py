@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -35,6 +35,7 @@ WITH held AS (
 INSERT INTO work_step (work, name, outcome) SELECT id, $3, $4::text::jsonb FROM held
 ON CONFLICT (work, name) DO UPDATE SET outcome = excluded.outcome RETURNING work
 """
+_GETS_ON = "UPDATE work SET attempts = 1 WHERE id = $1"
 # No ON CONFLICT: where a handler repeats a commit whose answer was lost, the second effect must be rolled back.
 _RECORD_COMMITTED = "INSERT INTO work_step (work, name, outcome) VALUES ($1, $2, $3::text::jsonb)"
 
@@ -151,6 +152,15 @@ class Run:
                 await connection.execute(_RECORD_COMMITTED, self.id, name, outcome)
             self._steps[name] = decode(outcome)
         return self._steps[name]
+
+    async def gets_on(self, connection: Connection) -> None:
+        """Count attempts anew, this one as the first, for it has come further than any before: long work may fail now and then.
+
+        Args:
+            connection: Of `fenced`, or of the effect of `commit`.
+        """
+        await connection.execute(_GETS_ON, self.id)
+        self.work = replace(self.work, attempt=1)
 
     async def once(self, name: str, effect: Callable[[], Awaitable[Json]]) -> Json:
         """The outcome of an outside effect that must never be repeated.

@@ -270,6 +270,7 @@ class Experts:
                 seconds=given.completion.seconds,
             )
             kept[:] = [answer]
+            await run.gets_on(connection)
             return answer.body()
 
         await _committed(run, name, effect)

@@ -9,6 +9,7 @@ import pytest
 
 from body_broker.calls import Json
 from body_broker.errors import BadInput, Unavailable
+from body_broker.storage.postgres import Connection
 from body_broker.work import lease, queue
 from body_broker.work.ending import Backoff, perform
 from body_broker.work.run import Handler, Interruption, Run
@@ -129,3 +130,25 @@ async def test_what_a_person_found_not_done_is_told_with_their_note(bench: Bench
     item = await bench.item(run.id)
     assert (item.state, item.error["code"], item.error["settled_by"]) == ("failed", "conflict", "person:boris")
     assert item.error["message"].endswith("They say: Nothing came.")
+
+
+async def test_attempts_count_anew_once_it_has_got_on(bench: Bench) -> None:
+    async def stumbles(run: Run) -> Json:
+        async def step(connection: Connection) -> Json:
+            await run.gets_on(connection)
+            return {}
+
+        if run.work.attempt == 2 and len(run.work.steps) < 2:
+            await run.commit(f"step {len(run.work.steps)}", step)
+        raise Unavailable("Away.")
+
+    await bench.add("sends", attempts_max=2)
+    attempts: list[int] = []
+    state = "queued"
+    while state == "queued":
+        await bench.pool.execute("UPDATE work SET run_at = clock_timestamp()")
+        run = await claimed(bench)
+        attempts.append(run.work.attempt)
+        state = await ended(bench, run, stumbles)
+
+    assert (state, attempts) == ("failed", [1, 2, 2, 2]), "each step gives one more try, and no more"
