@@ -229,6 +229,7 @@ BROUGHT = {
     "starlette": "mcp",
     "mcp_types": "mcp",
     "httpx2": "mcp",
+    "anyio": "mcp",
     "cryptography": "pyjwt",
     "botocore": "boto3",
     "jmespath": "boto3",

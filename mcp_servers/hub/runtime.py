@@ -150,10 +150,7 @@ async def open_runtime(
         )
         stack.push_async_callback(gate.drain)
         listings = Listings(rooms, policy, gate.configured)
-        inferring.reaches(
-            lambda: InnerDoor(Protocol(gate, listings, ground.limits, bus), ground.identities, settings),
-            NestedCalls(gate, listings),
-        )
+        _let_in(inferring, gate, listings, ground, bus)
         stack.push_async_callback(inferring.close)
         yield Runtime(
             settings=settings,
@@ -180,6 +177,7 @@ async def open_runtime(
 class _Ground:
     """What everything else stands on: stores, keys and audit; who calls, what they have read, and how much they may."""
 
+    settings: Settings
     stores: Stores
     secrets: Secrets
     auditor: Auditor
@@ -189,6 +187,14 @@ class _Ground:
     metrics: Metrics
 
 
+def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Ground, bus: EventBus) -> None:
+    """Tiers reach this very hub from now on, as MCP clients and by nested calls."""
+    inferring.reaches(
+        lambda: InnerDoor(Protocol(gate, listings, ground.limits, bus), ground.identities, ground.settings),
+        NestedCalls(gate, listings),
+    )
+
+
 async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> _Ground:
     """Traces first, which end last."""
     await stack.enter_async_context(open_tracing(settings.otlp_url))
@@ -196,6 +202,7 @@ async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> 
     secrets = await asyncio.to_thread(Secrets.load, settings)
     limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
     return _Ground(
+        settings=settings,
         stores=stores,
         secrets=secrets,
         auditor=await stack.enter_async_context(open_auditor(stores.pool, secrets.derive("audit"))),

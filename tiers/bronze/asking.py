@@ -117,8 +117,7 @@ class Experts:
             LeaseLost: The run no longer owns its work.
             BodyBrokerError: Nobody answered; `retryable` where somebody may later.
         """
-        known = self.recorded(run, question.turn)
-        if known is not None:
+        if (known := self.recorded(run, question.turn)) is not None:
             return known
         name = step_of(question.turn)
         await self._close_open(run, question)
@@ -153,7 +152,7 @@ class Experts:
     def _in_order(self, question: Question, rows: Sequence[CallRow]) -> list[EngineSpec]:
         """Who is asked in which order: whoever may be at work on it first of all, whoever failed at it least often before the others."""
         chosen = self._chosen(question)
-        # Of an endpoint an answer may have been booked, and the run ended before it was recorded: it is there, and paid for.
+        # An endpoint's answer that was booked, and not recorded, is there too.
         open_ = {row.engine for row in rows if row.open or (row.output and row.state == "answered")}
         # What our own crash lost says nothing of the engine: it is no reason to go on to one that costs.
         failures = Counter(row.engine for row in rows if row.state == "failed" or (row.state == "lost" and row.output))

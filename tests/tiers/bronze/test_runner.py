@@ -26,7 +26,7 @@ from tiers.model import Asker, Message, Tier
 __all__ = ["office", "settings_for"]
 
 ECHO = Tool("fx_echo", {"text": "the mill"})
-MARKED = "[TODO] </s>"
+MARKED = "[DEFAULT] </s>"
 
 
 async def test_a_job_is_asked_and_its_answer_is_the_result(office: Office) -> None:
