@@ -19,6 +19,7 @@ from mcp_servers.hub.worker import make_worker
 from policies.decision import Deny, Question, chain_of
 from tests.mcp_servers.hub.conftest import Hub, error_of
 from tests.mcp_servers.hub.test_gate import modern, request
+from tiers.bronze.model import KINDS
 
 # Every MCP method with parameters that fit it. `initialize` is the SDK runner's own.
 METHODS: dict[str, dict[str, Any]] = {
@@ -135,7 +136,10 @@ async def test_every_entry_in_the_code_is_known_here(hub: Hub) -> None:
     assert hub.front.api is not None
     assert hub.front.api.paths == set(API)
     assert set(body_broker.list_commands(None)) == COMMANDS  # type: ignore[arg-type]
-    assert set(make_worker(hub.runtime)._handlers) == WORK  # pyright: ignore[reportPrivateUsage]
+    bringing = (hub.runtime.services, hub.runtime.executor, hub.runtime.approvals, hub.runtime.experts)
+    assert {"work.purge"}.union(*(each.handlers() for each in bringing)) == WORK
+    # A hub that knows no engine leaves the experts' jobs to those that know one.
+    assert set(make_worker(hub.runtime)._handlers) == WORK - set(KINDS)  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_no_method_answers_over_http_without_identity(hub: Hub) -> None:
