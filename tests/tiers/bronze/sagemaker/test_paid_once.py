@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 from body_broker.work import queue
+from tests.kill.holding import holding
 from tests.tiers.bronze.sagemaker.studio import PAID, Studio
-from tiers.bronze.calls import CallStore
 
 KAYA = {"text": "Kaya stands at the well.", "finish": "stop", "completion": 7}
 
@@ -50,18 +50,11 @@ async def test_an_answer_that_was_booked_and_cannot_be_read_now_is_not_asked_for
     assert experts.sagemaker.seen == 1
 
 
-async def test_money_set_aside_for_what_was_not_begun_is_given_back(
-    experts: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_money_set_aside_for_what_was_not_begun_is_given_back(experts: Studio) -> None:
     experts.spec = PAID
-    at = asyncio.Event()
-
-    async def stands_still(*_: object, **__: object) -> None:
-        at.set()
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(CallStore, "begin", stands_still)
-    async with experts.worker():
-        job = await experts.submit()
-        await at.wait()
-    assert (await experts.rows(job), await experts.spent()) == ([], (0, 0))
+    async with holding(experts.database_url, "LOCK TABLE expert_call IN SHARE MODE") as held:
+        async with experts.worker():
+            job = await experts.submit()
+            await held.has_stopped_one()
+        assert await experts.rows(job) == []
+    assert await experts.spent() == (0, 0)
