@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
 T = TypeVar("T")
 _POLL_S = 0.01
+_AGAIN_S = 0.5
 
 
 async def wait_until(
@@ -25,6 +26,21 @@ async def wait_until(
             return cast("T", found)
         assert time.monotonic() < deadline, f"{timeout_s} s passed, but not: {description}"
         await asyncio.sleep(_POLL_S)
+
+
+async def end_all(tasks: Sequence[asyncio.Task[None]], timeout_s: float = 60.0) -> list[BaseException]:
+    """Cancel them until they end, and what they ended with, but for the cancelling.
+
+    Not once alone: a client library that is cancelled while its reply arrives may raise an error of its own instead, which a task that
+    survives lost connections survives too.
+    """
+    deadline = time.monotonic() + timeout_s
+    while left := [task for task in tasks if not task.done()]:
+        assert time.monotonic() < deadline, f"{timeout_s} s passed, and these go on: {left}"
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_AGAIN_S)
+    return [fault for task in tasks if not task.cancelled() and (fault := task.exception()) is not None]
 
 
 def wait_until_sync(predicate: Callable[[], T], description: str, timeout_s: float = 60.0) -> T:

@@ -8,7 +8,6 @@ or says things twice. `ledger` has what was taken and how often each was run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
 import re
@@ -23,6 +22,7 @@ import botocore.session  # pyright: ignore[reportMissingTypeStubs] - it has none
 from aiohttp import web
 
 from tests.counterparts.aws import REGION, Cloud
+from tests.waiting import end_all
 
 Trick = Literal[
     "throttled",  # refused with 429
@@ -271,10 +271,8 @@ class SageMakerAsyncEmulator:
     async def close(self) -> None:
         """End everything."""
         self._open.set()
-        for task in tuple(self._tasks):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._tasks)
+        for fault in await end_all(tuple(self._tasks)):
+            raise fault
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from body_broker.storage.postgres import open_pool
 from body_broker.work.model import Origin
 from tests.kill.harness import PATIENCE_S
 from tests.kill.product import Product
-from tests.waiting import wait_until
+from tests.waiting import end_all, wait_until
 
 READER = "tier:silver"
 _ORIGIN = Origin(chain=("person:anna",), session="tests")
@@ -72,12 +72,9 @@ class Shelf:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for fault in ended:
-            if isinstance(fault, BaseException) and not isinstance(fault, asyncio.CancelledError):
-                raise fault
+            faults = await end_all(tasks)
+        for fault in faults:
+            raise fault
 
     async def add(self) -> None:
         """A new document."""

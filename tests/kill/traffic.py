@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from tests.kill.product import Answer, Product
 from tests.kill.promises import READER, WRITER, Promises
+from tests.waiting import end_all
 
 _EVERY_REFUSAL = 5
 
@@ -37,12 +38,9 @@ class Traffic:
         try:
             yield
         finally:
-            for client in clients:
-                client.cancel()
-            ended = await asyncio.gather(*clients, return_exceptions=True)
-        for fault in ended:
-            if isinstance(fault, BaseException) and not isinstance(fault, asyncio.CancelledError):
-                raise fault
+            faults = await end_all(clients)
+        for fault in faults:
+            raise fault
 
     @asynccontextmanager
     async def still(self) -> AsyncGenerator[None]:

@@ -23,7 +23,7 @@ from body_broker.world.model import Effect, Kind
 from tests.kill.harness import PATIENCE_S, Harness, Step, Victim
 from tests.kill.holding import holding
 from tests.kill.product import Product
-from tests.waiting import wait_until
+from tests.waiting import end_all, wait_until
 
 CLIENTS = tuple(f"service:game-{n}" for n in range(4))
 _FLAGS = tuple(f"count-{n}" for n in range(6))
@@ -70,7 +70,10 @@ class Players:
 
     @asynccontextmanager
     async def playing(self) -> AsyncGenerator[None]:
-        """They ask until the way out, where each gets its last answer; a fault of theirs is raised there."""
+        """They ask until the way out, where each gets its last answer; a fault of theirs is raised there.
+
+        Where a round failed nobody waits for answers, which may never come.
+        """
         over = asyncio.Event()
         self._playing = clients = [
             asyncio.create_task(self._play(client, turn, over))
@@ -78,12 +81,10 @@ class Players:
         ]
         try:
             yield
-        finally:
             over.set()
-            ended = await asyncio.gather(*clients, return_exceptions=True)
-        for fault in ended:
-            if isinstance(fault, BaseException):
-                raise fault
+            await asyncio.gather(*clients)
+        finally:
+            await end_all(clients)
 
     def have_answered(self, count: int) -> bool:
         """Whether so many calls were; fails where a client gave up."""

@@ -49,14 +49,13 @@ async def settle() -> None:
 
 @contextmanager
 def virtual_time() -> Generator[Clock]:
-    """The running loop's clock, in the test's hands for as long as this is open."""
+    """The running loop's clock, in the test's hands for as long as this is open.
+
+    What was gained stays: a loop whose time went back would wait as much longer for whatever was begun meanwhile.
+    """
     loop = cast("Any", asyncio.get_running_loop())  # an attribute over a method
-    clock = Clock(loop.time)
-    loop.time = clock
-    try:
-        yield clock
-    finally:
-        del loop.time
+    loop.time = clock = Clock(loop.time)
+    yield clock
 
 
 @contextmanager
@@ -66,12 +65,13 @@ def frozen_time() -> Generator[Clock]:
     Somebody must keep the loop busy, such as `pass_by`: a loop that waits for a timer waits for good.
     """
     loop = cast("Any", asyncio.get_running_loop())  # an attribute over a method
-    began = loop.time()
+    real, began = loop.time, loop.time()
     loop.time = found = Clock(lambda: began)
     try:
         yield found
     finally:
-        del loop.time
+        loop.time = after = Clock(real)
+        after.move(found.ahead_s)
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.tiers.clock import Clock, settle, virtual_time
+from tests.tiers.clock import Clock, frozen_time, settle, virtual_time
 from tiers.deadline import Deadline
 
 
@@ -45,11 +47,16 @@ async def test_what_sleeps_again_and_again_wakes_as_often_as_it_would(clock: Clo
     assert woke[0] == pytest.approx(10, abs=5.5)
 
 
-async def test_the_loop_has_its_own_clock_back_afterwards() -> None:
+@pytest.mark.parametrize("moved", [virtual_time, frozen_time])
+async def test_time_does_not_go_back_afterwards_and_what_was_begun_meanwhile_runs_out(
+    moved: Callable[[], AbstractContextManager[Clock]],
+) -> None:
     loop = asyncio.get_running_loop()
     before = loop.time()
-    with virtual_time() as clock:
+    with moved() as clock:
         clock.move(1_000)
-        assert loop.time() >= before + 1_000
+        begun = asyncio.create_task(asyncio.sleep(0.001))
+        await asyncio.sleep(0)
 
-    assert loop.time() < before + 1_000
+    assert loop.time() >= before + 1_000
+    await begun  # not a thousand seconds later

@@ -136,6 +136,7 @@ async def test_everything_that_may_be_said_of_a_job_is_in_its_assignment(hub: Hu
         ({"prompt": "x", "model": "no-such-model"}, "There is no model of that name here. Use one of: bronze."),
         ({"prompt": "x", "model": "silver"}, "There is no model of that name here. Use one of: bronze."),
         ({"prompt": "x", "role": "no-such-role"}, "There is no role of that name here. Use one of: deepseek-v3-"),
+        ({"prompt": "x", "tools": ["whoami", "whoamy"]}, "has the name given as tools.1. tools/list has the tools"),
         ({"prompt": "x", "max_tokens": 131_073}, "max_tokens: Input should be less than or equal to 131072"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "x", "budget": {"tokens": 0}}, "budget.tokens"),
