@@ -192,6 +192,7 @@ def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Groun
     inferring.reaches(
         lambda: InnerDoor(Protocol(gate, listings, ground.limits, bus), ground.identities, ground.settings),
         NestedCalls(gate, listings),
+        names=frozenset(tool.name for room in gate.rooms for tool in room.tools),
     )
 
 

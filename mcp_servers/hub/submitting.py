@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Protocol, Self
 
 import orjson
@@ -220,7 +221,22 @@ async def submit_jobs(arguments: SubmitJobs, call: Call, services: HasExperts) -
 async def _assignment(wish: JobWish, call: Call, services: HasExperts) -> Assignment:
     if wish.response_schema is not None:  # reading one may take half a second
         await asyncio.to_thread(_check_schema, wish.response_schema)
+    _check_tools(wish.tools or (), services.inferring)
     return wish.assignment(services.inferring.catalogue, outside=call.tainted)
+
+
+def _check_tools(names: Sequence[str], inferring: Inferring) -> None:
+    """A name that nothing has would be a tool that the expert silently lacks."""
+    groups = inferring.catalogue.tool_groups
+    unknown = [
+        f"tools.{place}" for place, name in enumerate(names) if name not in groups and name not in inferring.names
+    ]
+    if unknown:
+        raise BadInput(
+            f"No tool of this hub, and no group of tools, has the name given as {', '.join(unknown[:_NAMED_MAX])}.",
+            next_step=f"tools/list has the tools; groups are: {', '.join(groups)}.",
+            details={"problems": [f"{place}: unknown" for place in unknown[:_NAMED_MAX]]},
+        )
 
 
 def _check_schema(schema: dict[str, Json]) -> None:
