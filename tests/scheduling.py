@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from xdist.scheduler import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]  # the same
+from xdist.workermanage import WorkerController  # pyright: ignore[reportMissingTypeStubs]  # the same
 
 COSTLY = ("npm", "opensearch", "vllm")
 _NEEDS = re.compile(r"mark\.requires\(([^)]*)\)")
@@ -23,6 +24,16 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(self.config.rootpath, nodeid.partition("::")[0])
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """The test whose process ended with it. It is over: xdist's own way gives it to the next process, which ends with it too."""
+        for unit in self.assigned_work[node].values():
+            for test, is_over in unit.items():
+                if not is_over:
+                    unit[test] = True
+                    super().remove_node(node)
+                    return test
+        return super().remove_node(node)
 
 
 @pytest.hookimpl(optionalhook=True)

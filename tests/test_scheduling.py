@@ -19,6 +19,15 @@ def test_it(number):
     with pathlib.Path(__file__).with_suffix(".ran").open("a") as ran:
         ran.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
 """
+_HANGS = """
+import contextlib, time
+def test_that_hangs():
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+def test_after_it():
+    pass
+"""
 _COSTLY = 'pytestmark = pytest.mark.requires("java", "opensearch")'
 
 
@@ -39,23 +48,38 @@ def test_a_file_goes_with_those_that_need_its_program(file: str, group: str) -> 
 
 
 def test_each_group_runs_in_one_process(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text("from tests.scheduling import pytest_xdist_make_scheduler\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = requires\n")
     for name, mark in {"a": "", "b": "", "c": _COSTLY, "d": _COSTLY}.items():
         (tmp_path / f"test_{name}.py").write_text(_TEST.format(mark=mark))
 
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, str(tmp_path)],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _run_on_two_processes(tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
     ran = {name: (tmp_path / f"test_{name}.ran").read_text().split() for name in "abcd"}
     assert [len(set(ran[name])) for name in "ab"] == [1, 1]
     assert len({*ran["c"], *ran["d"]}) == 1
-    assert len({worker for each in ran.values() for worker in each}) == 2
+
+
+def test_a_test_that_outlives_its_time_out_ends_one_process_which_says_where_and_the_others_run(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text(_HANGS)
+    (tmp_path / "test_b.py").write_text(_TEST.format(mark=""))
+
+    done = _run_on_two_processes(tmp_path, "-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("crashed while running 'test_a.py::test_that_hangs'") == 1, done.stdout
+    assert "in test_that_hangs" in done.stderr, done.stderr
+    assert "1 failed, 7 passed" in done.stdout, done.stdout
+
+
+def _run_on_two_processes(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text("from tests.scheduling import pytest_xdist_make_scheduler\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = requires\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [*command, *options, str(folder)],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
