@@ -57,6 +57,7 @@ def test_each_group_runs_in_one_process(tmp_path: Path) -> None:
     ran = {name: (tmp_path / f"test_{name}.ran").read_text().split() for name in "abcd"}
     assert [len(set(ran[name])) for name in "ab"] == [1, 1]
     assert len({*ran["c"], *ran["d"]}) == 1
+    assert len({worker for each in ran.values() for worker in each}) == 2
 
 
 def test_a_test_that_outlives_its_time_out_ends_one_process_which_says_where_and_the_others_run(tmp_path: Path) -> None:

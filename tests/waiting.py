@@ -8,9 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
+from body_broker.background import end
+
 T = TypeVar("T")
 _POLL_S = 0.01
-_AGAIN_S = 0.5
 
 
 async def wait_until(
@@ -29,17 +30,9 @@ async def wait_until(
 
 
 async def end_all(tasks: Sequence[asyncio.Task[None]], timeout_s: float = 60.0) -> list[BaseException]:
-    """Cancel them until they end, and what they ended with, but for the cancelling.
-
-    Not once alone: a client library that is cancelled while its reply arrives may raise an error of its own instead, which a task that
-    survives lost connections survives too.
-    """
-    deadline = time.monotonic() + timeout_s
-    while left := [task for task in tasks if not task.done()]:
-        assert time.monotonic() < deadline, f"{timeout_s} s passed, and these go on: {left}"
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=_AGAIN_S)
+    """Cancel them until they end, and what they ended with, but for the cancelling."""
+    async with asyncio.timeout(timeout_s):
+        await asyncio.gather(*(end(task) for task in tasks))
     return [fault for task in tasks if not task.cancelled() and (fault := task.exception()) is not None]
 
 

@@ -41,7 +41,6 @@ class Inferring:
 
     Attributes:
         catalogue: Engines, roles, prices and caps as models.toml and the settings say.
-        names: Of the tools that are served here.
     """
 
     def __init__(
@@ -60,18 +59,15 @@ class Inferring:
         self._stores, self._tokens, self._sessions, self._key = stores, tokens, sessions, key
         self._door: Callable[[], InnerDoor] | None = None
         self._calls: HubCalls | None = None
-        self.names: frozenset[str] = frozenset()
         self._tiers: Tiers | None = None
         self._opening, self._open, self._closed = asyncio.Lock(), AsyncExitStack(), False
 
-    def reaches(
-        self, door: Callable[[], InnerDoor], calls: HubCalls | None = None, *, names: frozenset[str] = frozenset()
-    ) -> None:
+    def reaches(self, door: Callable[[], InnerDoor], calls: HubCalls | None = None) -> None:
         """How tiers reach this hub, as MCP clients of their own and as whoever asks them; told once, when there is a gate.
 
-        Without `calls` nobody gets jobs here. `names` are those of the tools that are served here.
+        Without `calls` nobody gets jobs here.
         """
-        self._door, self._calls, self.names = door, calls, names
+        self._door, self._calls = door, calls
 
     async def tiers(self) -> Tiers:
         """The tiers, opened now if nobody has asked before.

@@ -23,7 +23,7 @@ from tiers.bronze.results import Results
 
 @dataclass(frozen=True, slots=True)
 class HubServices:
-    """What the hub's own tools need."""
+    """What the hub's own tools need; `served` are the names of all tools of this hub."""
 
     pool: Pool
     metrics: Metrics
@@ -31,6 +31,7 @@ class HubServices:
     inferring: Inferring
     jobs: Jobs
     results: Results
+    served: frozenset[str]
 
 
 class Nothing(Arguments):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from approvals.desk import Desk
 from approvals.executor import Executor
 from approvals.model import CHANNEL
 from body_broker.audit.auditor import Auditor, open_auditor
@@ -41,6 +42,7 @@ from mcp_servers.hub.tracing import open_tracing
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 from tiers.bronze.jobs import Jobs
+from tiers.bronze.results import Results
 from tiers.catalogue import Catalogue as Models
 from tiers.model import Tier
 
@@ -138,7 +140,7 @@ async def open_runtime(
             settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
         approvals = await stack.enter_async_context(asking)
-        ours = own.HubServices(stores.pool, metrics, approvals.desk, inferring, expertise.jobs, services.results)
+        ours = _own_services(rooms, ground, approvals.desk, inferring, expertise.jobs, services.results)
         gate = _make_gate(
             ground,
             settings,
@@ -187,12 +189,18 @@ class _Ground:
     metrics: Metrics
 
 
+def _own_services(
+    rooms: Sequence[Room], ground: _Ground, desk: Desk, inferring: Inferring, jobs: Jobs, results: Results
+) -> own.HubServices:
+    served = frozenset(tool.name for room in rooms for tool in room.tools)
+    return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, jobs, results, served)
+
+
 def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Ground, bus: EventBus) -> None:
     """Tiers reach this very hub from now on, as MCP clients and by nested calls."""
     inferring.reaches(
         lambda: InnerDoor(Protocol(gate, listings, ground.limits, bus), ground.identities, ground.settings),
         NestedCalls(gate, listings),
-        names=frozenset(tool.name for room in gate.rooms for tool in room.tools),
     )
 
 

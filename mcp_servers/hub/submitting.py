@@ -50,6 +50,11 @@ class HasExperts(Protocol):
         """The experts' jobs."""
         ...
 
+    @property
+    def served(self) -> frozenset[str]:
+        """The names of the tools of this hub."""
+        ...
+
 
 class JobBudget(Arguments):
     """What one job may use at most."""
@@ -221,16 +226,15 @@ async def submit_jobs(arguments: SubmitJobs, call: Call, services: HasExperts) -
 async def _assignment(wish: JobWish, call: Call, services: HasExperts) -> Assignment:
     if wish.response_schema is not None:  # reading one may take half a second
         await asyncio.to_thread(_check_schema, wish.response_schema)
-    _check_tools(wish.tools or (), services.inferring)
+    _check_tools(wish.tools or (), services)
     return wish.assignment(services.inferring.catalogue, outside=call.tainted)
 
 
-def _check_tools(names: Sequence[str], inferring: Inferring) -> None:
+def _check_tools(names: Sequence[str], services: HasExperts) -> None:
     """A name that nothing has would be a tool that the expert silently lacks."""
-    groups = inferring.catalogue.tool_groups
-    unknown = [
-        f"tools.{place}" for place, name in enumerate(names) if name not in groups and name not in inferring.names
-    ]
+    groups = services.inferring.catalogue.tool_groups
+    known = services.served.union(groups)
+    unknown = [f"tools.{place}" for place, name in enumerate(names) if name not in known]
     if unknown:
         raise BadInput(
             f"No tool of this hub, and no group of tools, has the name given as {', '.join(unknown[:_NAMED_MAX])}.",

@@ -21,7 +21,7 @@ from tests.tools.project import pyproject
 from tests.waiting import wait_until_sync
 
 # Whichever test comes first builds the image and starts seven services: three minutes where others work on the same two cores.
-pytestmark = pytest.mark.timeout(1_000)
+pytestmark = pytest.mark.timeout(1_500)
 _PATIENCE_S = 600.0
 STORY = "Osric Vane ferried the drowned across the Mourning Water, and kept a lantern for each of them."
 

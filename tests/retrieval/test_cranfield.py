@@ -17,7 +17,7 @@ FLOORS: dict[str, dict[By, float]] = {
 }
 
 
-@pytest.mark.timeout(1_000)
+@pytest.mark.timeout(1_500)
 @pytest.mark.parametrize("by", ["words", "meaning", "both"])
 async def test_cranfield_is_ranked_as_well_as_before(
     collected: Services, index: str, test_data: Path, by: By, capsys: pytest.CaptureFixture[str]

@@ -42,7 +42,7 @@ async def test_questions_said_to_share_no_word_with_their_passage_share_none(poo
         assert bool(shared) == question.shares_word, (question.id, shared)
 
 
-@pytest.mark.timeout(1_000)
+@pytest.mark.timeout(1_500)
 async def test_both_novels_answer_the_questions_as_well_as_before(
     collected: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
