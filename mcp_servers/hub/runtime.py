@@ -140,7 +140,7 @@ async def open_runtime(
             settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
         )
         approvals = await stack.enter_async_context(asking)
-        ours = _own_services(rooms, ground, approvals.desk, inferring, expertise.jobs, services.results)
+        ours = _own_services(rooms, ground, approvals.desk, inferring, (expertise.jobs, services.results))
         gate = _make_gate(
             ground,
             settings,
@@ -190,10 +190,11 @@ class _Ground:
 
 
 def _own_services(
-    rooms: Sequence[Room], ground: _Ground, desk: Desk, inferring: Inferring, jobs: Jobs, results: Results
+    rooms: Sequence[Room], ground: _Ground, desk: Desk, inferring: Inferring, kept: tuple[Jobs, Results]
 ) -> own.HubServices:
+    """What the hub's own tools are given, over the rooms that are served here; `kept` are the experts' jobs and their results."""
     served = frozenset(tool.name for room in rooms for tool in room.tools)
-    return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, jobs, results, served)
+    return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, *kept, served)
 
 
 def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Ground, bus: EventBus) -> None:
