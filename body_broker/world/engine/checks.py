@@ -280,7 +280,7 @@ async def _passes_over_new_fields(hub: Partner) -> None:
     await hub.begin(world(), extra={"later": {"a": [1]}})
     change = hub.change("ada", "hurt", {"by": 5})
     place = hub.place
-    await hub.say(Change(epoch=hub.epoch, n=hub.next_n(), atomic=False, changes=(change,)), {"later": {"b": None}})
+    await hub.say_next(lambda n: Change(epoch=hub.epoch, n=n, atomic=False, changes=(change,)), {"later": {"b": None}})
     _applied(await hub.outcome(change, after=place), "ada", 2, health=75)
 
 

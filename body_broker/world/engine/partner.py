@@ -75,6 +75,8 @@ class Partner:
         self.epoch = _FIRST_EPOCH
         self.leasing = True
         """Whether heartbeats are answered."""
+        # Messages stand in the stream in the order of their numbers: heartbeats are answered while a check sends.
+        self._writing = asyncio.Lock()
 
     async def listen(self) -> None:
         """Hear until cancelled."""
@@ -143,19 +145,21 @@ class Partner:
         self.leasing = True
         self._reports.faults.clear()
         pages = [list(world[number::parts]) for number in range(parts)]
-        welcome = Welcome(
-            engine=hello.engine,
-            instance=hello.instance,
-            epoch=self.epoch,
-            n=self.next_n(),
-            lease_ms=self.lease_ms,
-            tick=100,
-            entities=len(world),
-            snapshots=len(pages),
+        await self.say_next(
+            lambda n: Welcome(
+                engine=hello.engine,
+                instance=hello.instance,
+                epoch=self.epoch,
+                n=n,
+                lease_ms=self.lease_ms,
+                tick=100,
+                entities=len(world),
+                snapshots=len(pages),
+            ),
+            extra,
         )
-        await self.say(welcome, extra)
         for page in pages:
-            await self.say(Snapshot(epoch=self.epoch, n=self.next_n(), entities=tuple(page)))
+            await self.say_next(lambda n, page=page: Snapshot(epoch=self.epoch, n=n, entities=tuple(page)))
 
     async def end(self, reason: EndReason) -> None:
         """Say that the epoch is over."""
@@ -165,6 +169,11 @@ class Partner:
         """The number of the message that is said next."""
         self._said += 1
         return self._said
+
+    async def say_next(self, message: Callable[[int], BaseModel], extra: Mapping[str, Any] | None = None) -> None:
+        """Write the message that is made of the next number, before anybody else writes one; `extra` as `say` has it."""
+        async with self._writing:
+            await self.say(message(self.next_n()), extra)
 
     async def say(self, message: BaseModel | bytes, extra: Mapping[str, Any] | None = None) -> None:
         """Write a message, with fields that no version of today has where `extra` names some."""
@@ -193,8 +202,10 @@ class Partner:
     async def send(self, *changes: ChangePart, atomic: bool = False, epoch: int | None = None) -> int:
         """Send changes in one message; the place to look from for what comes of it."""
         place = self.place
-        number = self.next_n() if epoch is None else 1
-        await self.say(Change(epoch=epoch or self.epoch, n=number, atomic=atomic, changes=changes))
+        if epoch is not None:
+            await self.say(Change(epoch=epoch, n=1, atomic=atomic, changes=changes))
+        else:
+            await self.say_next(lambda n: Change(epoch=self.epoch, n=n, atomic=atomic, changes=changes))
         return place
 
     async def outcome(self, change: ChangePart, *, after: int) -> OutcomePart:
@@ -228,7 +239,7 @@ class Partner:
         elif report.epoch == self.epoch:
             await self._count(report)
             if isinstance(report, Heartbeat) and self.leasing:
-                await self.say(Lease(epoch=self.epoch, n=self.next_n(), lease_ms=self.lease_ms))
+                await self.say_next(lambda n: Lease(epoch=self.epoch, n=n, lease_ms=self.lease_ms))
             await self._note(report)
         else:
             await self._note(report)
