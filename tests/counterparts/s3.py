@@ -86,18 +86,20 @@ def _answers(url: str) -> bool:
 
 @dataclass
 class Saying:
-    """A server that says the same to every request.
+    """A server that says the same to every request, or to the first ones.
 
     Attributes:
         status: Of its answers.
         code: The error's word; empty for a body that is no error.
         cut: Whether it closes the connection in the middle of a body.
+        times: To how many requests; all that come later are done. None: to all.
         asked: The requests: method and path.
     """
 
     status: int = 200
     code: str = ""
     cut: bool = False
+    times: int | None = None
     url: str = ""
     asked: list[str] | None = None
 
@@ -114,9 +116,10 @@ def saying(**what: Any) -> Generator[Saying]:
             assert said.asked is not None
             said.asked.append(f"{self.command} {self.path}")
             self.rfile.read(int(self.headers.get("content-length", 0)))
+            done = said.times is not None and len(said.asked) > said.times
             body = f"<Error><Code>{said.code}</Code><Message>secret words of the server</Message></Error>".encode()
-            body = body if said.code else b"" if self.command == "PUT" else b"whatever"
-            self.send_response(said.status)
+            body = body if said.code and not done else b"" if self.command == "PUT" else b"whatever"
+            self.send_response(200 if done else said.status)
             self.send_header("content-type", "application/xml")
             self.send_header("content-length", str(len(body) + (100 if said.cut else 0)))
             self.end_headers()

@@ -9,7 +9,7 @@ from botocore import exceptions as botocore  # pyright: ignore[reportMissingType
 
 from body_broker.errors import BodyBrokerError, InternalError, NotConfigured, Unavailable
 
-_HTTP_FORBIDDEN, _HTTP_SERVER_ERROR = 403, 500
+_HTTP_FORBIDDEN, _HTTP_CONFLICT, _HTTP_SERVER_ERROR = 403, 409, 500
 _WAIT_S = 10.0
 _ABSENT = frozenset({"NoSuchKey", "NotFound", "404"})
 _THROTTLED = frozenset({"SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequests"})
@@ -64,6 +64,7 @@ _ELSEWHERE = _Words(
     "Set BODY_BROKER_AWS_REGION to its region; with a server of your own check {}_ENDPOINT_URL.",
 )
 _REFUSED = _Words("The bucket of {} refused the request.", "Check that it takes plain objects; the log has more.")
+_CONFLICT = _Words("Other requests were in the way of this one in the bucket of {}.", "Try again later.", wrong=False)
 _FAILED = _Words("S3 failed while answering for the bucket of {}.", "Try again later.", wrong=False)
 # The first that fits.
 _RAISED: tuple[tuple[tuple[type[Exception], ...], _Words], ...] = (
@@ -141,6 +142,13 @@ def is_absent(error: BaseException) -> bool:
     return isinstance(error, botocore.ClientError) and code_of(error) in _ABSENT
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether another request was in the way, so that the same may be asked again: S3's own servers say so, and versitygw where it
+    removes a folder that became empty just then.
+    """
+    return _status_of(error) == _HTTP_CONFLICT
+
+
 def is_stale(error: BaseException) -> bool:
     """Whether the credentials were refused, so that those that are found anew may hold."""
     return code_of(error) in _STALE | _UNSIGNED or isinstance(error, _NO_CREDENTIALS)
@@ -169,7 +177,7 @@ def told(error: Exception, *, action: str, place: Place) -> BodyBrokerError:
 
 def _answered(error: Exception, action: str, place: Place) -> BodyBrokerError:
     code = code_of(error)
-    status: int = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = _status_of(error)
     if code in _THROTTLED:
         return Unavailable(
             "S3 takes no more requests for now.", retry_after_s=_WAIT_S, details={"component": "objects"}
@@ -178,8 +186,21 @@ def _answered(error: Exception, action: str, place: Place) -> BodyBrokerError:
     if words is None:
         # Whatever else is forbidden is a permission that lacks, by whichever of its many names.
         denied = status == _HTTP_FORBIDDEN or code == "AccessDenied" or code.startswith("KMS.")
-        words = _DENIED if denied else _REFUSED if 0 < status < _HTTP_SERVER_ERROR else _FAILED
+        words = (
+            _DENIED
+            if denied
+            else _CONFLICT
+            if is_conflict(error)
+            else _REFUSED
+            if 0 < status < _HTTP_SERVER_ERROR
+            else _FAILED
+        )
     return _told(words, place, action)
+
+
+def _status_of(error: BaseException) -> int:
+    response: Any = getattr(error, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _told(words: _Words, place: Place, action: str = "") -> BodyBrokerError:

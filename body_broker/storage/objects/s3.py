@@ -10,7 +10,7 @@ from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs] - 
 from botocore.exceptions import IncompleteReadError  # pyright: ignore[reportMissingTypeStubs] - the same
 from botocore.session import Session as Botocore  # pyright: ignore[reportMissingTypeStubs] - the same
 
-from body_broker.storage.objects.faults import Place, is_absent, is_stale, no_credentials, told
+from body_broker.storage.objects.faults import Place, is_absent, is_conflict, is_stale, no_credentials, told
 from body_broker.storage.objects.model import JSON_TYPE, OBJECT_BYTES_MAX, absent, require_key, require_size
 from body_broker.threads import Threads
 
@@ -111,7 +111,14 @@ class S3Objects:
         )
 
     def _put(self, client: Any, key: str, body: bytes, content_type: str) -> None:  # boto3's client
-        client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentType=content_type)
+        for left in reversed(range(_ATTEMPTS)):  # boto3 asks again after other faults, not after this one
+            try:
+                client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentType=content_type)
+            except Exception as error:
+                if not (left and is_conflict(error)):
+                    raise
+            else:
+                return
 
     def _get(self, client: Any, key: str) -> bytes | None:  # boto3's client
         try:

@@ -168,6 +168,7 @@ async def test_a_server_that_is_away_is_said() -> None:
         (400, "KMS.DisabledException", NotConfigured, "s3:GetObject"),
         (403, "InvalidObjectState", NotConfigured, "archive"),
         (400, "InvalidRequest", NotConfigured, "refused the request"),
+        (409, "OperationAborted", Unavailable, "in the way"),
         (503, "SlowDown", Unavailable, "no more requests"),
         (500, "InternalError", Unavailable, "failed while answering"),
         (404, "NoSuchBucket", NotConfigured, "not there"),
@@ -181,6 +182,23 @@ async def test_what_s3_answers_is_told_in_our_words(status: int, code: str, kind
                 await objects.get("a/b")
 
     assert "secret words" not in str(caught.value)
+
+
+async def test_a_put_that_others_were_in_the_way_of_is_done_again() -> None:
+    with saying(status=409, code="ExistingObjectIsDirectory", times=2) as server:
+        async with place(server.url) as objects:
+            await objects.put("a/b", b"x")
+
+    assert server.asked == ["PUT /bucket/results/a/b"] * 3
+
+
+async def test_a_put_that_others_are_always_in_the_way_of_ends() -> None:
+    with saying(status=409, code="OperationAborted") as server:
+        async with place(server.url) as objects:
+            with pytest.raises(Unavailable, match="in the way"):
+                await objects.put("a/b", b"x")
+
+    assert len(server.asked or []) == 3
 
 
 async def test_an_answer_that_breaks_off_is_no_object() -> None:
