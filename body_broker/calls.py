@@ -34,6 +34,8 @@ class Arguments(BaseModel):
 
     exact: ClassVar[frozenset[str]] = frozenset()
     """Fields that tell one from another: what would have to be cleaned to be one of them is refused, not cleaned."""
+    ours: ClassVar[bool] = True
+    """Whether the schema is ours: of others' policies see no argument, whatever a schema says of it."""
 
 
 class Result(BaseModel):
@@ -92,8 +94,7 @@ class Preview:
 
 
 Foresee = Callable[[Any, "Caller", Any], Awaitable[Preview]]
-"""`async (arguments, caller, services) -> Preview` without any effect; raises BadInput or NotFound where the call could only fail,
-so that nobody is asked for it."""
+"""`async (arguments, caller, services) -> Preview` without any effect; raises what the call could only fail with, unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,10 @@ class Operation:
         open_world: MCP's openWorldHint: it reaches systems beyond the hub.
         reports_progress: It reports progress, so its calls are streamed.
         asks: It may ask its client for input (body_broker/inputs.py); only then are answers read.
-        establishes: What finds out the facts that rules read of its calls; a fact that is not found out is false.
+        establishes: What finds out the facts that rules read of its calls; what is not found out is false.
         explains: What says why such a fact does not hold, where it is all that a call is refused for.
         foresees: What tells people, when they are asked for a call, what it would do.
+        withheld: Why it is neither listed nor run, though policies know it.
         work: The kind of durable work whose result is this row's result, where its answer may be a job's handle.
     """
 
@@ -139,6 +141,7 @@ class Operation:
     explains: Explain | None = None
     foresees: Foresee | None = None
     work: str | None = None
+    withheld: str | None = None
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def _entry(server: str, operation: Operation) -> Entry:
     group, modifiers = operation.group, operation.modifiers
     if group is None:
         group, modifiers = UNCLASSIFIED_GROUP, modifiers | UNCLASSIFIED_MODIFIERS
-    return Entry(operation.name, server, group, modifiers, attributes_of(operation.arguments))
+    visible = attributes_of(operation.arguments) if operation.arguments.ours else ()
+    return Entry(operation.name, server, group, modifiers, visible)
 
 
 def _check(entry: Entry, found: Mapping[str, Entry]) -> None:

@@ -31,7 +31,7 @@ _NO_APPROVAL = Approval(frozenset(), 0, frozenset())
 
 
 class Policy:
-    """One policy set over one catalogue; immutable but for what it remembers. Make one with `load`.
+    """One policy set over one catalogue; immutable but for what it remembers, until it becomes another. Make one with `load`.
 
     Attributes:
         catalogue: The operations it decides on.
@@ -78,6 +78,14 @@ class Policy:
         rules = [rule for file in files for rule in parse(file)]
         check_rules(files, rules, catalogue)
         return cls(catalogue, rules)
+
+    def become(self, other: Self) -> None:
+        """Decide as `other` from now on, for everybody who holds this one: the catalogue has other rows than before.
+
+        Call it on the event loop, which nothing decides beside.
+        """
+        vars(self).clear()
+        vars(self).update(vars(other))
 
     def decide(self, question: Question) -> Decision:
         """Whether this call may run, may be asked for, or neither. Whatever goes wrong is a Deny, never an exception."""

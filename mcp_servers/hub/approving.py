@@ -38,6 +38,10 @@ class Definitions(Mapping[str, str]):
     """By tool the digest of what people are told it is: name, description, arguments, annotations. Made when first asked for."""
 
     def __init__(self, rooms: Sequence[Room]) -> None:
+        self.serve(rooms)
+
+    def serve(self, rooms: Sequence[Room]) -> None:
+        """Tell of these rooms from now on."""
         self._tools: dict[str, Tool] = {tool.name: tool for room in rooms for tool in room.tools}
         self._known: dict[str, str] = {}
 

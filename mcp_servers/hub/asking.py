@@ -26,8 +26,8 @@ from mcp_servers.hub.passage import Passage
 from mcp_servers.hub.reaching import missing
 from mcp_servers.hub.requests import Answer
 from mcp_servers.hub.sessions import Sessions
-from policies.catalogue import Catalogue
 from policies.decision import Ask
+from policies.engine import Policy
 
 WAITING_MAX = 64
 """Calls of one asker that wait for people in one hub at a time."""
@@ -42,7 +42,7 @@ class Asking:
     Args:
         approvals: Everything about approvals in this process.
         sessions: Receive the taint of results.
-        catalogue: Says what is destructive.
+        policy: Its catalogue says what is destructive.
         wait_s: How long a call waits where its client does not say.
         still: Raises where what a caller came with was revoked: who waited is told nothing on old knowledge.
         clock: Unix seconds: nobody waits past the end of their token.
@@ -52,14 +52,14 @@ class Asking:
         self,
         approvals: Approvals,
         sessions: Sessions,
-        catalogue: Catalogue,
+        policy: Policy,
         *,
         wait_s: float,
         still: Callable[[Caller], Awaitable[None]],
         clock: Callable[[], float] = time.time,  # noqa: TID251 - the parameter's default
     ) -> None:
         self.approvals = approvals
-        self._sessions, self._catalogue, self._wait_s, self._clock = sessions, catalogue, wait_s, clock
+        self._sessions, self._policy, self._wait_s, self._clock = sessions, policy, wait_s, clock
         self.still, self._waiting = still, Counter[str]()
 
     async def open(self, passage: Passage, ask: Ask, facts: frozenset[str], services: object) -> Approval:
@@ -226,7 +226,7 @@ class Asking:
             history=session.history,
             requirements=ask.requirements,
             effect=operation.effect,
-            destructive="destructive" in self._catalogue.entries[operation.name].modifiers,
+            destructive="destructive" in self._policy.catalogue.entries[operation.name].modifiers,
             headline=preview.headline,
             preview=preview.text,
             basis=preview.basis,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from body_broker.calls import Operation
 from body_broker.errors import (
     BodyBrokerError,
+    Conflict,
     DeadlineExceeded,
     Denied,
     Detail,
@@ -72,4 +74,22 @@ def not_configured(setting: str) -> NotConfigured:
         f"The backend of this tool is not configured: {setting} is not set.",
         next_step=f"Ask the people who run this hub to set {setting} and restart it: {field.description}",
         details={"setting": setting},
+    )
+
+
+def require_there(operation: Operation, configured: frozenset[str]) -> None:
+    """Return where an operation can be run here at all.
+
+    Raises:
+        NotConfigured: The setting that it needs is not among those that are set.
+        Conflict: It is withheld until people have looked at what it is now.
+    """
+    if operation.needs and operation.needs not in configured:
+        raise not_configured(operation.needs)
+    if operation.withheld is None:
+        return
+    raise Conflict(
+        f"{operation.name} is withheld: {operation.withheld}",
+        next_step="Use another tool, or ask the people who run this hub: they are shown the difference and decide.",
+        details={"withheld": operation.name},
     )

@@ -15,7 +15,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import Message, Receive, Scope, Send
 
-from body_broker.calls import Caller, Operation
+from body_broker.calls import Caller, Operation, Room
 from body_broker.errors import (
     BodyBrokerError,
     Draining,
@@ -190,14 +190,9 @@ class Front:
             )
             for as_json in (True, False)
         )
-        waits = approval_wait_s > _SILENT_MAX_S
-        askable = protocol.gate.policy.askable
-        self._streamed = {
-            tool.name.encode()
-            for room in protocol.gate.rooms
-            for tool in room.tools
-            if _streams(tool) or (waits and askable(tool.name))
-        }
+        self._waits = approval_wait_s > _SILENT_MAX_S
+        self._streamed: frozenset[bytes] = frozenset()
+        self._streamed_of: tuple[Room, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI event stream: a request, or the application's lifespan."""
@@ -278,7 +273,18 @@ class Front:
             return True
         # Before 2026-07-28 a call's name stands in its body alone.
         name = head.get(b"mcp-name")
-        return name in self._streamed if b"mcp-method" in head else any(n in body for n in self._streamed)
+        streamed = self._now_streamed()
+        return name in streamed if b"mcp-method" in head else any(n in body for n in streamed)
+
+    def _now_streamed(self) -> frozenset[bytes]:
+        """The tools that are answered with a stream, of those that are served now."""
+        gate = self.protocol.gate
+        if self._streamed_of is not gate.rooms:
+            self._streamed_of = gate.rooms
+            tools = [tool for room in gate.rooms for tool in room.tools]
+            asked = {t.name for t in tools if self._waits and gate.policy.askable(t.name)}
+            self._streamed = frozenset(t.name.encode() for t in tools if _streams(t) or t.name in asked)
+        return self._streamed
 
     def _usual(self, head: dict[bytes, bytes], body: bytes, scope: Scope) -> UsualCall | UsualList | None:
         """What nothing of the SDK is needed for; None leaves whatever is unusual to it."""

@@ -20,7 +20,7 @@ from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 from body_broker.tracing import span
 from mcp_servers.hub.asking import Asking
-from mcp_servers.hub.faults import NEEDS_BUDGET, denied, mapped, not_configured
+from mcp_servers.hub.faults import NEEDS_BUDGET, denied, mapped, require_there
 from mcp_servers.hub.hearing import guarded
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import takes_reason
@@ -84,14 +84,19 @@ class Gate:
         configured: frozenset[str] = frozenset(),
         call_timeout_s: float = 60,
     ) -> None:
-        self.rooms, self.policy, self.metrics, self.configured = tuple(rooms), policy, metrics, configured
-        self._rows = {(o.kind, o.name): self._row(o, room.name) for room in rooms for o in room.operations()}
-        self._approved = {tool.name: (tool, room.name) for room in approved for tool in room.tools}
+        self.policy, self.metrics, self.configured = policy, metrics, configured
+        self.serve(rooms, approved)
         self._services, self._records, self.asking = services, Recorder(auditor), asking
         self._sessions, self._limits, self._cursors = sessions, limits, cursors
         self._rounds, self._timeout_s = rounds, call_timeout_s
         self._issuer = Issuer("gate")
         self._effects: set[asyncio.Task[Result]] = set()
+
+    def serve(self, rooms: Sequence[Room], approved: Sequence[Room]) -> None:
+        """Serve these rooms from now on, as in the constructor; what has begun goes on with the row it began with."""
+        self.rooms = tuple(rooms)
+        self._rows = {(o.kind, o.name): self._row(o, room.name) for room in rooms for o in room.operations()}
+        self._approved = {tool.name: (tool, room.name) for room in approved for tool in room.tools}
 
     def _row(self, operation: Operation, server: str) -> Row:
         entry = self.policy.catalogue.entries[operation.name]
@@ -188,7 +193,7 @@ class Gate:
         with self._refusing(passage):
             passage.check(self._rounds)
             asked = await self._decide(passage)
-            self._require_configured(passage.operation.needs)  # nobody is asked about what could not be done
+            require_there(passage.operation, self.configured)  # nobody is asked about what could not be done
             if asked is None:
                 await self._records.decided(passage, durable=passage.operation.effect != "none")
             else:
@@ -225,7 +230,7 @@ class Gate:
             passage.check(self._rounds)
             passage.check_replayed(approval)
             await self._decide_approved(passage, approval, given)
-            self._require_configured(passage.operation.needs)
+            require_there(passage.operation, self.configured)
             await self._records.decided(passage, durable=True)
         return self._performing(passage)
 
@@ -325,10 +330,6 @@ class Gate:
             return frozenset(FACTS)
         services = self._services.get(passage.row.server)
         return facts | await operation.establishes(passage.arguments, passage.caller, services)
-
-    def _require_configured(self, setting: str | None) -> None:
-        if setting and setting not in self.configured:
-            raise not_configured(setting)
 
     async def _do(self, passage: Passage) -> Result:
         """Step 7: the operation itself. A disconnect cancels a read, never an effect once begun."""

@@ -41,10 +41,16 @@ class Listings:
     """Listings per set of visible operations, each computed once per policy load (DESIGN.md §4)."""
 
     def __init__(self, rooms: Sequence[Room], policy: Policy, configured: frozenset[str]) -> None:
-        self._policy = policy
-        self._rows = [o for room in rooms for o in room.operations() if o.needs is None or o.needs in configured]
-        self._uris = [(r, uri_pattern(r.uri)) for room in rooms for r in room.resources]
+        self._policy, self._configured = policy, configured
         self._kept: OrderedDict[tuple[object, ...], Listing] = OrderedDict()
+        self.serve(rooms)
+
+    def serve(self, rooms: Sequence[Room]) -> None:
+        """Show these rooms from now on, as the policy of now decides."""
+        there = [o for room in rooms for o in room.operations() if o.needs is None or o.needs in self._configured]
+        self._rows = [o for o in there if o.withheld is None]
+        self._uris = [(r, uri_pattern(r.uri)) for room in rooms for r in room.resources]
+        self._kept.clear()
 
     def of(self, caller: Caller) -> Listing:
         """What this caller is shown: exactly what the policy would allow or let it ask for in some context.

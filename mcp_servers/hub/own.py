@@ -17,13 +17,14 @@ from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.models_shown import RESOURCES as MODEL_RESOURCES
 from mcp_servers.hub.submitting import TOOLS as SUBMITTING_TOOLS
 from mcp_servers.hub.talking import TOOLS as TALKING_TOOLS
+from mcp_servers.hub.upstreaming import Upstreams
 from tiers.bronze.jobs import Jobs
 from tiers.bronze.results import Results
 
 
 @dataclass(frozen=True, slots=True)
 class HubServices:
-    """What the hub's own tools need; `served` are the names of all tools of this hub."""
+    """What the hub's own tools need; `upstreams` are the servers of others, and what is served now."""
 
     pool: Pool
     metrics: Metrics
@@ -31,7 +32,11 @@ class HubServices:
     inferring: Inferring
     jobs: Jobs
     results: Results
-    served: frozenset[str]
+    upstreams: Upstreams
+
+    def served(self) -> frozenset[str]:
+        """The names of the tools that this hub has now."""
+        return self.upstreams.served()
 
 
 class Nothing(Arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ from mcp_servers.hub.rounds import Rounds
 from mcp_servers.hub.secrets import Secrets
 from mcp_servers.hub.services import Expertise, RoomServices, open_services
 from mcp_servers.hub.sessions import Sessions, open_sessions
+from mcp_servers.hub.swapping import Swap
 from mcp_servers.hub.tier_metrics import TierCounts
 from mcp_servers.hub.tokens import Tokens
 from mcp_servers.hub.tracing import open_tracing
+from mcp_servers.hub.upstreaming import Upstreams, open_upstreams
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 from tiers.bronze.jobs import Jobs
@@ -70,6 +73,7 @@ class Runtime:
     executor: Executor
     inferring: Inferring
     experts: ExpertWork
+    upstreams: Upstreams
 
 
 def profiled(rooms: tuple[Room, ...], profile: str) -> tuple[Room, ...]:
@@ -122,44 +126,42 @@ async def open_runtime(
     Raises:
         StartError: A store, a key or a policy is not usable; nothing is served then.
     """
-    policy, every = await asyncio.to_thread(load_policy, settings, rooms), _every(rooms)
-    rooms, lasting = profiled(rooms, settings.tools), name != "cli"
+    every, rooms, lasting = _every(rooms), profiled(rooms, settings.tools), name != "cli"
     async with AsyncExitStack() as stack:
         ground = await _open_ground(stack, settings, name)
-        stores, secrets, auditor = ground.stores, ground.secrets, ground.auditor
+        stores, upstreams = ground.stores, await _open_upstreams(stack, ground, rooms, every)
+        policy = await asyncio.to_thread(load_policy, settings, (*every, *upstreams.rooms))
         moves = Moves(stores.database_url, also=(CHANNEL,))
         stack.push_async_callback(moves.close)
-        bus, metrics = EventBus(stores.redis, moves), ground.metrics
+        bus = EventBus(stores.redis, moves)
         tokens, inferring = await _open_tiers(stack, settings, ground)
         expertise = _expertise_of(settings, stores, inferring)
         opening = open_services(settings, stores, bus, policy, expertise, lasting=lasting)
         services = await stack.enter_async_context(opening)
         experts = ExpertWork(settings, stores, expertise.objects, services, Standing(ground.identities, inferring))
         stack.push_async_callback(experts.close)
-        asking = open_approvals(
-            settings, stores, secrets, auditor, policy=policy, rooms=every, lasting=lasting, counts=metrics
-        )
-        approvals = await stack.enter_async_context(asking)
-        ours = _own_services(rooms, ground, approvals.desk, inferring, (expertise.jobs, services.results))
+        approvals = await _open_approvals(stack, ground, policy, (*every, *upstreams.rooms), lasting=lasting)
+        ours = _own_services(ground, approvals.desk, inferring, (expertise.jobs, services.results), upstreams)
         gate = _make_gate(
             ground,
-            settings,
             policy,
-            rooms=(rooms, every),
-            services={**services.by_room(), own.ROOM.name: ours, **(extra_services or {})},
+            rooms=upstreams.beside(rooms, every),
+            services=ChainMap(services.by_room(), {own.ROOM.name: ours}, extra_services or {}, upstreams.services),
             approvals=approvals,
             there=configured(settings, inferring.catalogue),
         )
         stack.push_async_callback(gate.drain)
-        listings = Listings(rooms, policy, gate.configured)
+        listings = Listings(gate.rooms, policy, gate.configured)
+        swap = Swap(gate, listings, approvals.definitions, bus, policies_dir=settings.policies_dir)
+        upstreams.swapped_by(swap, rooms, every)
         _let_in(inferring, gate, listings, ground, bus)
         stack.push_async_callback(inferring.close)
         yield Runtime(
             settings=settings,
-            rooms=rooms,
+            rooms=gate.rooms,
             stores=stores,
-            secrets=secrets,
-            auditor=auditor,
+            secrets=ground.secrets,
+            auditor=ground.auditor,
             tokens=tokens,
             identities=ground.identities,
             sessions=ground.sessions,
@@ -172,6 +174,7 @@ async def open_runtime(
             executor=Executor(approvals.desk, ground.identities.standing, gate.authorise, gate.resume),
             inferring=inferring,
             experts=experts,
+            upstreams=upstreams,
         )
 
 
@@ -190,11 +193,10 @@ class _Ground:
 
 
 def _own_services(
-    rooms: Sequence[Room], ground: _Ground, desk: Desk, inferring: Inferring, kept: tuple[Jobs, Results]
+    ground: _Ground, desk: Desk, inferring: Inferring, kept: tuple[Jobs, Results], upstreams: Upstreams
 ) -> own.HubServices:
-    """What the hub's own tools are given, over the rooms that are served here; `kept` are the experts' jobs and their results."""
-    served = frozenset(tool.name for room in rooms for tool in room.tools)
-    return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, *kept, served)
+    """What the hub's own tools are given; `kept` are the experts' jobs and their results."""
+    return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, *kept, upstreams)
 
 
 def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Ground, bus: EventBus) -> None:
@@ -223,6 +225,31 @@ async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> 
     )
 
 
+async def _open_upstreams(
+    stack: AsyncExitStack, ground: _Ground, rooms: Sequence[Room], every: Sequence[Room]
+) -> Upstreams:
+    """The servers of others, served where all of ours are."""
+    whole = {room.name for room in rooms} >= _OURS
+    opening = open_upstreams(ground.settings, ground.stores, ground.secrets, ours=every, whole=whole)
+    return await stack.enter_async_context(opening)
+
+
+async def _open_approvals(
+    stack: AsyncExitStack, ground: _Ground, policy: Policy, rooms: Sequence[Room], *, lasting: bool
+) -> Approvals:
+    opening = open_approvals(
+        ground.settings,
+        ground.stores,
+        ground.secrets,
+        ground.auditor,
+        policy=policy,
+        rooms=rooms,
+        lasting=lasting,
+        counts=ground.metrics,
+    )
+    return await stack.enter_async_context(opening)
+
+
 async def _open_tiers(stack: AsyncExitStack, settings: Settings, ground: _Ground) -> tuple[Tokens, Inferring]:
     """Who answers, and how tokens are minted for them."""
     tokens, counts = Tokens(ground.stores.pool, settings, ground.secrets), TierCounts(ground.metrics.registry)
@@ -239,7 +266,6 @@ def _expertise_of(settings: Settings, stores: Stores, inferring: Inferring) -> E
 
 def _make_gate(
     ground: _Ground,
-    settings: Settings,
     policy: Policy,
     *,
     rooms: tuple[Sequence[Room], Sequence[Room]],
@@ -258,17 +284,16 @@ def _make_gate(
         limits=ground.limits,
         cursors=CursorSeals(ground.secrets.derive("cursors")),
         rounds=Rounds(ground.secrets.derive("request-states")),
-        asking=_asking(settings, approvals, ground.sessions, policy, ground.identities),
+        asking=_asking(ground, approvals, policy),
         metrics=ground.metrics,
         configured=there,
-        call_timeout_s=settings.call_timeout_s,
+        call_timeout_s=ground.settings.call_timeout_s,
     )
 
 
-def _asking(
-    settings: Settings, approvals: Approvals, sessions: Sessions, policy: Policy, identities: Identities
-) -> Asking:
-    return Asking(approvals, sessions, policy.catalogue, wait_s=settings.approval_wait_s, still=identities.still)
+def _asking(ground: _Ground, approvals: Approvals, policy: Policy) -> Asking:
+    wait_s = ground.settings.approval_wait_s
+    return Asking(approvals, ground.sessions, policy, wait_s=wait_s, still=ground.identities.still)
 
 
 def configured(settings: Settings, catalogue: Models) -> frozenset[str]:

@@ -69,7 +69,7 @@ class RoomServices:
     copy: Copy | None
     results: Results
 
-    def by_room(self) -> Mapping[str, object]:
+    def by_room(self) -> dict[str, object]:
         """Each server's services, by its name."""
         return {
             "rag": self.rag,

@@ -50,9 +50,8 @@ class HasExperts(Protocol):
         """The experts' jobs."""
         ...
 
-    @property
     def served(self) -> frozenset[str]:
-        """The names of the tools of this hub."""
+        """The names of the tools that this hub has now."""
         ...
 
 
@@ -233,7 +232,7 @@ async def _assignment(wish: JobWish, call: Call, services: HasExperts) -> Assign
 def _check_tools(names: Sequence[str], services: HasExperts) -> None:
     """A name that nothing has would be a tool that the expert silently lacks."""
     groups = services.inferring.catalogue.tool_groups
-    known = services.served.union(groups)
+    known = services.served().union(groups)
     unknown = [f"tools.{place}" for place, name in enumerate(names) if name not in known]
     if unknown:
         raise BadInput(

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from approvals.model import READABLE_S, Approval
 from approvals.store import SERVICE
 from approvals.waiting import is_settled, waits_for
-from body_broker.calls import Caller, Json
+from body_broker.calls import Caller, Json, Tool
 from body_broker.errors import BodyBrokerError, Conflict, NotFound, OutcomeUnknown, Relayed
 from body_broker.work.worker import RETENTION_S
 from mcp_servers.hub.endings import ended, found_by
@@ -133,10 +133,13 @@ class Tasks:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        rooms = (*ROOMS, *gate.rooms)  # whatever is served here: a task may have begun on another hub
-        self._tools = {tool.name: tool for room in rooms for tool in room.tools}
         # Text that is from outside in any case is read through the gate as the job that it is: get_job marks it.
         self._by_work = {t.work: t for t in self._tools.values() if t.work is not None and t.output != "outside"}
+
+    @property
+    def _tools(self) -> dict[str, Tool]:
+        """Whatever is served here now, and all of ours: a task may have begun on another hub."""
+        return {tool.name: tool for room in (*ROOMS, *self._gate.rooms) for tool in room.tools}
 
     def serve(self, server: Server[Any], caller_of: Callable[[Context], Awaitable[Caller]]) -> None:
         """Advertise the extension and answer its methods, each under the identity that `caller_of` finds."""
