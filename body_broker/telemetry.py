@@ -8,6 +8,8 @@ from typing import Literal
 
 import structlog
 
+from body_broker.tracing import ids
+
 LogFormat = Literal["json", "console"]
 
 
@@ -21,6 +23,7 @@ def configure_logging(level: str = "warning", form: LogFormat = "console") -> No
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        _in_a_trace,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -51,6 +54,13 @@ def configure_logging(level: str = "warning", form: LogFormat = "console") -> No
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         cache_logger_on_first_use=True,
     )
+
+
+def _in_a_trace(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Where a span is open, the line says which: `trace_id`, `span_id`, in a library's lines too."""
+    if (place := ids()) is not None:
+        event["trace_id"], event["span_id"] = place
+    return event
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

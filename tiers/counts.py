@@ -22,6 +22,9 @@ class Counts:
     def tokens(self, tier: str, engine: str, usage: Usage) -> None:
         """What an engine read and wrote."""
 
+    def asked(self, operation: str, provider: str, model: str, seconds: float, usage: Usage, *, fault: str) -> None:
+        """A request to an engine ended after so long, in OpenTelemetry's words for it; `fault` is "" where it was answered."""
+
     def fell_back(self, tier: str, reason: str) -> None:
         """One step down."""
 

@@ -11,6 +11,7 @@ import aiohttp
 
 from body_broker.errors import Unavailable
 from tiers.answers import Answer
+from tiers.asked import Asked
 from tiers.breaker import Entry, TierCircuitBreaker
 from tiers.catalogue import EngineSpec
 from tiers.counts import Counts
@@ -215,7 +216,8 @@ class Engine:
                 entry = self._entered()  # it may have opened while this one waited
                 bytes_max = answer_bytes_max(ask.max_tokens)
                 manner = _Manner(deadline, hear, enough, partial, debt or Debt(), stay, bytes_max)
-                return await self._judged(ask, manner, entry)
+                with Asked(self.spec, ask, self._counts) as asked:
+                    return asked.whole(await self._judged(ask, manner, entry))
         except _OursError as ours:
             raise ours.error from None
 

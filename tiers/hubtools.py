@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from body_broker.background import running
 from body_broker.calls import Caller, Json
 from body_broker.errors import Unauthenticated, Unavailable
-from body_broker.tracing import span
+from body_broker.tracing import Value, span
 from tiers.counts import Counts
 from tiers.deadline import Deadline
 from tiers.model import Asker, Tier, ToolOffer
@@ -45,6 +45,7 @@ _LIST_S = 10.0
 _TOKENS_MAX, _LISTS_MAX = 1_000, 256
 _STATUS_CODES = {403: "denied", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 _UNAUTHENTICATED = 401
+_TOLD: Mapping[str, Value] = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,8 @@ class HubTools:
         client = await self._loaded()
         token = await (self._token(asker, tier) if key is None else self._minted(asker, tier, key))
         try:
-            said = await client.call(token, name, arguments)
+            with span(f"tools/call {name}", {**_TOLD, "gen_ai.tool.name": name}, kind="client"):
+                said = await client.call(token, name, arguments)
         except Refused as refused:
             self._check_identity(refused.status, asker, tier)
             code = refused.code or _STATUS_CODES.get(refused.status or 0, "unavailable")

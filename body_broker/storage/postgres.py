@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from body_broker.errors import StoreStartError
+from body_broker.storage.traced import TracedConnection
+from body_broker.tracing import on
 
 if TYPE_CHECKING:
     # asyncpg's classes are generic in its stubs only.
@@ -60,6 +62,7 @@ async def open_pool(url: str, *, connections_max: int = 10, name: str = "body-br
             command_timeout=STATEMENT_TIMEOUT_S + 5,
             max_inactive_connection_lifetime=300,
             reset=_leave_as_it_is,
+            connection_class=TracedConnection if on() else asyncpg.Connection,
             server_settings={
                 "application_name": name,
                 "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",

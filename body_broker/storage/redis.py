@@ -9,6 +9,8 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from body_broker.errors import StoreStartError
+from body_broker.storage.traced import TracedRedis
+from body_broker.tracing import on
 
 Redis = aioredis.Redis
 _TIMEOUT_S = 5
@@ -41,7 +43,7 @@ async def open_redis(url: str, *, connections_max: int = 32) -> AsyncGenerator[R
         raise StoreStartError(
             "BODY_BROKER_REDIS_URL is not a URL of Redis.", next_step="Use redis://, rediss:// or unix://."
         ) from error
-    client: Redis = aioredis.Redis.from_pool(pool)
+    client: Redis = (TracedRedis if on() else aioredis.Redis).from_pool(pool)
     try:
         try:
             await client.execute_command("PING")  # pyright: ignore[reportUnknownMemberType]  # redis-py's hints

@@ -9,7 +9,8 @@ from typing import Any
 from body_broker.calls import Json
 from body_broker.errors import BodyBrokerError, InternalError, on_the_wire
 from body_broker.telemetry import get_logger
-from body_broker.work.fence import Value
+from body_broker.tracing import Value, joined, span
+from body_broker.work.fence import Value as Written
 from body_broker.work.model import CHANNEL, LeaseLost, encode
 from body_broker.work.parking import Park
 from body_broker.work.run import Handler, Run, unknown
@@ -78,7 +79,7 @@ async def perform(run: Run, handler: Handler, backoff: Backoff) -> None:
     failure: BaseException | None = None
     try:
         run.enter()
-        result = encode(await handler(run), "result")
+        result = await _handled(run, handler)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it raises becomes the work's outcome
         failure = error
     run.leave()
@@ -90,6 +91,23 @@ async def perform(run: Run, handler: Handler, backoff: Backoff) -> None:
         logger.exception("work_outcome_not_written", work=run.id)
 
 
+async def _handled(run: Run, handler: Handler) -> str:
+    """What the handler gives, in the trace of whoever asked for the work."""
+    about: dict[str, Value] = {
+        "messaging.system": "postgresql",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": run.work.kind,
+        "messaging.message.id": run.id,
+        "work.attempt": run.work.attempt,
+    }
+    with joined(run.origin.trace), span(f"process {run.work.kind}", about, kind="consumer") as part:
+        try:
+            return encode(await handler(run), "result")
+        except Park:
+            part.excuse()
+            raise
+
+
 async def _write_ending(run: Run, result: str | None, failure: BaseException | None, backoff: Backoff) -> None:
     if isinstance(failure, LeaseLost):
         raise failure
@@ -99,7 +117,7 @@ async def _write_ending(run: Run, result: str | None, failure: BaseException | N
 
 def _ending(
     run: Run, result: str | None, failure: BaseException | None, backoff: Backoff
-) -> tuple[str, tuple[Value, ...]]:
+) -> tuple[str, tuple[Written, ...]]:
     if run.open_effect is not None:  # whatever the handler made of it
         logger.error("work_unknown", work=run.id, effect=run.open_effect, exc_info=failure)
         return _LEAVE_UNKNOWN, (_body(unknown(run.open_effect)),)

@@ -42,6 +42,7 @@ class Origin:
         receipt: The decision's place on the audit; an effect's transaction stores it.
         sessions: The call's session, then those above it; empty where no call asked for it, and in work older than this was kept.
         tokens: Ids of the tokens that the call came with: one that is revoked gets nothing more done.
+        trace: Where in its trace the call was, where it was in one: its work goes on there. It decides nothing.
     """
 
     chain: tuple[str, ...]
@@ -51,6 +52,7 @@ class Origin:
     receipt: Receipt | None = None
     sessions: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    trace: str | None = None
 
     @classmethod
     def of(cls, call: Call) -> Origin:
@@ -74,7 +76,8 @@ class Origin:
     def body(self) -> Json:
         """The JSON form."""
         receipt = self.receipt and {"writer": self.receipt.writer, "sequence": self.receipt.sequence}
-        return {
+        traced = {} if self.trace is None else {"trace": self.trace}
+        return traced | {
             "chain": list(self.chain),
             "session": self.session,
             "tainted": self.tainted,
@@ -97,6 +100,7 @@ class Origin:
             receipt=receipt and Receipt(**receipt),
             sessions=tuple(body.get("sessions", ())),
             tokens=tuple(body.get("tokens", ())),
+            trace=body.get("trace"),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ from body_broker.calls import Json
 from body_broker.errors import BadInput, Conflict, NotFound, on_the_wire
 from body_broker.storage.postgres import Executor
 from body_broker.text import clean, new_id
+from body_broker.tracing import here
 from body_broker.work.model import CHANNEL, Origin, Page, State, Verdict, WorkItem, WorkSummary, decode, encode
 
 PAGE_MAX = 100
@@ -144,7 +146,7 @@ async def enqueue(
         work_id or new_id("job"),
         kind,
         origin.asker,
-        encode(origin.body(), "origin"),
+        encode(replace(origin, trace=origin.trace or here()).body(), "origin"),
         data,
         "waiting" if waiting else "queued",
         priority,

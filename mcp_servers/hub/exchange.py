@@ -12,6 +12,7 @@ from starlette.types import Receive, Send
 
 from body_broker.errors import BadInput, TooLarge
 
+_WATCH_AFTER_S = 0.25
 _BODY_S = 15.0
 """How long a body may take to arrive."""
 SEND_S = 30.0
@@ -39,11 +40,7 @@ async def read_json(receive: Receive, *, bytes_max: int) -> dict[str, Any]:
         BadInput: It is no JSON object, or did not come in time.
         ClientLeft: It broke off.
     """
-    try:
-        async with asyncio.timeout(_BODY_S):
-            body = await read_body(receive, bytes_max=bytes_max)
-    except TimeoutError:
-        raise _Late("The rest of the request did not come in time.") from None
+    body = await read_body(receive, bytes_max=bytes_max)
     try:
         found: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -58,8 +55,17 @@ async def read_body(receive: Receive, *, bytes_max: int) -> bytes:
 
     Raises:
         TooLarge: It is.
+        BadInput: It did not come in time.
         ClientLeft: It broke off.
     """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _read(receive, bytes_max)
+    except TimeoutError:
+        raise _Late("The rest of the request did not come in time.") from None
+
+
+async def _read(receive: Receive, bytes_max: int) -> bytes:
     found = bytearray()
     while True:
         message = await receive()
@@ -89,6 +95,37 @@ async def unless_left(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
         working.cancel()
         watching.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def cancelled_if_left(receive: Receive, answering: Coroutine[Any, Any, None]) -> None:
+    """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    watcher: asyncio.Task[None] | None = None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    def start_watching() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    later = loop.call_later(_WATCH_AFTER_S, start_watching)
+    try:
+        await answering
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+    finally:
+        later.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 async def _gone(receive: Receive) -> None:

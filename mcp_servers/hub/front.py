@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import typing
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +26,15 @@ from body_broker.errors import (
     WireError,
     on_the_wire,
 )
-from mcp_servers.hub.exchange import ClientLeft, read_body
+from mcp_servers.hub.exchange import ClientLeft, cancelled_if_left, read_body
 from mcp_servers.hub.identity import Identities
 from mcp_servers.hub.protocol import CALLER, Protocol
 from mcp_servers.hub.requests import WAIT_META
 from mcp_servers.hub.tracing import arriving
 from mcp_servers.hub.usual import UsualCall, UsualList, usual
+from mcp_servers.hub.wording import reworded
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_WATCH_AFTER_S = 0.25
 _LISTEN, _WAIT = b"subscriptions/listen", WAIT_META.encode()
 _SILENT_MAX_S = 45.0
 """How long a call may say nothing: proxies commonly cut what is silent for a minute, and a stream has pings."""
@@ -98,6 +97,14 @@ class Hosts:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return host in self.names or (name in self.names and _is_port(host[len(name) + 1 :]))
 
+    def _is_ours(self, origin: str) -> bool:
+        """Whether an Origin header's value is a page of ours."""
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # brackets that are no address
+            return False
+        return parts.scheme in {"http", "https"} and self.allows(parts.netloc)
+
     def check(
         self, headers: list[tuple[bytes, bytes]], head: Mapping[bytes, bytes], refused: Callable[[str], None]
     ) -> None:
@@ -115,11 +122,9 @@ class Hosts:
         if not self.allows(host) or sum(k == b"host" for k, _ in headers) != 1:
             refused("host")
             raise MisdirectedRequest("The Host header is not one this hub answers to.")
-        if (origin := head.get(b"origin")) is not None:
-            parts = urlsplit(origin.decode("latin-1"))
-            if parts.scheme not in {"http", "https"} or not self.allows(parts.netloc):
-                refused("origin")
-                raise _ForeignOrigin("The Origin header is not one this hub answers to.")
+        if (origin := head.get(b"origin")) is not None and not self._is_ours(origin.decode("latin-1")):
+            refused("origin")
+            raise _ForeignOrigin("The Origin header is not one this hub answers to.")
 
 
 def _is_port(text: str) -> bool:
@@ -258,12 +263,14 @@ class Front:
         except ClientLeft:
             return
         again = _replayed(body, receive)
+        if b"last-event-id" in head:  # nothing is kept to be sent again, and the SDK would answer nothing at all
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"last-event-id"]
         if self._wants_stream(head, body, scope["method"]):
-            await self._stream.handle_request(scope, again, send)
+            await self._stream.handle_request(scope, again, reworded(send))
         elif (found := self._usual(head, body, scope)) is not None:
-            await _unless_left(receive, self._answer(scope[CALLER], found, send))
+            await cancelled_if_left(receive, self._answer(scope[CALLER], found, send))
         else:
-            await _unless_left(receive, self._plain.handle_request(scope, again, send))
+            await cancelled_if_left(receive, self._plain.handle_request(scope, again, reworded(send)))
 
     def _wants_stream(self, head: dict[bytes, bytes], body: bytes, verb: str) -> bool:
         """Progress, listening, long calls and long waits for people need SSE (+100 us); everything else is one JSON answer."""
@@ -335,37 +342,6 @@ class _ForeignOrigin(MisdirectedRequest):
 
 def _streams(operation: Operation) -> bool:
     return operation.reports_progress or "long_running" in operation.modifiers
-
-
-async def _unless_left(receive: Receive, answering: Coroutine[Any, Any, None]) -> None:
-    """JSON mode does not notice a client that left: calls that last get a watcher that cancels them."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    watcher: asyncio.Task[None] | None = None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        task.cancel()
-
-    def start_watching() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    later = loop.call_later(_WATCH_AFTER_S, start_watching)
-    try:
-        await answering
-    except asyncio.CancelledError:
-        if not left:
-            raise
-        task.uncancel()
-    finally:
-        later.cancel()
-        if watcher is not None:
-            watcher.cancel()
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -134,7 +134,7 @@ class Gate:
             self.metrics.called(passage.operation.name, kind_of(passage.caller), outcome, time.perf_counter() - began)
 
         about = {"operation": row.operation.name, "caller": kind_of(caller), "call": passage.id}
-        with span("hub.call", **about), self._ending(passage, end):
+        with span("hub.call", about), self._ending(passage, end):
             return await self._pass(passage)
 
     @contextmanager

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from approvals.model import Standing
 from approvals.slack.words import CONNECTED
 from body_broker.storage.postgres import LOST, Pool
+from mcp_servers.hub.conventions import OPERATION, SESSION, Recorded
 from mcp_servers.hub.experts_metrics import ExpertJobs
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -90,7 +91,11 @@ class _Approvals(Collector):
 
 
 class Metrics:
-    """Counts calls by operation, kind of caller and outcome; times them; counts refusals before an identity was known."""
+    """Counts calls by operation, kind of caller and outcome; times them; counts refusals before an identity was known.
+
+    Attributes:
+        operation, session: Of MCP, in OpenTelemetry's conventions.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -123,6 +128,7 @@ class Metrics:
             buckets=_PEOPLE_S,
             registry=self.registry,
         )
+        self.operation, self.session = Recorded(OPERATION, self.registry), Recorded(SESSION, self.registry)
         self._approvals, self._jobs = _Approvals(), ExpertJobs()
         self.registry.register(self._approvals)
         self.registry.register(self._jobs)

@@ -37,8 +37,8 @@ from mcp_servers.hub.rounds import input_required
 from mcp_servers.hub.task_listening import TaskListening
 from mcp_servers.hub.tasks import METHODS, Tasks, has_tasks
 from mcp_servers.hub.telling import progress_of
-from mcp_servers.hub.tracing import traced, within
 from mcp_servers.hub.usual import UsualCall, UsualList, failed, listed, told
+from mcp_servers.hub.watching import Watching
 from mcp_servers.hub.wire import (
     OUTSIDE_META,
     prompt_messages,
@@ -120,7 +120,8 @@ class Protocol:
         self._calling = Calling(gate, self.tasks)
         self._following = TaskListening(self.listening, self.tasks, bus, self.caller_of, gate.asking.still)
         # The SDK's span middleware records raw text of escaping exceptions; ours maps them first and is the only one.
-        self.server.middleware[:] = [traced, self._admit]
+        self.watching = Watching(gate.metrics, lambda: gate.rooms, METHODS)
+        self.server.middleware[:] = [self.watching, self._admit]
         stamp = self.server.server_info_stamp
         self.server_meta: dict[str, Json] = {SERVER_INFO_META_KEY: stamp}
 
@@ -206,12 +207,12 @@ class Protocol:
 
     async def call_json(self, caller: Caller, call: UsualCall) -> tuple[int, bytes]:
         """The status and the whole answer of a usual tools/call, as `_admit` and the SDK around it would have them."""
-        try:
-            with within(call.params):
+        with self.watching.usual("tools/call", call.params, call.id) as seen:
+            try:
                 result = await self._calling.called(caller, call.name, call.arguments, call.params, modern=True)
-        except Exception as error:  # noqa: BLE001 - told, and logged where it is none of ours, as the SDK does
-            return failed(call.id, error)
-        return 200, told(call.id, self._modern(result))
+            except Exception as error:  # noqa: BLE001 - told, and logged where it is none of ours, as the SDK does
+                return failed(call.id, error, seen)
+            return 200, told(call.id, self._modern(seen.result(result)))
 
     async def _call_tool(
         self, ctx: Context, params: types.CallToolRequestParams
@@ -231,12 +232,13 @@ class Protocol:
 
     async def list_json(self, caller: Caller, asked: UsualList) -> tuple[int, bytes]:
         """The status and the whole answer of a usual tools/list, from bytes kept per policy load, under the limits of any method."""
-        try:
-            await self._limits.enter(caller)
-        except BodyBrokerError as error:
-            return failed(asked.id, protocol_error(error))
-        self._limits.leave(caller)
-        return 200, listed(asked.id, self.listings.of(caller).tools_json, self.server_meta)
+        with self.watching.usual("tools/list", asked.params, asked.id) as seen:
+            try:
+                await self._limits.enter(caller)
+            except BodyBrokerError as error:
+                return failed(asked.id, protocol_error(error), seen)
+            self._limits.leave(caller)
+            return 200, listed(asked.id, self.listings.of(caller).tools_json, self.server_meta)
 
     async def _list_resources(
         self, ctx: Context, params: types.PaginatedRequestParams | None
@@ -279,9 +281,9 @@ class Protocol:
             raise
         assert found
         assert isinstance(answer.result, ResourceText | ResourceBytes)
-        content = resource_contents(found[0], uri, answer.result)
+        contents = resource_contents(found[0], uri, answer.result)
         return types.ReadResourceResult(
-            contents=[content], _meta={OUTSIDE_META: True} if answer.outside else None, ttl_ms=0, cache_scope="private"
+            contents=[*contents], _meta={OUTSIDE_META: True} if answer.outside else None, ttl_ms=0, cache_scope="private"
         )
 
     async def _get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:

@@ -12,6 +12,7 @@ from body_broker.calls import Caller, Json, Receipt
 from body_broker.errors import BodyBrokerError, Unavailable, UnknownTool
 from body_broker.telemetry import get_logger
 from body_broker.text import new_id
+from body_broker.tracing import span
 from mcp_servers.hub.passage import Passage
 
 log = get_logger(__name__)
@@ -27,7 +28,8 @@ class Recorder:
         """The decision to run a call; with `durable` it is committed when this returns, `again` is one taken before its first attempt."""
         passage.receipt = self._add(passage, "decision", "allow", body=passage.body(), again=again)
         if durable:
-            await self._auditor.durable(passage.receipt)
+            with span("hub.record"):  # the chain's own writer commits it, together with what others decided meanwhile
+                await self._auditor.durable(passage.receipt)
 
     def refused(self, passage: Passage, error: BodyBrokerError) -> None:
         """Refusals of every step are on the chain too."""

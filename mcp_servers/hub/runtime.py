@@ -40,7 +40,7 @@ from mcp_servers.hub.sessions import Sessions, open_sessions
 from mcp_servers.hub.swapping import Swap
 from mcp_servers.hub.tier_metrics import TierCounts
 from mcp_servers.hub.tokens import Tokens
-from mcp_servers.hub.tracing import open_tracing
+from mcp_servers.hub.tracing import open_tracing, sending
 from mcp_servers.hub.upstreaming import Upstreams, open_upstreams
 from policies.catalogue import Catalogue
 from policies.engine import Policy
@@ -208,9 +208,10 @@ def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Groun
 
 
 async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> _Ground:
-    """Traces first, which end last."""
+    """Traces first, which end last; commands end too soon to send metrics."""
     await stack.enter_async_context(open_tracing(settings.otlp_url))
-    stores = await stack.enter_async_context(open_stores(settings, name=name))
+    stores, metrics = await stack.enter_async_context(open_stores(settings, name=name)), Metrics()
+    await stack.enter_async_context(sending(settings.otlp_url if name != "cli" else None, metrics, stores.pool))
     secrets = await asyncio.to_thread(Secrets.load, settings)
     limiting = open_limits(stores.redis, rate_per_s=settings.rate_per_s, concurrency_max=settings.concurrency_max)
     return _Ground(
@@ -221,7 +222,7 @@ async def _open_ground(stack: AsyncExitStack, settings: Settings, name: str) -> 
         identities=await stack.enter_async_context(open_identities(stores.pool, settings)),
         sessions=await stack.enter_async_context(open_sessions(stores.redis, stores.pool)),
         limits=await stack.enter_async_context(limiting),
-        metrics=Metrics(),
+        metrics=metrics,
     )
 
 

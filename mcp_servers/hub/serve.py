@@ -8,7 +8,7 @@ import gc
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +24,7 @@ from body_broker.settings import Settings
 from body_broker.telemetry import get_logger
 from mcp_servers.hub.api import make_api
 from mcp_servers.hub.berth import bind_localhost, listen_at
+from mcp_servers.hub.connections import Connection, look_at
 from mcp_servers.hub.engine import arbitrating
 from mcp_servers.hub.front import Front, Hosts
 from mcp_servers.hub.loopback import pages_open
@@ -144,7 +145,8 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 front,
                 loop="uvloop",
-                http="httptools",
+                http=Connection,
+                ws="none",  # an upgrade would reach the front as what it does not serve, and be answered 500
                 lifespan="on",  # "auto" swallows a failing start and serves (facts/mcp.md §0)
                 log_config=None,
                 access_log=False,
@@ -170,6 +172,12 @@ class HttpServer(uvicorn.Server):
             for sig in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(sig)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: at one of them connections that keep us waiting are ended."""
+        if counter % 10 == 0:
+            look_at(self.server_state.connections)
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: no new call, listening streams end, calls inside go on for `drain_s`."""
         self._front.begin_draining()
@@ -178,11 +186,12 @@ class HttpServer(uvicorn.Server):
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A hub that accepts connections: its MCP URL, its front, and the task that ends when it has stopped."""
+    """A hub that accepts connections: its MCP URL, its front, the task that ends when it has stopped, and the connections it has."""
 
     url: str
     front: Front
     serving: asyncio.Task[None]
+    connections: Collection[object]
 
 
 @asynccontextmanager
@@ -209,7 +218,7 @@ async def listening(runtime: Runtime, address: Address) -> AsyncGenerator[Listen
             await serving
             raise StartError("The HTTP server did not start.")
         try:
-            yield Listening(f"{url.rstrip('/')}/mcp", front, serving)
+            yield Listening(f"{url.rstrip('/')}/mcp", front, serving, server.server_state.connections)
         finally:
             front.begin_draining()
             server.should_exit = True
@@ -267,6 +276,6 @@ async def serve_stdio(runtime: Runtime, who: Callable[[], Awaitable[Caller]]) ->
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, serving.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError), protocol.watching.session():
             await serving
         protocol.draining = True

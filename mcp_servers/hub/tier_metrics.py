@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from mcp_servers.hub.conventions import CHAT, TOKENS, Recorded
 from tiers.counts import Counts
 from tiers.model import Usage
 
@@ -36,6 +37,7 @@ class TierCounts(Counts):
         self._tokens = self._counter(
             "tokens", "Tokens read (cached ones among them) and written.", ["tier", "engine", "kind"]
         )
+        self._chats, self._usage = Recorded(CHAT, registry), Recorded(TOKENS, registry)
         self._fallbacks = self._counter("fallbacks", "Steps down, by why.", ["tier", "reason"])
         self._asked = self._counter(
             "cache_asked", "How often a cache was asked, by what came of it.", ["cache", "outcome"]
@@ -84,6 +86,13 @@ class TierCounts(Counts):
         """What an engine read and wrote."""
         for kind, number in (("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)):
             self._take(self._tokens, max(0, number), tier=tier, engine=engine, kind=kind)
+
+    def asked(self, operation: str, provider: str, model: str, seconds: float, usage: Usage, *, fault: str) -> None:
+        """A request to an engine ended."""
+        self._chats.take((operation, provider, model, fault), seconds)
+        for kind, number in (("input", usage.prompt), ("output", usage.completion)):
+            if number > 0:
+                self._usage.take((operation, provider, model, kind), number)
 
     def fell_back(self, tier: str, reason: str) -> None:
         """One step down."""

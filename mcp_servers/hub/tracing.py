@@ -1,22 +1,26 @@
-"""Owns traces at the hub's edges: those that clients bring along, and where this process's spans go, if anywhere."""
+"""Owns telemetry at the hub's edges: the traces that clients bring along, and where this process's spans and metrics go, if anywhere."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-
+from body_broker.background import running
 from body_broker.errors import StartError
+from body_broker.storage.postgres import Pool
 from body_broker.tracing import TRACEPARENT, TRACESTATE, installed, joined, on
+from mcp_servers.hub.metrics import Metrics
 
 if TYPE_CHECKING:
-    from mcp_servers.hub.exporting import Exporter
+    from mcp_servers.hub.exporting import Exporter, MetricsExporter
 
 
+METRICS_EVERY_S = 60.0
+"""As OpenTelemetry's own readers send."""
+_LAST_READ_S = 0.5
 _NAMES = {TRACEPARENT.encode(): TRACEPARENT, TRACESTATE.encode(): TRACESTATE}
 
 
@@ -26,12 +30,6 @@ def arriving(headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[o
         return nullcontext()
     told = {_NAMES[name]: value.decode("latin-1") for name, value in headers if name in _NAMES}
     return joined(told.get(TRACEPARENT), told.get(TRACESTATE))
-
-
-async def traced(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Around every MCP message: spans belong to the trace that its `_meta` names, else to that of the request it came in."""
-    with within(ctx.params):
-        return await call_next(ctx)
 
 
 def within(params: Mapping[str, Any] | None) -> AbstractContextManager[object]:
@@ -58,21 +56,59 @@ async def open_tracing(url: str | None) -> AsyncGenerator[None]:
     if url is None:
         yield
         return
-    exporter = await asyncio.to_thread(_made, url)
+    exporter = await asyncio.to_thread(_spans_to, url)
     try:
-        with installed(exporter.tracer):
+        with installed(exporter.tracer, rate=exporter.rate):
             yield
     finally:
         await asyncio.to_thread(exporter.close)
 
 
-def _made(url: str) -> Exporter:
+@asynccontextmanager
+async def sending(url: str | None, metrics: Metrics, pool: Pool) -> AsyncGenerator[None]:
+    """What is on /metrics is sent to the collector too, every minute and once more on the way out; nobody waits for it.
+
+    Args:
+        url: The collector's base URL; None sends nothing.
+        metrics: Of this process.
+        pool: Where they read what the database knows.
+    """
+    if url is None:
+        yield
+        return
+    exporter = await asyncio.to_thread(_metrics_to, url, metrics)
+
+    async def send_on() -> None:
+        while True:
+            await asyncio.sleep(METRICS_EVERY_S)
+            await metrics.read(pool)
+            await asyncio.to_thread(exporter.send)
+
+    async with running(send_on(), name="metrics-sending"):
+        try:
+            yield
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_READ_S):
+                    await metrics.read(pool)
+            await asyncio.to_thread(exporter.close)
+
+
+def _spans_to(url: str) -> Exporter:
+    return _senders()[0](url, metadata.version("body-broker"))
+
+
+def _metrics_to(url: str, metrics: Metrics) -> MetricsExporter:
+    return _senders()[1](url, metadata.version("body-broker"), metrics.registry)
+
+
+def _senders() -> tuple[type[Exporter], type[MetricsExporter]]:
     try:
-        from mcp_servers.hub.exporting import Exporter  # noqa: PLC0415  # 0.3 s, where there is a collector
+        from mcp_servers.hub.exporting import Exporter, MetricsExporter  # noqa: PLC0415  # 0.3 s, where there is a collector
     except ImportError as error:
         raise StartError(
-            "BODY_BROKER_OTLP_URL is set, and what sends traces is not installed.",
+            "BODY_BROKER_OTLP_URL is set, and what sends traces and metrics is not installed.",
             next_step="Install body-broker[traces], or leave BODY_BROKER_OTLP_URL unset.",
             details={"setting": "BODY_BROKER_OTLP_URL"},
         ) from error
-    return Exporter(url, metadata.version("body-broker"))
+    return Exporter, MetricsExporter

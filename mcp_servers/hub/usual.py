@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import orjson
 from mcp.server.runner import modern_error_data
@@ -55,6 +55,15 @@ class UsualList(NamedTuple):
     """A tools/list that asks for nothing but the tools."""
 
     id: int | str
+    params: Mapping[str, Any]
+
+
+class Refusable(Protocol):
+    """What hears how a request ended."""
+
+    def refused(self, code: int) -> None:
+        """It is answered with an error of JSON-RPC."""
+        ...
 
 
 def usual(head: Head, body: bytes, mirrored: Collection[str]) -> UsualCall | UsualList | None:
@@ -91,7 +100,7 @@ def _list(id_: int | str, params: dict[str, Any], _mirrored: Collection[str]) ->
         validate_client_request("tools/list", params["_meta"][PROTOCOL_VERSION_META_KEY], params)
     except ValueError:  # the SDK says what is wrong with it
         return None
-    return UsualList(id_)
+    return UsualList(id_, params)
 
 
 _READ = {b"tools/call": _call, b"tools/list": _list}
@@ -131,9 +140,10 @@ def listed(request_id: int | str, tools: bytes, meta: Mapping[str, Any]) -> byte
     return b'{"jsonrpc":"2.0","id":%b,"result":%b,"_meta":%b}}' % (id_, tools[:-1], last)
 
 
-def failed(request_id: int | str, error: Exception) -> tuple[int, bytes]:
-    """The status and the answer where a call ended with an exception: what the SDK tells of it."""
+def failed(request_id: int | str, error: Exception, seen: Refusable) -> tuple[int, bytes]:
+    """The status and the answer where a call ended with an exception: what the SDK tells of it; its code is told to `seen`."""
     data = modern_error_data(error)
+    seen.refused(data.code)
     return ERROR_CODE_HTTP_STATUS.get(data.code, 200), _as_the_sdk(
         JSONRPCError(jsonrpc="2.0", id=request_id, error=data)
     )

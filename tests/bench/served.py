@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: `python -m tests.bench.served hub|world|asking|experts|fastmcp DATA_DIR [ENGINE]`; prints one line of JSON when ready."""
+"""What is measured, each in a process of its own: `python -m tests.bench.served hub|world|asking|experts|traced|fastmcp DATA_DIR [ENGINE | COLLECTOR]`; prints one line of JSON when ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-async def hub(data_dir: Path, *, in_a_world: bool = False, asking: bool = False, experts: str | None = None) -> None:
+async def hub(
+    data_dir: Path,
+    *,
+    in_a_world: bool = False,
+    asking: bool = False,
+    experts: str | None = None,
+    collector: str | None = None,
+) -> None:
     """The hub as shipped, its own rooms filled up to 51 listed tools; limits wide enough not to be what is measured."""
     from body_broker.settings import load_settings
     from mcp_servers.hub.rooms import ROOMS
@@ -34,6 +41,8 @@ async def hub(data_dir: Path, *, in_a_world: bool = False, asking: bool = False,
     wide: dict[str, object] = {"rate_per_s": 50_000, "concurrency_max": 256, "approvals_open_max": 10_000}
     if experts:
         wide |= {"bronze_url": experts, "bronze_model": "expert", "bronze_open_max": 100_000}
+    if collector:
+        wide["otlp_url"] = collector
     settings = load_settings({}, None, data_dir=data_dir, tools=tools, **wide)
     ours = sum(len(r.tools) for r in profiled(ROOMS, "core"))
     rooms: tuple[Room, ...] = (*ROOMS, room(max(TOOLS - ours, FAMILIES_MIN)), *([GATED] if asking else []))
@@ -100,10 +109,19 @@ def plain_function(tool: Any) -> Any:  # FastMCP reads a function's signature, s
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in {"hub", "world", "asking", "experts"}:
+    if sys.argv[1] in {"hub", "world", "asking", "experts", "traced"}:
         import uvloop
 
-        what, engine = sys.argv[1], sys.argv[3] if sys.argv[1] == "experts" else None
-        uvloop.run(hub(Path(sys.argv[2]), in_a_world=what == "world", asking=what == "asking", experts=engine))
+        what, other = sys.argv[1], sys.argv[3] if len(sys.argv) > 3 else None
+        engine, collector = (other if what == each else None for each in ("experts", "traced"))
+        uvloop.run(
+            hub(
+                Path(sys.argv[2]),
+                in_a_world=what == "world",
+                asking=what == "asking",
+                experts=engine,
+                collector=collector,
+            )
+        )
     else:
         fastmcp_baseline()

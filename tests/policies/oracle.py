@@ -170,9 +170,9 @@ def satisfied(gate: Gate, approval: Approval | None, *, alone: bool) -> bool:
     return bool(approval.groups & gate.groups and approval.count >= gate.quorum and approval.via & via)
 
 
-def oracle(question: Question) -> tuple[str, frozenset[str]]:
+def oracle(question: Question, operation: Operation | None = None) -> tuple[str, frozenset[str]]:
     """What must come out: the decision's name, and for an Ask the rules that ask."""
-    operation = BY_NAME[question.action]
+    operation = operation or BY_NAME[question.action]
     alone = len(question.identities) == 1 and question.identities[0].principal.startswith("person:")
     asking: set[str] = set()
     for identity in question.identities:

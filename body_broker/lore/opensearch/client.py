@@ -19,6 +19,7 @@ from body_broker.calls import Json
 from body_broker.lore.opensearch import faults
 from body_broker.lore.opensearch.breaker import Breaker
 from body_broker.settings import Settings
+from body_broker.storage.traced import request
 from body_broker.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -154,9 +155,10 @@ class Client:
         data = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
         headers = {"content-type": "application/x-ndjson" if path.endswith("_bulk") else "application/json"}
         try:
-            return await self._client.transport.perform_request(
-                method, path, body=data, headers=headers, timeout=timeout_s
-            )
+            with request(method, path):
+                return await self._client.transport.perform_request(
+                    method, path, body=data, headers=headers, timeout=timeout_s
+                )
         except ConnectionTimeout as error:
             raise faults.too_slow() from error
         except NotConnected as error:

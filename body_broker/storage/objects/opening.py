@@ -12,6 +12,7 @@ from typing import Any
 from body_broker.errors import SettingsError
 from body_broker.storage.objects.directory import DirectoryObjects
 from body_broker.storage.objects.model import Objects
+from body_broker.storage.objects.traced import traced
 
 _S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9!_.*'()=-]+)*)/?")
 
@@ -46,7 +47,7 @@ async def open_objects(
             )
         directory = DirectoryObjects(Path(given), setting=setting)
         await directory.open()
-        yield directory
+        yield traced(directory, "directory")
         return
     named = _S3.fullmatch(given)
     if named is None or any(set(part) == {"."} for part in named["prefix"].split("/")):
@@ -56,7 +57,7 @@ async def open_objects(
         )
     opened = await asyncio.to_thread(_s3, named["bucket"], named["prefix"].strip("/"), endpoint_url, region, setting)
     try:
-        yield opened
+        yield traced(opened, "aws.s3")
     finally:
         opened.close()
 

@@ -154,7 +154,8 @@ def test_a_call_of_a_tool_whose_arguments_stand_in_headers_is_the_sdk_s() -> Non
 def test_a_list_is_usual_where_it_asks_for_nothing_but_the_tools() -> None:
     head = head_of("tools/list")
 
-    assert read(LIST | {"id": "a"}, head) == UsualList("a")
+    params: Any = LIST["params"]
+    assert read(LIST | {"id": "a"}, head) == UsualList("a", params)
     assert read(request("tools/list", {"cursor": None}), head) is None
     assert read(LIST | {"method": "prompts/list"}, head_of("prompts/list")) is None
     assert read(LIST, head | {b"accept": b"application/jsonl"}) is None
