@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.attacks.install import absence as absence_of_attackers
 from tests.vllm.install import absence
 
 PROJECT = Path(__file__).parents[1]
@@ -119,6 +120,7 @@ COMPONENTS: dict[str, Callable[[], str | None]] = {
     "godot": _godot,
     "chromium": _chromium,
     "vllm": absence,
+    "attackers": absence_of_attackers,
 }
 
 

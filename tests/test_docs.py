@@ -129,6 +129,7 @@ def commands_in(text: str) -> Iterator[str]:
 def faults_of(line: str) -> Iterator[str]:
     """What of a command line the program does not have."""
     words = shlex.split(line.replace("[", " ").replace("]", " ").replace("|", " "))[1:]
+    words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
     command: click.Command = body_broker
     for word in words:
         if isinstance(command, click.Group):

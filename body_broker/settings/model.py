@@ -94,6 +94,10 @@ class Settings(BaseModel):
         None,
         description="TOML file of the people who may approve: groups, Slack ids, OIDC subjects; without it approvers.toml in data_dir, where there is one. docs/approvals.md has the form.",
     )
+    upstreams: Path | None = Field(
+        None,
+        description="TOML file of the MCP servers of others that are joined; without it upstreams.toml in data_dir, where there is one. docs/upstreams.md has the form.",
+    )
     approval_wait_s: Seconds = Field(
         30, description="How long a call waits for people before it answers `pending`; clients with tasks never wait."
     )
@@ -233,7 +237,7 @@ class Settings(BaseModel):
     otlp_url: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="Where traces go: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318.",
+        description="Where traces and metrics go: an OpenTelemetry collector's OTLP over HTTP, such as http://127.0.0.1:4318.",
     )
     database_connections_max: int = Field(10, ge=4, le=200, description="Connections to PostgreSQL a process may open.")
     redis_connections_max: int = Field(32, ge=2, le=1000, description="Connections to Redis a process may open.")
@@ -298,6 +302,7 @@ class Settings(BaseModel):
         "scan_rules_dir",
         "aws_roles",
         "approvers",
+        "upstreams",
         "models",
     )
     @classmethod

@@ -283,7 +283,10 @@ class Protocol:
         assert isinstance(answer.result, ResourceText | ResourceBytes)
         contents = resource_contents(found[0], uri, answer.result)
         return types.ReadResourceResult(
-            contents=[*contents], _meta={OUTSIDE_META: True} if answer.outside else None, ttl_ms=0, cache_scope="private"
+            contents=[*contents],
+            _meta={OUTSIDE_META: True} if answer.outside else None,
+            ttl_ms=0,
+            cache_scope="private",
         )
 
     async def _get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:

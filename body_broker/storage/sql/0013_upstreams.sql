@@ -15,11 +15,11 @@ CREATE TABLE upstream_pin (
     kind text NOT NULL CHECK (kind IN ('tool', 'prompt', 'resource', 'template')),
     name text NOT NULL,                                         -- as the upstream has it
     state text NOT NULL CHECK (state IN ('pinned', 'changed', 'new', 'gone')),
-    accepted jsonb,                                             -- the definition that is served
+    accepted json,                                              -- the definition that is served: json keeps what came, \u0000 too
     accepted_digest text CHECK (accepted_digest ~ '^[0-9a-f]{64}$'),
     accepted_at timestamptz,
     accepted_by text,                                           -- 'first sight', an approval, or an operator
-    seen jsonb,                                                 -- what it says now, where that is another one
+    seen json,                                                  -- what it says now, where that is another one
     seen_digest text CHECK (seen_digest ~ '^[0-9a-f]{64}$'),
     seen_at timestamptz,
     asked_digest text,                                          -- what people were asked for last, and by which approval

@@ -40,6 +40,7 @@ _COMMANDS = {
     "repos": "repos",
     "scan": "scan",
     "jobs": "jobs",
+    "upstream": "upstream",
 }
 
 

@@ -71,6 +71,7 @@ COMMANDS = {
     "validate",
     "engine-profile",
     "jobs",
+    "upstream",
 }
 # Beside MCP, with the same token: a body that fits, and the operation it is a call of; None only lists.
 API: dict[str, tuple[str, dict[str, Any] | None]] = {
