@@ -17,6 +17,7 @@ from policies.decision import Requirement
 CHANNELS: dict[Via, str] = {"slack": "Slack", "mfa": "the approval page", "local": "the terminal"}
 """What the channels of a rule are called."""
 ERROR_MAX = 500
+_SOURCE_MAX = 150
 
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
@@ -254,7 +255,8 @@ def _warnings(approval: Approval, hidden: int) -> Iterator[str]:
     if hidden:
         yield f"{hidden} hidden, direction-changing or odd blank characters are written out as \\u and their code."
     if approval.tainted:
-        yield "The caller had read text from outside: this may be somebody else's idea."
+        by = ", ".join(visible(name).text[:_SOURCE_MAX] for name in approval.tainted_by)
+        yield f"The caller had read text from outside{by and f', by {by}'}: this may be somebody else's idea."
     if approval.depth:
         yield f"The call was caused by other calls, {approval.depth} deep."
     if approval.earlier:

@@ -46,6 +46,7 @@ class Subject:
         chain: Principals, the asker first.
         sessions: The call's session, then those above it.
         tainted: Whether the session had read text from outside.
+        tainted_by: The operations that gave it, the newest first, a few at most; in no digest.
         depth: How many calls deep.
         history: Granting groups the session had used.
         requirements: One for each rule that fired.
@@ -79,6 +80,7 @@ class Subject:
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     facts: frozenset[str] = frozenset()
     tokens: tuple[str, ...] = ()
+    tainted_by: tuple[str, ...] = ()
 
     @property
     def requester(self) -> str:
@@ -184,6 +186,7 @@ class Approval:
     tokens: tuple[str, ...] = ()
     state: Decided = "pending"
     finding: Json = None
+    tainted_by: tuple[str, ...] = ()
 
     @property
     def asker(self) -> str:

@@ -76,11 +76,11 @@ ORDER BY expires_at LIMIT $2::integer
 _INSERT = """
 INSERT INTO approval (id, digest, tool, server, definition, arguments, chain, asker, requester, sessions, tokens, tainted, depth, history,
     roles, facts, requirements, effect, destructive, headline, preview, basis, reason, earlier, notify,
-    receipt_writer, receipt_sequence, expires_at)
+    receipt_writer, receipt_sequence, expires_at, tainted_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7::text[], $8, $9, $10::text[], $27::text[], $11, $12::integer, $13::text[], $14::text::jsonb,
     $15::text[], $16::text::jsonb, $17, $18, $19, $20, $21, $22,
     (SELECT id FROM approval WHERE digest = $2 ORDER BY ordinal DESC LIMIT 1),
-    $23, $24, $25::bigint, clock_timestamp() + make_interval(secs => $26::float8))
+    $23, $24, $25::bigint, clock_timestamp() + make_interval(secs => $26::float8), $28::text[])
 """
 # Who is refused, or takes back, does not ask people something else at once: that is how they are worn down.
 _BURDEN_OF = """
@@ -204,6 +204,7 @@ async def insert(
         receipt.sequence,
         ttl_s,
         list(subject.tokens),
+        list(subject.tainted_by),
     )
 
 
@@ -322,6 +323,7 @@ def _kept(row: asyncpg.Record) -> Kept:
         finding=fields["finding"] and orjson.loads(fields["finding"]),
         roles={name: frozenset(roles) for name, roles in orjson.loads(fields["roles_text"]).items()},
         facts=frozenset(fields["facts"]),
+        tainted_by=tuple(fields["tainted_by"]),
     )
     return Kept(approval, fields["stale"])
 

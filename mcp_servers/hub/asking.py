@@ -222,6 +222,7 @@ class Asking:
             sessions=caller.sessions,
             tokens=tuple(each for each in (caller.token_id, caller.asker_token_id) if each is not None),
             tainted=session.tainted,
+            tainted_by=tuple(map(self._named, session.sources)),
             depth=passage.request.depth,
             history=session.history,
             requirements=ask.requirements,
@@ -234,6 +235,11 @@ class Asking:
             roles=caller.roles,
             facts=facts,
         )
+
+    def _named(self, source: str) -> str:
+        """An operation as people know it: with whose it is."""
+        entry = self._policy.catalogue.entries.get(source)
+        return source if entry is None else f"{entry.server}'s {source}"
 
 
 def headline(operation: Operation, values: Mapping[str, Json]) -> str:

@@ -61,7 +61,7 @@ class Passage:
             name=approval.tool, kind="tool", arguments=approval.values(), caller=caller, depth=approval.depth
         )
         passage = cls(request, new_id("call"), time.perf_counter(), caller, row, approval=approval)
-        passage.session = SessionState(approval.tainted, approval.history)
+        passage.session = SessionState(approval.tainted, approval.history, approval.tainted_by)
         return passage
 
     def check_replayed(self, approval: Approval) -> None:

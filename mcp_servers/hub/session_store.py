@@ -24,6 +24,8 @@ CONVERSATION_EXPIRY_S = 30 * 24 * 3600
 _WITNESSED_S = 24 * 3600
 _TIMEOUT_S = 2.0
 _DID = "did:"
+SOURCES_MAX = 5
+"""The operations that are remembered to have tainted a session."""
 _SOURCE_CHARACTERS_MAX = 128
 
 # KEYS: session. ARGV: a nonce for a state that begins now, expiry in seconds. Begins the state if there is none.
@@ -51,15 +53,16 @@ _BEAR_WITNESS = """
 INSERT INTO session_witness (session, requester, nonce) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
 _TAINT = """
-INSERT INTO session_witness AS w (session, requester, nonce, tainted_at, tainted_by) VALUES ($1, $2, $3, now(), $4)
-ON CONFLICT (session) DO UPDATE SET tainted_at = coalesce(w.tainted_at, now()), tainted_by = coalesce(w.tainted_by, $4), clearing = NULL
-WHERE w.tainted_at IS NULL OR w.clearing IS NOT NULL
+INSERT INTO session_witness AS w (session, requester, nonce, tainted_at, tainted_by, taints) VALUES ($1, $2, $3, now(), $4::text, ARRAY[$4::text])
+ON CONFLICT (session) DO UPDATE SET tainted_at = coalesce(w.tainted_at, now()), tainted_by = coalesce(w.tainted_by, $4), clearing = NULL,
+    taints = (ARRAY[$4::text] || array_remove(w.taints, $4::text))[1:$5::integer]
+WHERE w.tainted_at IS NULL OR w.clearing IS NOT NULL OR NOT $4::text = ANY (w.taints)
 """
 _RECORD = """
 UPDATE session_witness SET did = ARRAY(SELECT DISTINCT unnest(did || $2::text[])) WHERE session = $1 RETURNING session
 """
 _CLEAR = """
-UPDATE session_witness SET tainted_at = NULL, tainted_by = NULL, clearing = NULL, nonce = $3, cleared_at = now(), cleared_by = $4
+UPDATE session_witness SET tainted_at = NULL, tainted_by = NULL, taints = '{}', clearing = NULL, nonce = $3, cleared_at = now(), cleared_by = $4
 WHERE session = $1 AND clearing = $2 RETURNING session
 """
 # A conversation in use is witnessed anew once a day, so that no sweep leaves its state to Redis alone: what Redis then lost would
@@ -92,11 +95,13 @@ class Found:
         tainted: Not provably clean.
         stored: Its taint stands in PostgreSQL and nobody is clearing it.
         did: The granting groups of what it did.
+        sources: The operations that tainted it, the newest first, a few at most; none where that is not known.
     """
 
     tainted: bool
     stored: bool
     did: frozenset[str]
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,7 @@ class SessionStore:
             tainted=lost or tainted or copy.tainted,
             stored=tainted and witness["clearing"] is None,
             did=copy.did.union(witness["did"]),
+            sources=tuple(witness["taints"]) or ((witness["tainted_by"],) if tainted and witness["tainted_by"] else ()),
         )
 
     async def taint(self, session: Session, source: str) -> None:
@@ -153,7 +159,7 @@ class SessionStore:
         """
         source = source[:_SOURCE_CHARACTERS_MAX]
         async with asyncio.timeout(_TIMEOUT_S):
-            await self._pool.execute(_TAINT, session.id, session.requester, secrets.token_hex(16), source)
+            await self._pool.execute(_TAINT, session.id, session.requester, secrets.token_hex(16), source, SOURCES_MAX)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await self._add([_key(session.id)], [session.expiry_s, "tainted", source])
@@ -215,7 +221,7 @@ class SessionStore:
     async def _witness(self, session: Session) -> asyncpg.Record | None:
         return await self._pool.fetchrow(
             """
-            SELECT nonce, tainted_at, clearing, did, extract(epoch FROM clock_timestamp() - began_at)::float8 AS age_s
+            SELECT nonce, tainted_at, tainted_by, taints, clearing, did, extract(epoch FROM clock_timestamp() - began_at)::float8 AS age_s
             FROM session_witness WHERE session = $1
             """,
             session.id,

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from body_broker.background import running
 from body_broker.calls import Caller
@@ -16,7 +16,7 @@ from body_broker.errors import Conflict, Unavailable
 from body_broker.storage.postgres import Pool
 from body_broker.storage.redis import Redis
 from body_broker.telemetry import get_logger
-from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, FAILURES, Found, Session, SessionStore
+from mcp_servers.hub.session_store import CONVERSATION_EXPIRY_S, FAILURES, SOURCES_MAX, Found, Session, SessionStore
 
 log = get_logger(__name__)
 
@@ -28,10 +28,14 @@ _FLUSH_AT_CLOSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """What decides on a call: whether text from outside was read, and the granting groups of what was done."""
+    """What decides on a call: whether text from outside was read, and the granting groups of what was done.
+
+    `sources` decides nothing: the operations that gave the text, the newest first, a few at most, for people who are asked.
+    """
 
     tainted: bool
     history: frozenset[str]
+    sources: tuple[str, ...] = field(default=(), compare=False)
 
 
 _CLEAN = SessionState(tainted=False, history=frozenset())
@@ -53,7 +57,10 @@ class _Entry:
     def take(self, found: Found, began: float) -> None:
         """What the stores said of a question asked at `began`; what happened here since then stands."""
         tainted = self.state.tainted if began < self.read_at else found.tainted or self.tainted_at >= began
-        self.state = SessionState(tainted, self.state.history | found.did)
+        sources = found.sources
+        if self.tainted_at > began or began < self.read_at:
+            sources = _newest(self.state.sources, sources)
+        self.state = SessionState(tainted, self.state.history | found.did, sources if tainted else ())
         self.read_at = max(self.read_at, began)
         if found.stored:
             self.stored_at = max(self.stored_at, began)
@@ -86,13 +93,14 @@ class Sessions:
         state = await self._one(caller, caller.session, fresh=fresh)
         if caller.conversation_of is None:
             return SessionState(tainted=False, history=state.history) if state.tainted and _is_code(caller) else state
-        tainted, history = state.tainted, state.history
+        tainted, history, sources = state.tainted, state.history, state.sources
         login = _login_of(caller)
         for session in (caller.conversation_of, *caller.ancestors):
             state = await self._one(caller, session, fresh=fresh)
-            tainted = tainted or (state.tainted and not (session == login and _of_service(caller)))
+            if state.tainted and not (session == login and _of_service(caller)):
+                tainted, sources = True, _newest(sources, state.sources)
             history |= state.history
-        return SessionState(tainted, history)
+        return SessionState(tainted, history, sources)
 
     async def taint(self, caller: Caller, source: str) -> None:
         """The session has read text from outside: stored when this returns, so await it before the answer leaves.
@@ -107,16 +115,21 @@ class Sessions:
         if _is_code(caller):
             return
         entry, began = self._entry(caller.session), self._monotonic()
-        if began - entry.stored_at <= REMEMBERED_S:
+        stored = began - entry.stored_at <= REMEMBERED_S
+        if stored and source in entry.state.sources:
             return
         try:
             await self._store.taint(_session(caller, caller.session), source)
         except FAILURES as error:
+            if stored:  # that it is tainted is; only one more name for people is not
+                log.warning("session_taint_not_named", error=type(error).__name__)
+                return
             raise Unavailable(
                 "That this session has now read text from outside could not be stored, so the answer is withheld.",
                 details={"component": "postgres"},
             ) from error
-        entry.state = SessionState(tainted=True, history=entry.state.history)
+        sources = _newest((source,), entry.state.sources)
+        entry.state = SessionState(tainted=True, history=entry.state.history, sources=sources)
         # A reading that began before this moment may not have seen it.
         entry.stored_at, entry.tainted_at = began, self._monotonic()
 
@@ -125,7 +138,7 @@ class Sessions:
         entry = self._entry(caller.session)
         if group in entry.state.history:
             return
-        entry.state = SessionState(entry.state.tainted, entry.state.history | {group})
+        entry.state = replace(entry.state, history=entry.state.history | {group})
         self._owed.setdefault(_session(caller, caller.session), set()).add(group)
         self._owing.set()
 
@@ -221,6 +234,11 @@ async def open_sessions(
             yield sessions
     finally:
         await sessions.settle()
+
+
+def _newest(first: tuple[str, ...], then: tuple[str, ...]) -> tuple[str, ...]:
+    """Both without doubles, as many as are kept."""
+    return tuple(dict.fromkeys((*first, *then)))[:SOURCES_MAX]
 
 
 def _login_of(caller: Caller) -> str:

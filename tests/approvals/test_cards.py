@@ -298,3 +298,14 @@ def test_the_terminal_gets_the_same_card_in_lines() -> None:
     ):
         assert words in text
     assert re.search(r"Yes: person:ben, by Slack, 2026-11-22 12:00:00 UTC", text)
+
+
+def test_the_card_names_what_the_caller_had_read_and_hides_nothing_in_it() -> None:
+    found = card({}, tainted=True, tainted_by=("rag's search_lore", "evil\u202eup"))
+    assert found.warnings == (
+        r"The caller had read text from outside, by rag's search_lore, evil\u202eup: this may be somebody else's idea.",
+    )
+    assert f"! {found.warnings[0]}" in found.text()
+    assert card({}, tainted=True).warnings == (
+        "The caller had read text from outside: this may be somebody else's idea.",
+    )

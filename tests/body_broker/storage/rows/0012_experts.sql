@@ -1,0 +1,4 @@
+-- Rows as the program of schema 12 writes them, put together by hand: a question to a model for a job, and what came of another job that is no longer kept.
+INSERT INTO expert_call (job, turn, attempt, engine, model, state, maybe_spent, cost, prompt_tokens, completion_tokens, begun_at, due_at, ended_at)
+    SELECT id, 1, 1, 'bronze', 'large-1', 'answered', false, '0', '812', '164', '2026-11-22 19:10:02.120000+00', '2026-11-22 19:20:02.120000+00', '2026-11-22 19:10:09.480000+00' FROM work ORDER BY ordinal LIMIT 1;
+INSERT INTO expert_result (job, owner, kind, title, body, outside, object, sha256, bytes, document, created_at) VALUES ('job_8mPUeNn3wSIrT7sT0n1lM2Qd', 'person:anna', 'expert', 'Draft the flood.', '{"content": "The flood takes the quay on the third day."}', 'false', 'results/job_8mPUeNn3wSIrT7sT0n1lM2Qd.json', 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855', '58', NULL, '2026-11-22 19:10:09.500000+00');
