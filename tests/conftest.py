@@ -23,8 +23,22 @@ from body_broker.telemetry import configure_logging
 from tests.components import data_dir, need, scratch_dir
 from tests.scheduling import pytest_xdist_make_scheduler
 from tests.waiting import wait_until_sync
+from tests.watchdog import (
+    pytest_addoption,
+    pytest_configure,
+    pytest_exception_interact,
+    pytest_runtest_protocol,
+    pytest_unconfigure,
+)
 
-__all__ = ["pytest_xdist_make_scheduler"]  # a hook
+__all__ = [  # hooks
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_exception_interact",
+    "pytest_runtest_protocol",
+    "pytest_unconfigure",
+    "pytest_xdist_make_scheduler",
+]
 
 OURS = ["body_broker", "policies", "approvals", "tiers", "mcp_servers"]
 _STORES = "body-broker-tests-"

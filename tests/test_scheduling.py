@@ -28,6 +28,19 @@ def test_that_hangs():
 def test_after_it():
     pass
 """
+_FAILS_AND_HANGS = """
+import contextlib, pytest, time
+@pytest.fixture
+def hanging():
+    yield
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+def test_that_fails(hanging):
+    assert False
+def test_after_it():
+    pass
+"""
 _COSTLY = 'pytestmark = pytest.mark.requires("java", "opensearch")'
 
 
@@ -60,21 +73,30 @@ def test_each_group_runs_in_one_process(tmp_path: Path) -> None:
     assert len({worker for each in ran.values() for worker in each}) == 2
 
 
-def test_a_test_that_outlives_its_time_out_ends_one_process_which_says_where_and_the_others_run(tmp_path: Path) -> None:
-    (tmp_path / "test_a.py").write_text(_HANGS)
+@pytest.mark.parametrize(
+    ("test", "limits", "named", "failed"),
+    [
+        (_HANGS, ("timeout=1", "watchdog_grace_s=1"), "test_that_hangs", "1 failed, 7 passed"),
+        (_FAILS_AND_HANGS, ("timeout=300", "watchdog_clean_up_s=1"), "hanging", "2 failed, 7 passed"),
+    ],
+)
+def test_a_test_that_does_not_end_ends_one_process_which_says_where_and_the_others_run(
+    tmp_path: Path, test: str, limits: tuple[str, ...], named: str, failed: str
+) -> None:
+    (tmp_path / "test_a.py").write_text(test)
     (tmp_path / "test_b.py").write_text(_TEST.format(mark=""))
 
-    done = _run_on_two_processes(tmp_path, "-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true")
+    done = _run_on_two_processes(tmp_path, *(part for limit in limits for part in ("-o", limit)))
 
     assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("crashed while running 'test_a.py::test_that_hangs'") == 1, done.stdout
-    assert "in test_that_hangs" in done.stderr, done.stderr
-    assert "1 failed, 7 passed" in done.stdout, done.stdout
+    assert "crashed while running 'test_a.py::test_that_" in done.stdout, done.stdout
+    assert f"in {named}" in done.stderr, done.stderr
+    assert failed in done.stdout, done.stdout
 
 
 def _run_on_two_processes(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text("from tests.scheduling import pytest_xdist_make_scheduler\n")
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = requires\n")
+    (folder / "conftest.py").write_text("from tests.scheduling import *\nfrom tests.watchdog import *\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = requires\ntimeout = 300\n")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider"]
     return subprocess.run(
         [*command, *options, str(folder)],
