@@ -123,11 +123,17 @@ def cpu_s(pid: int) -> float:
 
 def pss_mb(pid: int) -> float:
     """Proportional set size, in MB."""
-    return next(
-        int(line.split()[1]) / 1024
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.startswith("Pss:")
-    )
+    return _memory_mb(pid, ("Pss:",))
+
+
+def uss_mb(pid: int) -> float:
+    """Unique set size, in MB: what no other process shares, so that none that comes or goes changes it."""
+    return _memory_mb(pid, ("Private_Clean:", "Private_Dirty:"))
+
+
+def _memory_mb(pid: int, kinds: tuple[str, ...]) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kinds)) / 1024
 
 
 @contextmanager
@@ -150,6 +156,8 @@ def served(name: str, *args: str) -> Generator[Cell]:
     finally:
         process.terminate()
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def once_ready(cell: Cell) -> None:
