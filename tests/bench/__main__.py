@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.bench import (
     approvals,
     bronze,
+    costs,
     decisions,
     door,
     overload,
@@ -38,6 +39,7 @@ class Wanted(argparse.Namespace):
 TABLES: dict[str, Callable[[Path, Wanted], str]] = {
     "door": lambda folder, wanted: door.measure(folder / "door", wanted.rounds, wanted.seconds),
     "tracing": lambda folder, wanted: tracing.measure(folder / "tracing", wanted.rounds, wanted.seconds),
+    "costs": lambda folder, wanted: costs.measure(folder / "costs", 3 * wanted.seconds),
     "decisions": lambda _folder, _wanted: decisions.measure(),
     "starting": lambda folder, wanted: starting.measure(folder / "start", wanted.rounds),
     "world": lambda folder, wanted: world.measure(folder / "world", wanted.rounds, wanted.seconds),
@@ -60,9 +62,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--opensearch", action="store_true", help="retrieval: on a real node too (needs Java)")
     args = parser.parse_args(namespace=Wanted())
-    if {"door", "tracing", "world", "approvals", "bronze"}.intersection(args.tables or TABLES) and shutil.which(
-        "wrk"
-    ) is None:
+    if {"costs", "door", "tracing", "world", "approvals", "bronze"}.intersection(
+        args.tables or TABLES
+    ) and shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
