@@ -11,13 +11,15 @@ import structlog
 from body_broker.tracing import ids
 
 LogFormat = Literal["json", "console"]
+_OURS = ("approvals", "body_broker", "mcp_servers", "policies", "tiers")
 
 
 def configure_logging(level: str = "warning", form: LogFormat = "console") -> None:
     """Send every log line, ours and the libraries', to stderr; called once by each process's entry point.
 
     Args:
-        level: debug, info, warning or error.
+        level: debug, info, warning or error. Libraries are heard from info on: below it they write down whole requests, with the
+            tokens that are in them.
         form: json, one object a line, or console.
     """
     shared: list[structlog.typing.Processor] = [
@@ -45,9 +47,13 @@ def configure_logging(level: str = "warning", form: LogFormat = "console") -> No
             ],
         ),
     )
+    # A line that cannot be written is lost: else a traceback comes in its place, whose text may hold anything.
+    logging.raiseExceptions = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(max(logging.getLevelNamesMapping()[level.upper()], logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -287,6 +287,30 @@ class Settings(BaseModel):
         "console", description="One JSON object a line, or lines for people."
     )
 
+    @field_validator(
+        "embeddings",
+        "aws_endpoint_url",
+        "slack_api_url",
+        "oidc_issuer",
+        "oidc_jwks_url",
+        "gold_url",
+        "silver_url",
+        "openai_url",
+        "azure_openai_url",
+        "anthropic_url",
+        "bronze_url",
+        "sagemaker_queue_url",
+        "results",
+        "results_endpoint_url",
+        "otlp_url",
+    )
+    @classmethod
+    def _no_password(cls, url: str | None) -> str | None:
+        # An address is shown, in answers and logs: what is secret has settings of its own.
+        if url is not None and "://" in url and "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("no user and no password in it: keys have settings of their own")
+        return url
+
     @field_validator("public_url")
     @classmethod
     def _origin(cls, url: str | None) -> str | None:

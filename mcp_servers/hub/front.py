@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -266,7 +266,10 @@ class Front:
         if b"last-event-id" in head:  # nothing is kept to be sent again, and the SDK would answer nothing at all
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"last-event-id"]
         if self._wants_stream(head, body, scope["method"]):
-            await self._stream.handle_request(scope, again, reworded(send))
+            # A GET listens, as a stream of `subscriptions/listen` does.
+            listens = scope["method"] == "GET"
+            with self.protocol.held.one(scope[CALLER]) if listens else nullcontext():
+                await self._stream.handle_request(scope, again, reworded(send))
         elif (found := self._usual(head, body, scope)) is not None:
             await cancelled_if_left(receive, self._answer(scope[CALLER], found, send))
         else:

@@ -30,6 +30,7 @@ from body_broker.text import clean
 from mcp_servers.hub.calling import Calling
 from mcp_servers.hub.events import EventBus
 from mcp_servers.hub.gate import Gate
+from mcp_servers.hub.held import STREAMS_IN_ALL_MAX, Held
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import TTL_MS, Listing, Listings, with_parameter_headers
 from mcp_servers.hub.requests import Request
@@ -94,7 +95,8 @@ class Protocol:
         self._policy: Policy = gate.policy
         self._bus = bus
         self.draining = False
-        self.listening = ListenHandler(bus)
+        # Ours counts first and says what to do: the SDK's own bound is never met.
+        self.listening, self.held = ListenHandler(bus, max_subscriptions=STREAMS_IN_ALL_MAX), Held()
         self.mirrored = with_parameter_headers(gate.rooms)
         self.server: Server[Any] = Server(
             "body-broker",
@@ -343,10 +345,11 @@ class Protocol:
         """Each URI is decided by policy as a read of it would be; one that is not allowed refuses the whole subscription."""
         caller = await self.caller_of(ctx)
         await self._limits.enter(caller)
-        self._limits.leave(caller)  # a stream may stay open for days: it is counted once, not held
+        self._limits.leave(caller)  # a stream may stay open for days: its place is another
         for uri in params.notifications.resource_subscriptions or ():
             self._may_hear(caller, str(uri))
-        return await self._following(ctx, params)
+        with self.held.one(caller):
+            return await self._following(ctx, params)
 
     def _may_hear(self, caller: Caller, uri: str) -> None:
         found = self.listings.resource_at(uri)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -16,51 +16,17 @@ from mcp import MCPError
 
 from body_broker.errors import BodyBrokerError
 from body_broker.settings import Settings, load_settings
+from body_broker.storage.postgres import Pool
+from body_broker.storage.redis import Redis
 from mcp_servers.hub.rooms import ROOMS
 from mcp_servers.hub.runtime import open_runtime
+from tests.attacks.planting import SECRETS, engines_at, heard_logs, leaks, planted, stored
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, open_hub, patient_engines, patient_models, settings_for
 from tests.mcp_servers.hub.test_traces import Traced, traced
 
 __all__ = ["open_hub", "patient_engines", "patient_models", "settings_for", "traced"]  # fixtures
 
-_SECRETS = sorted(name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation))
 _AWAY = "http://127.0.0.1:9"
-
-
-def planted(name: str) -> str:
-    """The secret of a setting: one that no other text has, with characters that a URL must spell otherwise."""
-    return f"Pl4nted-{name.replace('_', '-')}-q7/Zw+x9=K-0123456789"
-
-
-def spellings(secret: str) -> Iterator[str]:
-    """As it is, as a URL has it, as JSON has it, and in base64 at each of the three places where it may begin."""
-    yield from (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], secret.encode().hex())
-    for lead in range(3):
-        coded = base64.b64encode(b"x" * lead + secret.encode())
-        # What stands beside it changes the first and the last signs.
-        yield coded[4 if lead else 0 : -4].decode()
-        yield base64.urlsafe_b64encode(b"x" * lead + secret.encode())[4 if lead else 0 : -4].decode()
-
-
-def leaks(text: str, secrets: Mapping[str, str]) -> set[str]:
-    return {name for name, secret in secrets.items() if any(each in text for each in spellings(secret))}
-
-
-def _settings() -> dict[str, Any]:
-    """Every setting that is a secret and does not say where the stores are, each beside what uses it, at an address where nobody is."""
-    keys = {name: planted(name) for name in _SECRETS if not name.endswith("_url")}
-    keys |= {
-        "slack_bot_token": f"xoxb-{planted('slack_bot_token')}",
-        "slack_app_token": f"xapp-{planted('slack_app_token')}",
-    }
-    password = quote(planted("opensearch_url"), safe="")
-    return keys | {
-        "opensearch_url": f"http://admin:{password}@127.0.0.1:9",
-        "silver_url": _AWAY, "silver_model": "m", "gold_url": _AWAY, "bronze_url": _AWAY, "bronze_model": "m",
-        "openai_url": _AWAY, "anthropic_url": _AWAY, "azure_openai_url": _AWAY, "slack_api_url": f"{_AWAY}/api/",
-        "slack_channel": "C0123456789", "oidc_issuer": _AWAY, "oidc_client_id": "hub", "oidc_audience": "hub",
-        "embeddings": f"{_AWAY}/v1", "embeddings_model": "m",
-    }  # fmt: skip
 
 
 def test_a_leak_would_be_seen_in_each_spelling() -> None:
@@ -74,12 +40,12 @@ def test_a_leak_would_be_seen_in_each_spelling() -> None:
     assert leaks("Pl4nted-x", secret) == set()
 
 
-async def _told(hub: Hub) -> str:
-    """All that clients are told: every tool with nothing, with words and with a setting's name; pages; who nobody knows."""
+async def told_to_clients(hub: Hub, tools: Collection[str] | None = None) -> str:
+    """All that clients are told: every tool (or these) with nothing, with words and with what it has not; pages; who nobody knows."""
     said: list[str] = []
     async with hub.client("person:anna", "engineer", "admin", "designer", "sre", "security") as client:
-        tools = (await client.list_tools()).tools
-        said.append(str(tools))
+        listed = (await client.list_tools()).tools
+        said.append(str(listed))
         words = {
             "text": "hello",
             "prompt": "hello",
@@ -88,7 +54,7 @@ async def _told(hub: Hub) -> str:
             "player": "p",
             "npc_id": "npc_x",
         }
-        for tool in tools:
+        for tool in [each for each in listed if tools is None or each.name in tools]:
             of = {name: value for name, value in words.items() if name in tool.input_schema.get("properties", {})}
             for arguments in ({}, of, {"nobody": "knows"}):
                 try:
@@ -118,31 +84,31 @@ async def _told(hub: Hub) -> str:
 @pytest.mark.timeout(240)
 async def test_no_secret_of_a_setting_is_told_logged_traced_counted_or_recorded(
     open_hub: OpenHub,
-    redis: object,
+    redis: Redis,
     traced: Traced,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _ = redis  # flushed before the test
-    caplog.set_level("DEBUG")
-    settings = _settings()
-    secrets = {name: planted(name) for name in _SECRETS}
+    heard_logs(caplog)
+    settings = engines_at(_AWAY)
+    secrets = {name: planted(name) for name in SECRETS}
     async with open_hub(rooms=ROOMS, **settings) as hub:
-        told = await _told(hub)
+        told = await told_to_clients(hub)
         metrics = hub.runtime.gate.metrics.text()
         shown = f"{hub.runtime!r} {Settings.model_validate(settings)!r}"
     async with open_hub() as later:  # the other's records are committed
-        rows = await later.runtime.stores.pool.fetch("SELECT body FROM audit_record")
+        records = await later.runtime.stores.pool.fetchval("SELECT count(*) FROM audit_record")
+        lies = await stored(later.runtime.stores.pool, redis)
     out, err = capfd.readouterr()
 
-    assert len(rows) > 50
+    assert records > 50
     assert "unavailable" in told
     assert leaks(told, secrets) == set()
     assert leaks(out + err + caplog.text, secrets) == set()
     assert traced.get_finished_spans()
     assert leaks(traced.words(), secrets) == set()
     assert leaks(metrics, secrets) == set()
-    assert leaks("\n".join(str(row["body"]) for row in rows), secrets) == set()
+    assert leaks(lies, secrets) == set()
     assert leaks(shown, secrets) == set()
 
 
@@ -158,7 +124,7 @@ async def test_no_secret_of_a_setting_is_told_logged_traced_counted_or_recorded(
 async def test_a_store_that_cannot_be_opened_tells_no_password(
     settings_for: Any, name: str, url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG")
+    heard_logs(caplog)
     secret = {name: planted(name)}
     settings = settings_for(**{name: url.format(quote(planted(name), safe=""))})
 
@@ -171,7 +137,7 @@ async def test_a_store_that_cannot_be_opened_tells_no_password(
     assert leaks(said + out + err + caplog.text + repr(settings), secret) == set()
 
 
-@pytest.mark.parametrize("name", _SECRETS)
+@pytest.mark.parametrize("name", SECRETS)
 def test_a_setting_that_does_not_fit_is_not_repeated(name: str, tmp_path: Path) -> None:
     secret = {name: planted(name)}
     file = tmp_path / "body-broker.toml"
@@ -185,3 +151,27 @@ def test_a_setting_that_does_not_fit_is_not_repeated(name: str, tmp_path: Path) 
         with pytest.raises(BodyBrokerError) as refused:
             load_settings(environ, path)
         assert leaks("".join(traceback.format_exception(refused.value)), secret) == set()
+
+
+_ADDRESSES = [
+    *sorted(name for name in Settings.model_fields if name.endswith("_url") and name not in SECRETS),
+    "embeddings",
+    "oidc_issuer",
+]
+
+
+@pytest.mark.parametrize("name", _ADDRESSES)
+def test_an_address_with_a_password_in_it_is_refused_and_not_repeated(name: str) -> None:
+    """What is no secret by its kind is shown: a password must not get into it."""
+    url = f"http://user:{quote(planted(name), safe='')}@127.0.0.1:9/"
+    with pytest.raises(BodyBrokerError) as refused:
+        load_settings({f"BODY_BROKER_{name.upper()}": url, "BODY_BROKER_EMBEDDINGS_MODEL": "m"}, None)
+    assert name in refused.value.message.lower()
+    assert leaks("".join(traceback.format_exception(refused.value)), {name: planted(name)}) == set()
+
+
+async def test_a_leak_into_a_store_would_be_seen(pool: Pool, redis: Redis) -> None:
+    secrets = {"row": planted("row"), "key": planted("key"), "value": planted("value")}
+    await pool.execute("INSERT INTO config (key, value, version) VALUES ('a.b', to_jsonb($1::text), 1)", secrets["row"])
+    await redis.hset(secrets["key"], "field", f"before {secrets['value']} after")
+    assert leaks(await stored(pool, redis), secrets) == set(secrets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
@@ -46,6 +47,8 @@ class Tally:
     verdicts: Counter[str] = field(default_factory=Counter[str])
     codes: Counter[str] = field(default_factory=Counter[str])
     tools: Counter[str] = field(default_factory=Counter[str])
+    limits: Counter[str] = field(default_factory=Counter[str])
+    """What was refused for a limit, in its own words without their numbers."""
     faults: list[str] = field(default_factory=list[str])
 
 
@@ -127,6 +130,8 @@ class Fuzz:
         error: Any = structured.get("error") if result.get("isError") and structured else None
         code = "ok" if error is None else error["code"]
         self.tally.codes[code] += 1
+        if error is not None and code == "rate_limited":
+            self.tally.limits[re.sub(r"\d+", "#", str(error["message"]))] += 1
         wrong = self._about_form(tool, structured, error)
         verdict = None
         for question, decision in decided:
@@ -207,4 +212,5 @@ async def post(front: Front, host: bytes, headers: Mapping[str, str], body: byte
 def told(tally: Tally, tools: Collection[str]) -> str:
     """The tally in a line."""
     missing = set(tools) - set(tally.tools)
-    return f"{tally.calls} calls, {tally.reached} decided {dict(tally.verdicts)}, {dict(tally.codes)}; not called: {missing}"
+    what = f"{tally.calls} calls, {tally.reached} decided {dict(tally.verdicts)}, {dict(tally.codes)}"
+    return f"{what}; limits: {dict(tally.limits)}; not called: {missing}"

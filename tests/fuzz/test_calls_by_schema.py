@@ -43,6 +43,7 @@ async def test_drawn_calls_are_decided_as_the_table_says_and_answered_as_promise
     assert fuzz.things.kinds() >= CAME_UP
     assert set(tally.tools) == set(TOOLS)
     assert set(tally.verdicts) == {"Allow", "Ask", "Deny"}
+    assert not tally.limits, told(tally, TOOLS)
 
 
 async def test_drawn_calls_over_http_are_answered_without_an_internal_error(

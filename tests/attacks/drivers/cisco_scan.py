@@ -1,6 +1,6 @@
 """Runs in the environment of cisco-ai-mcp-scanner: its YARA analyser over all that a hub lists and tells, and its checks of the protocol; JSON out."""
 
-# ruff: noqa: ANN001
+# ruff: noqa: ANN001, E402
 # Another environment's libraries:
 # pyright: basic, reportMissingImports=false
 
@@ -10,8 +10,11 @@ import asyncio
 import json
 import os
 import sys
+from types import ModuleType
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # noqa: TID251  # else its library asks the network when it is imported
+# No model is asked. Its library for that takes three seconds to be imported, and asks the network meanwhile.
+sys.modules["litellm"] = ModuleType("litellm")
+vars(sys.modules["litellm"])["acompletion"] = None
 
 from mcpscanner import AnalyzerEnum, Auth, Config, Scanner
 from mcpscanner.core.analyzers.protocol_analyzer import ProtocolAnalyzer
