@@ -29,7 +29,7 @@ async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncGenerat
         await end(task)
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Return once the task has ended. It is cancelled as often as it takes: a client library that is cancelled while its reply
     arrives may raise an error of its own instead, and a loop that survives lost connections survives that too.
     """

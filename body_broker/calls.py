@@ -72,7 +72,6 @@ Complete = Callable[[str, Mapping[str, str], "Call", Any], Awaitable["Suggestion
 """`async (value so far, the other arguments given, call, services) -> Suggestions` for one argument of a prompt or resource."""
 Establish = Callable[[Any, "Caller", Any], Awaitable[frozenset[str]]]
 """`async (arguments, caller, services) -> facts`: what the hub itself finds out about one call before it is decided (ADR 7)."""
-
 Explain = Callable[[Any, "Caller", Any], Awaitable[str]]
 """`async (arguments, caller, services) -> why`: in words for the caller alone, why a fact that a rule asked for does not hold."""
 
@@ -119,6 +118,7 @@ class Operation:
         explains: What says why such a fact does not hold, where it is all that a call is refused for.
         foresees: What tells people, when they are asked for a call, what it would do.
         withheld: Why it is neither listed nor run, though policies know it.
+        defined: The digest of what others define it as: an approval is bound to that too.
         work: The kind of durable work whose result is this row's result, where its answer may be a job's handle.
     """
 
@@ -142,6 +142,7 @@ class Operation:
     foresees: Foresee | None = None
     work: str | None = None
     withheld: str | None = None
+    defined: str | None = None
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

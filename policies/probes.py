@@ -17,6 +17,8 @@ from policies.catalogue import (
 SERVER = "probe"
 APPROVE_CHANGE = "probe:approve_change"
 UNCLASSIFIED = "probe:unclassified"
+ACCEPT_UPSTREAM = "accept_upstream_definition"
+"""The one tool of the hub's own that a rule names; where a catalogue has it, it is no probe."""
 
 # Kinds of approve_change, as forbids.cedar and roles.cedar know them.
 WRITE_KINDS = ("config", "ingest", "world_patch")
@@ -45,6 +47,7 @@ PROBES = (
         "admin_change",
         attributes=(Attribute(("change_request", "kind"), "String", required=True),),
     ),
+    Entry(ACCEPT_UPSTREAM, SERVER, "admin_change"),
 )
 
 

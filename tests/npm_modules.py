@@ -28,6 +28,8 @@ class NpmModules:
     node: str
     conformance: str
     inspector: str
+    everything: str
+    sdk_server: str
 
 
 def npm_command() -> list[str] | None:
@@ -62,6 +64,8 @@ def modules_in(home: Path, npm: list[str] | None) -> NpmModules:
         node=str(_node(modules)),
         conformance=str(scope / "conformance" / "dist" / "index.js"),
         inspector=str(scope / "inspector" / "clients" / "launcher" / "build" / "index.js"),
+        everything=str(scope / "server-everything" / "dist" / "index.js"),
+        sdk_server=str(scope / "sdk" / "dist" / "esm" / "examples" / "server" / "simpleStreamableHttp.js"),
     )
 
 

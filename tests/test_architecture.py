@@ -22,6 +22,7 @@ FUNCTION_LINES_MAX = 70
 
 # An import inside a function, and why it waits: importer and what is imported.
 LAZY: dict[tuple[str, str], str] = {
+    ("mcp_servers/upstreams/later.py", "mcp_servers.upstreams.link"): "fastmcp, a second, where one is asked",
     ("mcp_servers/upstreams/schemas.py", "jsonschema"): "slow to import, and needed at the first call of an upstream",
     ("body_broker/tuning/figures.py", "jsonschema"): "slow to import, and needed only where a key's schema is checked",
     ("body_broker/tuning/figures.py", "jsonschema.exceptions"): "as above",
@@ -83,7 +84,7 @@ OWNERS = {
     "fido2": "approvals/factors",
     "pyotp": "approvals/factors",
     "segno": "mcp_servers/hub/cli",
-    "fastmcp": "tiers/hubclient.py",
+    "fastmcp": ("tiers/hubclient.py", "mcp_servers/upstreams/"),
 }
 
 

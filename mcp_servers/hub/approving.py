@@ -226,5 +226,6 @@ def _definition(tool: Tool) -> str:
             "description": tool.description,
             "arguments": tool.arguments.model_json_schema(),
             "annotations": annotations_of(tool).model_dump(mode="json", exclude_none=True),
+            **({"defined": tool.defined} if tool.defined else {}),
         }
     )

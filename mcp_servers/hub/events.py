@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from mcp.server.subscriptions import (
     InMemorySubscriptionBus,
@@ -31,7 +31,12 @@ KEPT = 10_000
 _BLOCK_MS = 2_000
 _LOG_LEVEL = "log-level:"
 _LOG_LEVEL_KEPT_S = 24 * 3600
-_LISTS = {"tools": ToolsListChanged, "resources": ResourcesListChanged, "prompts": PromptsListChanged}
+ListKind = Literal["tools", "resources", "prompts"]
+_LISTS: Mapping[str, type[ToolsListChanged | ResourcesListChanged | PromptsListChanged]] = {
+    "tools": ToolsListChanged,
+    "resources": ResourcesListChanged,
+    "prompts": PromptsListChanged,
+}
 
 
 class EventBus(InMemorySubscriptionBus):
@@ -68,6 +73,11 @@ class EventBus(InMemorySubscriptionBus):
     async def heard_here(self, uri: str) -> None:
         """A resource has new content, and every hub learns of it by itself: tell only who listens here."""
         await super().publish(ResourceUpdated(uri=uri))
+
+    async def lists_changed_here(self, kinds: Collection[ListKind]) -> None:
+        """Lists are others now, and every hub learns of it by itself: tell only who listens here, once they are."""
+        for kind in kinds:
+            await super().publish(_LISTS[kind]())
 
     async def set_log_level(self, session: str, level: str) -> None:
         """What this login wants to hear from now on, for a day.

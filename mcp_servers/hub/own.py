@@ -17,6 +17,7 @@ from mcp_servers.hub.metrics import Metrics
 from mcp_servers.hub.models_shown import RESOURCES as MODEL_RESOURCES
 from mcp_servers.hub.submitting import TOOLS as SUBMITTING_TOOLS
 from mcp_servers.hub.talking import TOOLS as TALKING_TOOLS
+from mcp_servers.hub.upstream_tools import TOOLS as UPSTREAM_TOOLS
 from mcp_servers.hub.upstreaming import Upstreams
 from tiers.bronze.jobs import Jobs
 from tiers.bronze.results import Results
@@ -91,6 +92,7 @@ ROOM = Room(
         *GENERATING_TOOLS,
         *SUBMITTING_TOOLS,
         *TALKING_TOOLS,
+        *UPSTREAM_TOOLS,
     ),
     resources=(
         Resource(

@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from approvals.desk import Desk
 from approvals.executor import Executor
@@ -41,7 +42,9 @@ from mcp_servers.hub.swapping import Swap
 from mcp_servers.hub.tier_metrics import TierCounts
 from mcp_servers.hub.tokens import Tokens
 from mcp_servers.hub.tracing import open_tracing, sending
+from mcp_servers.hub.upstream_tools import ask_people
 from mcp_servers.hub.upstreaming import Upstreams, open_upstreams
+from mcp_servers.upstreams.pins import CHANNEL as UPSTREAMS_CHANNEL
 from policies.catalogue import Catalogue
 from policies.engine import Policy
 from tiers.bronze.jobs import Jobs
@@ -66,6 +69,7 @@ class Runtime:
     sessions: Sessions
     limits: Limits
     bus: EventBus
+    moves: Moves
     gate: Gate
     listings: Listings
     services: RoomServices
@@ -131,7 +135,7 @@ async def open_runtime(
         ground = await _open_ground(stack, settings, name)
         stores, upstreams = ground.stores, await _open_upstreams(stack, ground, rooms, every)
         policy = await asyncio.to_thread(load_policy, settings, (*every, *upstreams.rooms))
-        moves = Moves(stores.database_url, also=(CHANNEL,))
+        moves = Moves(stores.database_url, also=(CHANNEL, UPSTREAMS_CHANNEL))
         stack.push_async_callback(moves.close)
         bus = EventBus(stores.redis, moves)
         tokens, inferring = await _open_tiers(stack, settings, ground)
@@ -148,12 +152,12 @@ async def open_runtime(
             rooms=upstreams.beside(rooms, every),
             services=ChainMap(services.by_room(), {own.ROOM.name: ours}, extra_services or {}, upstreams.services),
             approvals=approvals,
-            there=configured(settings, inferring.catalogue),
+            there=configured(settings, inferring.catalogue) | upstreams.configured,
         )
         stack.push_async_callback(gate.drain)
         listings = Listings(gate.rooms, policy, gate.configured)
         swap = Swap(gate, listings, approvals.definitions, bus, policies_dir=settings.policies_dir)
-        upstreams.swapped_by(swap, rooms, every)
+        _let_change(upstreams, swap, (rooms, every), gate, approvals)
         _let_in(inferring, gate, listings, ground, bus)
         stack.push_async_callback(inferring.close)
         yield Runtime(
@@ -167,6 +171,7 @@ async def open_runtime(
             sessions=ground.sessions,
             limits=ground.limits,
             bus=bus,
+            moves=moves,
             gate=gate,
             listings=listings,
             services=services,
@@ -197,6 +202,15 @@ def _own_services(
 ) -> own.HubServices:
     """What the hub's own tools are given; `kept` are the experts' jobs and their results."""
     return own.HubServices(ground.stores.pool, ground.metrics, desk, inferring, *kept, upstreams)
+
+
+def _let_change(
+    upstreams: Upstreams, swap: Swap, ours: tuple[Sequence[Room], Sequence[Room]], gate: Gate, approvals: Approvals
+) -> None:
+    """Servers of others may be served anew from now on, and people asked about them."""
+    upstreams.swapped_by(swap, *ours)
+    if upstreams.pins is not None:
+        upstreams.asked_by(partial(ask_people, gate.run, approvals.desk, upstreams.pins))
 
 
 def _let_in(inferring: Inferring, gate: Gate, listings: Listings, ground: _Ground, bus: EventBus) -> None:

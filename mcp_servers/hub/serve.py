@@ -93,10 +93,11 @@ def check_bind(address: Address, settings: Settings) -> None:
 
 @asynccontextmanager
 async def beside(runtime: Runtime) -> AsyncGenerator[None]:
-    """What runs beside a serving hub: the event tail, the audit anchor, and on embedded stores a worker and an engine."""
+    """What runs beside a serving hub: the event tail, the audit anchor, looks at servers of others, and on embedded stores a worker and an engine."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(runtime.bus.tailing())
         await stack.enter_async_context(_anchoring(runtime))
+        await stack.enter_async_context(runtime.upstreams.watching(runtime.moves))
         if runtime.settings.embedded:
             await stack.enter_async_context(working(runtime))
             await stack.enter_async_context(arbitrating(runtime))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from body_broker.calls import Room
 from mcp_servers.hub.approving import Definitions
-from mcp_servers.hub.events import EventBus
+from mcp_servers.hub.events import EventBus, ListKind
 from mcp_servers.hub.gate import Gate
 from mcp_servers.hub.listing import Listings
 from policies.catalogue import Catalogue
@@ -49,8 +49,18 @@ class Swap:
             PolicyError: The studio's policies do not fit the new rows; everything stays as it was.
         """
         found = await asyncio.to_thread(Policy.load, Catalogue.of(every), self._policies_dir)
+        before = _shown(self._gate.rooms)
         # No await from here on: no call sees half of it.
         self._gate.policy.become(found)
         self._gate.serve(served, every)
         self._listings.serve(served)
         self._definitions.serve(every)
+        after = _shown(served)
+        await self._bus.lists_changed_here([kind for kind in after if after[kind] != before[kind]])
+
+
+def _shown(rooms: Sequence[Room]) -> dict[ListKind, frozenset[tuple[str, str | None]]]:
+    """What a list of each kind is made of."""
+    kinds: tuple[tuple[ListKind, str], ...] = (("tools", "tool"), ("resources", "resource"), ("prompts", "prompt"))
+    rows = [row for room in rooms for row in room.operations() if row.withheld is None]
+    return {of: frozenset((row.name, row.defined) for row in rows if row.kind == kind) for of, kind in kinds}

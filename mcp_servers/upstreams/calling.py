@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from body_broker.calls import Call, Json, Progress
+from body_broker.calls import Call, Effect, Json, Progress
 from body_broker.errors import BodyBrokerError, OutcomeUnknown, Unavailable
 from mcp_servers.upstreams.model import Definition, Kind, Upstream
 from mcp_servers.upstreams.results import (
@@ -49,9 +49,9 @@ class Link(Protocol):
     """The way to an upstream, as calls use it."""
 
     async def call(
-        self, name: str, arguments: Mapping[str, Json], *, progress: Progress, meta: Mapping[str, Json]
+        self, name: str, arguments: Mapping[str, Json], *, progress: Progress, meta: Mapping[str, Json], effect: Effect
     ) -> Answered:
-        """The answer of a tool."""
+        """The answer of a tool; `effect` is what is lost where none comes."""
         ...
 
     async def read(self, uri: str) -> Sequence[Json]:
@@ -102,7 +102,7 @@ class Services:
         await self._current(definition, call)
         effect = call.operation.effect
         meta: dict[str, Json] = {KEY_META: call.key} if effect == "repeatable" and call.key is not None else {}
-        answer = await self.link.call(definition.name, arguments, progress=call.progress, meta=meta)
+        answer = await self.link.call(definition.name, arguments, progress=call.progress, meta=meta, effect=effect)
         try:
             found = told(self._prefix, answer.blocks, answer.structured, is_error=answer.is_error)
             if (

@@ -7,12 +7,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+import asyncpg
+
+from body_broker.background import end
 from body_broker.calls import Json
 from body_broker.errors import BodyBrokerError, Conflict, Unavailable
+from body_broker.storage.postgres import LOST
+from body_broker.telemetry import get_logger
 from body_broker.text import clean
 from mcp_servers.upstreams.defining import Offered, definitions_of
 from mcp_servers.upstreams.model import Kind, Upstream
 from mcp_servers.upstreams.pins import Pins, Seen
+
+log = get_logger(__name__)
 
 
 class Offer(Offered, Protocol):
@@ -49,7 +56,7 @@ class Looking:
         upstream: As the file joins it.
         link: The way to it.
         pins: Where what was seen is compared and kept.
-        on_withheld: Told of each look after which something is not served.
+        on_withheld: Told of each look after which something is not served; it takes note and returns.
     """
 
     def __init__(
@@ -89,9 +96,8 @@ class Looking:
 
     async def close(self) -> None:
         """End a look that runs."""
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.wait([self._look])
+        if self._look is not None and not self._look.done():
+            await end(self._look)
 
     async def _looked(self) -> Seen:
         began_at = time.monotonic()
@@ -101,7 +107,7 @@ class Looking:
                 raise Unavailable(f"The upstream server {self._upstream.name} lists more than is taken.")
             definitions = definitions_of(offer)
         except BodyBrokerError as error:
-            await self._pins.failed(self._upstream.name, error.message)
+            await self._note_failure(error)
             raise
         # Known here before it is recorded: a call that waits is refused even where PostgreSQL is away.
         self._now, self._began_at = {(each.kind, each.name): each.digest for each in definitions}, began_at
@@ -109,6 +115,13 @@ class Looking:
         if seen.withheld:
             await self._on_withheld(seen)
         return seen
+
+    async def _note_failure(self, error: BodyBrokerError) -> None:
+        """Record it, if that can be; why the upstream failed is told either way."""
+        try:
+            await self._pins.failed(self._upstream.name, error.message)
+        except (*LOST, asyncpg.PostgresError):
+            log.warning("upstream_failure_not_recorded", upstream=self._upstream.name, failure=error.code)
 
 
 def _told(offer: Offer) -> dict[str, Json]:

@@ -100,7 +100,6 @@ class Pin:
         state: `pinned` is served; `changed`, `new` and `gone` are withheld.
         accepted: The definition that is served; None where none ever was.
         seen: What the upstream says now where that is another one; None where it is the same, or gone.
-        approval: The approval by which people were asked for what was seen last.
     """
 
     upstream: str
@@ -109,4 +108,3 @@ class Pin:
     state: State
     accepted: Definition | None
     seen: Definition | None = None
-    approval: str | None = None

@@ -15,10 +15,12 @@ from body_broker.storage.postgres import Connection, Pool
 from mcp_servers.upstreams.model import Definition, Kind, Pin
 
 FIRST_SIGHT = "first sight"
+CHANNEL = "upstreams"
+"""The NOTIFY channel of a trigger on pins, and its payload."""
 
 _ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('upstream ' || $1, 0))"
 _READ = """
-SELECT upstream, kind, name, state, accepted::text AS accepted, seen::text AS seen, approval FROM upstream_pin
+SELECT upstream, kind, name, state, accepted::text AS accepted, seen::text AS seen FROM upstream_pin
 WHERE $1::text IS NULL OR upstream = $1 ORDER BY upstream, kind, name
 """
 _LOOKED = """
@@ -49,14 +51,36 @@ _ACCEPTED = """
 SELECT 1 FROM upstream_pin
 WHERE upstream = $1 AND kind = $2 AND name = $3 AND state = 'pinned' AND accepted_digest = $4 AND accepted_by = $5
 """
+# An operator's yes outweighs an earlier no, and whoever sees this definition again after another one asks at once.
+_UNREFUSED = """
+UPDATE upstream_asked SET refused_at = NULL, asked_at = '-infinity' WHERE upstream = $1 AND kind = $2 AND name = $3 AND digest = $4
+"""
+_ONE = """
+SELECT upstream, kind, name, state, accepted::text AS accepted, seen::text AS seen FROM upstream_pin
+WHERE upstream = $1 AND kind = $2 AND name = $3
+"""
 _ASKED = """
-UPDATE upstream_pin SET asked_digest = $4, approval = $5 WHERE upstream = $1 AND kind = $2 AND name = $3 AND seen_digest = $4
+INSERT INTO upstream_asked (upstream, kind, name, digest, approval) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (upstream, kind, name, digest) DO UPDATE SET asked_at = clock_timestamp(), approval = excluded.approval
+"""
+_REFUSED = """
+UPDATE upstream_asked s SET refused_at = clock_timestamp() FROM approval a
+WHERE s.upstream = $1 AND s.refused_at IS NULL AND a.id = s.approval AND a.state = 'denied' AND s.asked_at > '-infinity'
 """
 _TO_ASK = """
-SELECT upstream, kind, name, state, accepted::text AS accepted, seen::text AS seen, approval FROM upstream_pin
-WHERE upstream = $1 AND seen_digest IS NOT NULL AND asked_digest IS DISTINCT FROM seen_digest ORDER BY seen_at, kind, name
+SELECT p.upstream, p.kind, p.name, p.state, p.accepted::text AS accepted, p.seen::text AS seen, s.approval
+FROM upstream_pin p LEFT JOIN upstream_asked s
+    ON (s.upstream, s.kind, s.name, s.digest) = (p.upstream, p.kind, p.name, p.seen_digest)
+LEFT JOIN approval a ON a.id = s.approval
+WHERE p.upstream = $1 AND p.seen_digest IS NOT NULL AND (s.digest IS NULL OR (
+    s.refused_at IS NULL AND s.asked_at <= clock_timestamp() - make_interval(secs => $2::float8)
+    AND (a.id IS NULL OR a.ended_at IS NOT NULL OR a.expires_at <= clock_timestamp())))
+ORDER BY p.seen_at, p.kind, p.name
 """
-_FORGET = "DELETE FROM upstream WHERE name = $1"
+_OPEN = """
+SELECT count(*) FROM upstream_asked s JOIN approval a ON a.id = s.approval
+WHERE s.upstream = $1 AND a.state = 'pending' AND a.expires_at > clock_timestamp()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +94,19 @@ class Seen:
 
     first: bool
     withheld: tuple[Pin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToAsk:
+    """What people are to be asked about.
+
+    Attributes:
+        pin: What is withheld.
+        before: The approval that asked for it before, and ended without an answer.
+    """
+
+    pin: Pin
+    before: str | None
 
 
 class Pins:
@@ -112,13 +149,29 @@ class Pins:
         """Record that it did not tell what it offers; an upstream that was never seen has nothing to record it at."""
         await self._pool.execute(_FAILED, upstream, words[:500])
 
-    async def to_ask(self, upstream: str) -> tuple[Pin, ...]:
-        """What is withheld and was not asked about in its present form, longest known first."""
-        return tuple(_pin(row) for row in await self._pool.fetch(_TO_ASK, upstream))
+    async def to_ask(self, upstream: str, *, again_s: float) -> tuple[ToAsk, ...]:
+        """What is withheld and people are to be asked about in its present form, longest known first.
 
-    async def asked(self, upstream: str, kind: Kind, name: str, digest: str, approval: str) -> None:
-        """Note which approval asks people about what is seen now; the same is not asked again, whatever they answer."""
+        Args:
+            upstream: Whose.
+            again_s: After so long it is asked for again, where nobody answered; not where somebody said no.
+        """
+        await self._pool.execute(_REFUSED, upstream)
+        rows = await self._pool.fetch(_TO_ASK, upstream, again_s)
+        return tuple(ToAsk(_pin(row), row["approval"]) for row in rows)
+
+    async def count_asked(self, upstream: str) -> int:
+        """How many requests about this upstream wait for people."""
+        return await self._pool.fetchval(_OPEN, upstream)
+
+    async def asked(self, upstream: str, kind: Kind, name: str, digest: str, approval: str | None) -> None:
+        """Note which approval asks people about this definition; None where nobody could be asked."""
         await self._pool.execute(_ASKED, upstream, kind, name, digest, approval)
+
+    async def find(self, upstream: str, kind: Kind, name: str) -> Pin | None:
+        """One pin; None where there is none."""
+        row = await self._pool.fetchrow(_ONE, upstream, kind, name)
+        return None if row is None else _pin(row)
 
     async def accept(self, upstream: str, kind: Kind, name: str, digest: str, by: str) -> None:
         """Serve what is seen now. Accepted once more by the same, it stays as it is.
@@ -135,10 +188,7 @@ class Pins:
                     next_step="Look at what it says now, and decide on that.",
                     details={"upstream": upstream, "kind": kind},
                 )
-
-    async def forget(self, upstream: str) -> None:
-        """Forget all of its pins; the next look is a first one."""
-        await self._pool.execute(_FORGET, upstream)
+            await connection.execute(_UNREFUSED, upstream, kind, name, digest)
 
 
 async def _note(connection: Connection, upstream: str, now: Definition, pin: Pin | None) -> None:
@@ -171,7 +221,6 @@ def _pin(row: asyncpg.Record) -> Pin:
         state=row["state"],
         accepted=known(row["accepted"]),
         seen=known(row["seen"]),
-        approval=row["approval"],
     )
 
 

@@ -243,6 +243,7 @@ class _Made:
             "open_world": True,
             "reports_progress": self._pin.kind == "tool",
             "withheld": _WITHHELD.get(self._pin.state),
+            "defined": self._definition.digest,
         }
 
     def _title(self) -> str:

@@ -124,6 +124,11 @@ class _Safe:
         return {name: self.schema(part) for name, part in found.items()}
 
 
+def prepare() -> None:
+    """Import what checks arguments; blocking, and without it the first call would block."""
+    _checker()
+
+
 def problems_of(schema: Mapping[str, Json], value: Json) -> list[str]:
     """What of a value does not fit a schema that `safe_schema` made: places and keywords, no value.
 
@@ -167,7 +172,7 @@ def _said(error: Any) -> str:  # jsonschema's ValidationError
 @cache
 def _checker() -> Any:  # jsonschema has no type for the class of a validator
     """Draft 2020-12 with the keywords that `safe_schema` keeps, each counted."""
-    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 - slow to import, and needed at the first call
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 - slow to import, and only where a server is joined
 
     kept = _SCHEMA | _SCHEMAS | (_PLAIN.keys() - {"default", "description"}) | {"properties", "$ref"}
     known = cast("dict[str, Callable[..., Any]]", Draft202012Validator.VALIDATORS)

@@ -14,6 +14,7 @@ MAY = {
     "silver": READS | {"security_read"},
     "bronze": READS | {"security_read", "admin_read", "security_scan", "draft", "queued", "write", "admin_change"},
     "service": READS | {"draft", "queued"},
+    "hub": {"admin_change"},
     "designer": READS | {"draft", "queued", "write", "admin_change"},
     "engineer": READS | {"security_read", "security_scan", "draft", "queued", "write", "admin_change"},
     "sre": READS | {"security_read", "admin_read", "draft", "queued", "write", "admin_change"},
@@ -67,6 +68,7 @@ OPERATIONS = (
     Operation("probe:queued+destructive", "queued", frozenset({"destructive"})),
     Operation("probe:unclassified", "write", frozenset({"destructive", "external"})),
     Operation("probe:approve_change", "admin_change"),
+    Operation("accept_upstream_definition", "admin_change"),
 )  # fmt: skip
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
 
@@ -92,6 +94,7 @@ IDENTITIES = (
     Identity("tier:silver"),
     Identity("tier:bronze"),
     Identity("service:game"),
+    Identity("service:hub"),
     person(),
     *(person(role) for role in ("designer", "engineer", "sre", "security", "admin")),
     person("engineer", "security"),
@@ -102,11 +105,13 @@ def columns(identity: Identity) -> set[str]:
     kind, _, name = identity.principal.partition(":")
     if kind == "person":
         return set(identity.roles) or {"nobody"}
+    if identity.principal == "service:hub":
+        return {"service", "hub"}
     return {name if kind == "tier" else "service"}
 
 
 def permitted(question: Question, operation: Operation, column: str) -> bool:
-    if operation.group not in MAY[column]:
+    if operation.group not in MAY[column] or (column == "hub" and operation.name != "accept_upstream_definition"):
         return False
     if column == "gold" and operation.group == "state_read":
         return question.arguments.get("fresh") is False

@@ -41,6 +41,11 @@ EQUIVALENT = {
         f"writers-ask-for-their-kinds: with {group}": "all three roles have it already"
         for group in ("retrieval", "draft", "write")
     },
+    **{
+        f"hub-asks-about-upstreams: with {group}": "its condition names one tool, which is in none of these"
+        for group in GROUPS
+        if group not in {"own", "admin_change"}
+    },
 }
 
 Case = tuple[Question, tuple[str, frozenset[str]]]

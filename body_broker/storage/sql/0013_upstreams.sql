@@ -22,8 +22,6 @@ CREATE TABLE upstream_pin (
     seen json,                                                  -- what it says now, where that is another one
     seen_digest text CHECK (seen_digest ~ '^[0-9a-f]{64}$'),
     seen_at timestamptz,
-    asked_digest text,                                          -- what people were asked for last, and by which approval
-    approval text,
     PRIMARY KEY (upstream, kind, name),
     CONSTRAINT upstream_pin_accepted CHECK ((accepted IS NULL) = (accepted_digest IS NULL) AND (accepted IS NULL) = (accepted_at IS NULL)),
     CONSTRAINT upstream_pin_seen CHECK ((seen IS NULL) = (seen_digest IS NULL)),
@@ -32,6 +30,19 @@ CREATE TABLE upstream_pin (
         WHEN 'changed' THEN accepted IS NOT NULL AND seen IS NOT NULL
         WHEN 'new' THEN accepted IS NULL AND seen IS NOT NULL
         ELSE seen IS NULL END)
+);
+
+-- What people were asked about: each definition for itself, so that a no is remembered however a server alternates.
+CREATE TABLE upstream_asked (
+    upstream text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    digest text NOT NULL CHECK (digest ~ '^[0-9a-f]{64}$'),
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    approval text,                                              -- by which; NULL where nobody could be asked
+    refused_at timestamptz,                                     -- a person said no: nobody is asked for it again
+    PRIMARY KEY (upstream, kind, name, digest),
+    FOREIGN KEY (upstream, kind, name) REFERENCES upstream_pin ON DELETE CASCADE
 );
 
 -- What the hub shows to upstreams: tokens, what OAuth gave, values of environment variables. Sealed under a key derived from the root key.
@@ -43,10 +54,10 @@ CREATE TABLE upstream_secret (
     PRIMARY KEY (upstream, name)
 );
 
--- Every hub and worker serves what is pinned, a moment after it was.
+-- Every hub and worker serves what is pinned, a moment after it was. Whoever hears of it reads all pins anew.
 CREATE FUNCTION upstreams_moved() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('upstreams', '');
+    PERFORM pg_notify('upstreams', 'upstreams');
     RETURN NULL;
 END $$;
 CREATE TRIGGER upstreams_moved AFTER INSERT OR UPDATE OF state, accepted_digest OR DELETE ON upstream_pin

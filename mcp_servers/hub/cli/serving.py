@@ -103,5 +103,6 @@ async def _work(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, stop, runtime, found)
-        click.echo("Working.", err=True)
-        await found.run()
+        async with runtime.upstreams.watching(runtime.moves, looks=False):
+            click.echo("Working.", err=True)
+            await found.run()

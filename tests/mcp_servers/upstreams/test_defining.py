@@ -70,6 +70,16 @@ def test_lists_that_nobody_can_rely_on_are_refused_whole(rows: list[Json]) -> No
         definitions_of(Lists(tools=rows))
 
 
+def test_a_whole_number_of_any_size_is_a_part_of_a_definition_and_of_its_digest() -> None:
+    def bounded(maximum: Json) -> Definition:
+        return definitions_of(Lists(tools=[{"name": "a", "inputSchema": {"maximum": maximum}}]))[0]
+
+    found = [bounded(each) for each in (2**64 - 1, 2**64, 2**64 + 1, str(2**64), float(2**64), -(2**63) - 1)]
+
+    assert len({each.digest for each in found}) == len(found)
+    assert str(2**64) in difference(found[0], found[1])
+
+
 def test_people_see_what_cannot_be_seen() -> None:
     text = difference(tool(description="echo"), tool(description="echo\u202e\u200b\x1b[2J\U000e0041"))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 
 from body_broker.calls import Json
 from body_broker.errors import Conflict, Unavailable
-from body_broker.storage.postgres import Pool
+from body_broker.storage.postgres import Pool, open_pool
 from mcp_servers.upstreams.defining import definitions_of
 from mcp_servers.upstreams.looking import Looking
 from mcp_servers.upstreams.model import Upstream
@@ -99,3 +100,39 @@ async def test_a_list_that_is_not_whole_changes_nothing_and_lets_nothing_through
         await looking.require_current("tool", "echo", pinned, within_s=0)
     assert (await Pins(pool).read())["ex"][0].state == "pinned"
     assert await pool.fetchval("SELECT failure FROM upstream WHERE name = 'ex'")
+
+
+async def test_why_a_server_does_not_tell_is_told_where_the_database_is_away_too(
+    server: Server, database_url: str
+) -> None:
+    async def note(_seen: Seen) -> None:
+        raise AssertionError
+
+    server.complete = False
+    async with open_pool(database_url) as away:
+        pass
+    looking = Looking(Upstream(name="ex", command=("x",)), server, Pins(away), note)
+
+    with pytest.raises(Unavailable, match="lists more than is taken"):
+        await looking.look()
+
+
+async def test_a_look_that_hangs_ends_with_its_looking(pool: Pool) -> None:
+    class Hangs(Server):
+        async def offered(self) -> Server:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()  # as a library goes on whose reply arrived when it was cancelled
+            return self
+
+    async def note(_seen: Seen) -> None:
+        raise AssertionError
+
+    looking = Looking(Upstream(name="ex", command=("x",)), Hangs(), Pins(pool), note)
+    waiting = asyncio.create_task(looking.look())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await looking.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

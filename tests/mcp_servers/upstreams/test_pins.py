@@ -75,16 +75,34 @@ async def test_only_what_it_says_now_can_be_accepted(pool: Pool) -> None:
     assert (await pins.read())["ex"][0].accepted == other
 
 
-async def test_people_are_asked_once_about_one_definition(pool: Pool) -> None:
+async def to_ask(pins: Pins, again_s: float = 3_600) -> list[str]:
+    return [each.pin.name for each in await pins.to_ask("ex", again_s=again_s)]
+
+
+async def test_people_are_asked_about_one_definition_and_again_only_where_nobody_answered(pool: Pool) -> None:
     pins, other = Pins(pool), tool(description="other")
     await pins.saw("ex", [tool()], {})
     await pins.saw("ex", [other], {})
-    assert [pin.name for pin in await pins.to_ask("ex")] == ["echo"]
+    assert await to_ask(pins) == ["echo"]
     await pins.asked("ex", "tool", "echo", other.digest, "apr_1")
     await pins.saw("ex", [tool()], {})
+    assert await to_ask(pins) == []
     await pins.saw("ex", [other], {})
-
-    assert await pins.to_ask("ex") == ()
+    assert await to_ask(pins) == []
+    assert await to_ask(pins, again_s=0) == ["echo"]
 
     await pins.saw("ex", [tool(description="a third")], {})
-    assert [pin.name for pin in await pins.to_ask("ex")] == ["echo"]
+    assert await to_ask(pins) == ["echo"]
+
+
+async def test_what_was_accepted_once_and_left_again_is_asked_for_anew(pool: Pool) -> None:
+    pins, other = Pins(pool), tool(description="other")
+    await pins.saw("ex", [tool()], {})
+    await pins.saw("ex", [other], {})
+    await pins.asked("ex", "tool", "echo", other.digest, "apr_1")
+    await pins.accept("ex", "tool", "echo", other.digest, "apr_1")
+    await pins.saw("ex", [tool(description="a third")], {})
+    await pins.accept("ex", "tool", "echo", tool(description="a third").digest, "apr_2")
+    await pins.saw("ex", [other], {})
+
+    assert await to_ask(pins) == ["echo"]
