@@ -14,7 +14,6 @@ from body_broker.blocks import Block
 from body_broker.inputs import NO_INPUTS, Inputs
 
 Json = Any  # a JSON value; spelling the recursive type out makes pydantic and pyright slow and says no more
-
 Effect = Literal["none", "repeatable", "once"]
 Output = Literal["ours", "outside", "as_marked"]
 Profile = Literal["core", "all"]

@@ -21,9 +21,6 @@ _LINES_MAX = 5_000
 # neither shows nor acts on. Everything else counts, known to us or not.
 _VOLATILE = frozenset({"_meta", "size"})
 _VOLATILE_HINTS = frozenset({"lastModified"})
-# JSON has no bound for whole numbers, our canonical form has one of 64 bits; beyond it their digits stand for them.
-_WHOLE_MIN, _WHOLE_MAX = -(2**63), 2**64 - 1
-_DIGITS = "\0integer"
 _NAMED_BY: Mapping[Kind, str] = {"tool": "name", "prompt": "name", "resource": "uri", "template": "uriTemplate"}
 
 
@@ -91,7 +88,7 @@ def _definition(kind: Kind, raw: Json) -> Definition:
         known = cast("dict[str, Json]", hints)
         body["annotations"] = {key: value for key, value in known.items() if key not in _VOLATILE_HINTS}
     try:
-        found = Definition(kind, name, cast("dict[str, Json]", _bounded(body)))
+        found = Definition(kind, name, body)
         _ = found.digest
     except (
         orjson.JSONEncodeError,
@@ -100,17 +97,6 @@ def _definition(kind: Kind, raw: Json) -> Definition:
     ) as error:  # half a surrogate pair, too deep, too many digits
         raise _unfit("a definition that is no JSON") from error
     return found
-
-
-def _bounded(value: Json) -> Json:
-    """The same with every whole number of more than 64 bits as its digits, told apart from a text of them."""
-    if isinstance(value, dict):
-        return {key: _bounded(inner) for key, inner in cast("dict[str, Json]", value).items()}
-    if isinstance(value, list):
-        return [_bounded(inner) for inner in cast("list[Json]", value)]
-    if isinstance(value, int) and not _WHOLE_MIN <= value <= _WHOLE_MAX:
-        return {_DIGITS: str(value)}
-    return value
 
 
 def _unfit(what: str) -> Unavailable:

@@ -9,7 +9,9 @@ import mcp_types as t
 from fastmcp.client.transports.base import TransportOptions
 from mcp import ClientSession
 from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp.shared.message import ClientMessageMetadata
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, TypeAdapter
 
 from body_broker.calls import Json
@@ -18,8 +20,13 @@ _T = TypeVar("_T", bound=BaseModel)
 _RAW: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
+_DEPTH_MAX = 64
+_LEAST, _MOST = -(2**63), 2**64 - 1
+"""The whole numbers that JSON is written with here."""
+
+
 class UnsoundError(ValueError):
-    """An answer holds a number that is none."""
+    """An answer holds what our own JSON cannot: no number, one too long, or levels without end."""
 
 
 class Session(ClientSession):
@@ -44,11 +51,12 @@ class Session(ClientSession):
 
     async def raw_tools(self, cursor: str | None) -> dict[str, Json]:
         """A page of its tools, as they came; calls mirror in headers what these ask for. One at a time."""
-        page = await self.list_tools(params=t.PaginatedRequestParams(cursor=cursor))
-        kept = {tool.name for tool in page.tools}  # without those that the revision says must be dropped
-        raw = self._raw or {}
-        tools = cast("list[dict[str, Json]]", raw["tools"])
-        return raw | {"tools": [t.model_dump(by_alias=True, exclude_unset=True) for t in page.tools]}
+        await self.list_tools(params=t.PaginatedRequestParams(cursor=cursor))
+        raw = cast("dict[str, Json]", self._raw)  # nothing else was awaited since it came
+        if self.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            return raw
+        rows = cast("list[dict[str, Json]]", raw["tools"])
+        return raw | {"tools": [row for row in rows if find_invalid_x_mcp_header(row["inputSchema"]) is None]}
 
     async def send_request(
         self,
@@ -93,17 +101,21 @@ def bare(session_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_sound(value: Json) -> None:
-    """Return where every number in it is one.
+    """Return where all of it can be written as JSON of ours.
 
     Raises:
-        UnsoundError: One is not: canonical JSON would make the same of it as of null.
+        UnsoundError: A number is none (canonical JSON would make the same of it as of null) or too long, or it is too deep.
     """
-    rest: list[Json] = [value]
+    rest: list[tuple[Json, int]] = [(value, 0)]
     while rest:
-        each = rest.pop()
+        each, depth = rest.pop()
+        if depth > _DEPTH_MAX:
+            raise UnsoundError
         if isinstance(each, dict):
-            rest.extend(cast("dict[str, Json]", each).values())
+            rest.extend((inner, depth + 1) for inner in cast("dict[str, Json]", each).values())
         elif isinstance(each, list):
-            rest.extend(cast("list[Json]", each))
-        elif isinstance(each, float) and not math.isfinite(each):
+            rest.extend((inner, depth + 1) for inner in cast("list[Json]", each))
+        elif (isinstance(each, float) and not math.isfinite(each)) or (
+            isinstance(each, int) and not _LEAST <= each <= _MOST
+        ):
             raise UnsoundError

@@ -6,11 +6,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from body_broker.storage.postgres import Pool
-from mcp_servers.upstreams.model import State
+from mcp_servers.upstreams.model import Pin, State
 
-_SEEN = "SELECT name, first_seen_at, looked_at, failed_at, failure FROM upstream ORDER BY name"
+_SEEN = """
+SELECT name, first_seen_at, looked_at, failed_at, failure, coalesce(told->>'protocol', '') AS protocol,
+    concat_ws(' ', told->'server'->>'name', told->'server'->>'version') AS server
+FROM upstream ORDER BY name
+"""
 _COUNTS = "SELECT upstream, state, count(*)::bigint AS rows FROM upstream_pin GROUP BY upstream, state"
 _FORGET = "DELETE FROM upstream WHERE name = $1"
+_ASKED = """
+SELECT s.approval FROM upstream_asked s JOIN approval a ON a.id = s.approval
+WHERE (s.upstream, s.kind, s.name, s.digest) = ($1, $2, $3, $4)
+    AND ($5 OR (a.ended_at IS NULL AND a.expires_at > clock_timestamp()))
+"""
 _FORGET_SECRETS = "DELETE FROM upstream_secret WHERE upstream = $1"
 
 
@@ -23,12 +32,16 @@ class Stands:
         looked_at: The last time that it told what it offers.
         failed_at: The last time that it did not; None where it always did.
         failure: Why, in words of ours.
+        protocol: The revision that was agreed on then.
+        server: What it calls itself, cleaned.
     """
 
     first_seen_at: datetime
     looked_at: datetime
     failed_at: datetime | None
     failure: str | None
+    protocol: str
+    server: str
     counts: dict[State, int]
 
     @property
@@ -40,12 +53,20 @@ class Stands:
 async def standing(pool: Pool) -> dict[str, Stands]:
     """Every server that was ever seen, by name."""
     found = {
-        row["name"]: Stands(row["first_seen_at"], row["looked_at"], row["failed_at"], row["failure"], {})
+        row["name"]: Stands(**{key: value for key, value in row.items() if key != "name"}, counts={})
         for row in await pool.fetch(_SEEN)
     }
     for row in await pool.fetch(_COUNTS):
         if row["upstream"] in found:
             found[row["upstream"]].counts[row["state"]] = row["rows"]
+    return found
+
+
+async def asked_about(pool: Pool, pin: Pin, *, ended: bool = False) -> str | None:
+    """The approval by which people are asked about what is seen now; with `ended` also one that is over. None where there is none."""
+    if pin.seen is None:
+        return None
+    found: str | None = await pool.fetchval(_ASKED, pin.upstream, pin.kind, pin.name, pin.seen.digest, ended)
     return found
 
 

@@ -17,11 +17,13 @@ from mcp_servers.cybersecurity.paths import Repository
 from mcp_servers.cybersecurity.store import Kept, rows_of
 from mcp_servers.hub.worker import working
 from tests.counterparts.faultwall.wall import KEY, MODEL, FaultWall, fault_wall
+from tests.counterparts.upstream import Saying, serving, tool
 from tests.mcp_servers.game_state.conftest import WORLD, put
 from tests.mcp_servers.hub.conftest import settings_for
 from tests.mcp_servers.hub.conversing import OpenScene, Scene, open_scene
 from tests.mcp_servers.hub.deeds import APPROVERS
 from tests.mcp_servers.storyteller.conftest import bring
+from tests.waiting import wait_until
 
 __all__ = ["open_scene", "settings_for"]  # fixtures
 
@@ -36,12 +38,13 @@ class Source:
     arguments: Mapping[str, Any]
 
 
-# A new source of taint is one row here (an upstream's answer: its tool, and what prepares it in `prepared`).
+# A new source of taint is one row here, and what prepares it in `prepared`.
 SOURCES: Mapping[str, Source] = {
     "hostile lore": Source("search_lore", {"query": "vault rules"}),
     "a finding": Source("get_finding", {"finding_id": "fnd_of_the_tests"}),
     "a player's speech": Source("get_npc_state", {"npc_id": "mara", "fields": ["memories"]}),
     "an outside tool": Source("fx_outside", {"text": HOSTILE}),
+    "an upstream's answer": Source("ex_echo", {"text": HOSTILE}),
 }
 
 
@@ -74,7 +77,18 @@ async def wall() -> AsyncIterator[FaultWall]:
 
 
 @pytest.fixture
-async def scene(open_scene: OpenScene, pool: Pool, tmp_path: Path, wall: FaultWall) -> AsyncIterator[Scene]:
+async def upstreams(tmp_path: Path) -> AsyncIterator[Path]:
+    """The file that joins a server of others; its tool is said to read only, so nothing but the taint of its answers counts."""
+    file = tmp_path / "upstreams.toml"
+    async with serving(Saying(tools=[tool("echo")])) as served:
+        file.write_text(f'[ex]\nurl = "{served.url}"\n[ex.tools.echo]\ngroup = "retrieval"\n', encoding="utf-8")
+        yield file
+
+
+@pytest.fixture
+async def scene(
+    open_scene: OpenScene, pool: Pool, tmp_path: Path, wall: FaultWall, upstreams: Path
+) -> AsyncIterator[Scene]:
     """A hub with its inner door and a worker, over every source."""
     approvers = tmp_path / "approvers.toml"
     approvers.write_text(APPROVERS, encoding="utf-8")
@@ -82,9 +96,11 @@ async def scene(open_scene: OpenScene, pool: Pool, tmp_path: Path, wall: FaultWa
     folder.mkdir()
     await put(pool, WORLD)
     bronze = {"bronze_url": wall.url["vllm"], "bronze_model": MODEL, "bronze_api_key": KEY}
-    hub = open_scene(tools="all", approvers=approvers, scan_wait_s=0.05, **bronze)
+    hub = open_scene(tools="all", approvers=approvers, upstreams=upstreams, scan_wait_s=0.05, **bronze)
     async with hub as found, working(found.runtime):
         await prepared(found, folder)
+        served = found.runtime.upstreams.served
+        await wait_until(lambda: "ex_echo" in served(), "the server of others was seen for the first time")
         yield found
 
 

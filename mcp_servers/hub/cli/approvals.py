@@ -97,7 +97,7 @@ async def _show(settings: Settings, approval: str) -> str:
 @data_dir_option
 def approve(approval: str, person: str, code: str | None, data_dir: Path | None) -> None:
     """Say yes to the call ID, as somebody with a code of theirs; it runs once everybody it needs has."""
-    run(_vote(settings_of(data_dir), approval, check_person(person), code, "approve", None))
+    run(vote(settings_of(data_dir), approval, check_person(person), code, "approve", None))
 
 
 @approvals.command()
@@ -108,12 +108,17 @@ def approve(approval: str, person: str, code: str | None, data_dir: Path | None)
 @data_dir_option
 def deny(approval: str, person: str, code: str | None, reason: str, data_dir: Path | None) -> None:
     """Say no to the call ID; one no ends it, and whoever asked is told why."""
-    run(_vote(settings_of(data_dir), approval, check_person(person), code, "deny", reason))
+    run(vote(settings_of(data_dir), approval, check_person(person), code, "deny", reason))
 
 
-async def _vote(
+async def vote(
     settings: Settings, approval_id: str, person: str, code: str | None, verdict: Verdict, reason: str | None
 ) -> None:
+    """Show a call whole, and count this person's vote on exactly that, once they have proved who they are.
+
+    Raises:
+        BodyBrokerError: The vote does not count.
+    """
     async with open_runtime(settings, name="cli") as runtime:
         shown = await _get(runtime, approval_id)
         click.echo(_card(runtime, shown).text() + "\n")

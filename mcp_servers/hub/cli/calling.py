@@ -68,8 +68,13 @@ def call(tool: str, arguments: str, principal: str, data_dir: Path | None, *, as
             "The arguments are not JSON.", next_step='Quote them for the shell: \'{"query": "..."}\'.'
         ) from error
     result = run(_call(settings_of(data_dir), principal_of(principal), tool, given))
-    click.echo(json.dumps(result["structuredContent"], indent=2) if as_json else result["content"][0]["text"])
+    click.echo(json.dumps(result.get("structuredContent"), indent=2) if as_json else _text(result["content"]))
     sys.exit(1 if result.get("isError") else 0)
+
+
+def _text(blocks: list[dict[str, Any]]) -> str:
+    """Every block: an answer of a server of others has several, the first of which says whose words follow."""
+    return "\n".join(block["text"] if block["type"] == "text" else f"[{block['type']}]" for block in blocks)
 
 
 def _said() -> Progress:

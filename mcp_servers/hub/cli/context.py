@@ -46,6 +46,11 @@ def settings_of(data_dir: Path | None, **overrides: object) -> Settings:
     return settings
 
 
+def search_path() -> str:
+    """Where programs are looked for on this machine."""
+    return os.environ.get("PATH", os.defpath)  # noqa: TID251 - no setting
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine on uvloop."""
     return uvloop.run(main)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import re
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +19,7 @@ from mcp_servers.upstreams.later import Answer, LaterLink
 from mcp_servers.upstreams.login import login
 from mcp_servers.upstreams.model import Auth, Upstream
 from tests.counterparts.upstream import HOSTILE, Saying, Served, serving
-from tests.npm_modules import npm_modules
+from tests.mcp_servers.upstreams.browser import opened
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -114,21 +110,6 @@ async def test_a_token_goes_to_no_other_origin(pool: Pool, tmp_path: Path) -> No
 
     assert ("/mcp", "Bearer one") in saying.headers
     assert other.headers == []
-
-
-def opened(pages: list[str]) -> Callable[[str], None]:
-    """A person who opens the page in a browser and allows it."""
-
-    async def browse(url: str) -> None:
-        async with httpx2.AsyncClient(follow_redirects=True) as browser:
-            found = await browser.get(url)
-        pages.append(found.text)
-
-    def show(url: str) -> None:
-        tasks.append(asyncio.ensure_future(browse(url)))
-
-    tasks: list[asyncio.Future[None]] = []
-    return show
 
 
 async def logged_in(pool: Pool, served: Served) -> Credentials:
@@ -278,43 +259,3 @@ async def test_a_login_that_is_not_allowed_or_not_asked_for_keeps_nothing(pool: 
             await login(Upstream(name="ex", url=served.url, auth="oauth"), credentials, show=lambda _: None, wait_s=0.5)
 
     assert await credentials.names() == frozenset()
-
-
-@pytest.fixture
-async def public_server() -> AsyncGenerator[str]:
-    modules, port, auth_port = npm_modules(), free_port(), free_port()
-    process = await asyncio.create_subprocess_exec(
-        modules.node,
-        modules.sdk_server,
-        "--oauth",
-        env={"MCP_PORT": str(port), "MCP_AUTH_PORT": str(auth_port), "PATH": os.defpath},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        await wait_until(listens, "the public server listens")
-        yield f"http://localhost:{port}/mcp"
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def test_the_public_server_of_the_sdk_is_joined_by_a_login(
-    pool: Pool, tmp_path: Path, public_server: str
-) -> None:
-    credentials, pages = Credentials(pool, KEY, "ex"), list[str]()
-    async with linked(pool, public_server, tmp_path, "oauth") as link:
-        with pytest.raises(NotConfigured):
-            await link.offered()
-        await login(Upstream(name="ex", url=public_server, auth="oauth"), credentials, show=opened(pages))
-        offer = await link.offered()
-        answer = await link.call("greet", {"name": "Ida"}, progress=quiet, meta={}, effect="once")
-
-    assert "greet" in {each["name"] for each in offer.tools}
-    assert re.search("Ida", json.dumps(answer.blocks))
-    assert (offer.complete, offer.protocol) == (True, "2025-11-25")

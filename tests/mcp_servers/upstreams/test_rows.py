@@ -199,7 +199,22 @@ def test_a_tool_whose_schema_nobody_can_be_shown_is_withheld_and_says_why(schema
     assert [left.pin.name for left in left_out(UPSTREAM, pins)] == ["echo"]
 
 
-ODD: list[Json] = [None, True, 7, -1, 1e400, 10**30, "x", [], [1], {}, {"a": 1}, [[]], [True], [{"type": "null"}, True]]
+ODD: list[Json] = [
+    None,
+    True,
+    7,
+    -1,
+    1e400,
+    2**64 - 1,
+    "x",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    [True],
+    [{"type": "null"}, True],
+]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)

@@ -20,7 +20,6 @@ from mcp_servers.upstreams.auth import Credentials, variable
 from mcp_servers.upstreams.later import Answer, LaterLink
 from mcp_servers.upstreams.model import Upstream
 from tests.counterparts.upstream import Saying, noted, program, tool
-from tests.npm_modules import npm_modules
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -98,16 +97,40 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize(("number", "sound"), [("1.5", True), ("NaN", False), ("1e999", False), ("-Infinity", False)])
-async def test_a_number_that_is_none_is_not_taken(
-    credentials: Credentials, say: Path, number: str, *, sound: bool
+UNSOUND = ("NaN", "-Infinity", "1e999", str(2**64), str(-(2**63) - 1), "[" * 70 + "]" * 70)
+
+
+@pytest.mark.parametrize("value", [1.5, 2**64 - 1, -(2**63), [[[[None]]]]])
+async def test_what_json_of_ours_can_hold_comes_as_it_is(credentials: Credentials, say: Path, value: object) -> None:
+    async with linked(credentials, say, (sys.executable, "-c", BY_HAND % json.dumps(value))) as link:
+        assert (await link.offered()).tools[0]["inputSchema"] == {"type": "object", "x": value}
+
+
+@pytest.mark.parametrize("value", UNSOUND, ids=[each[:12] for each in UNSOUND])
+async def test_what_it_cannot_hold_is_not_taken(credentials: Credentials, say: Path, value: str) -> None:
+    async with linked(credentials, say, (sys.executable, "-c", BY_HAND % value)) as link:
+        with pytest.raises(Unavailable, match="cannot be passed on"):
+            await link.offered()
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000 + "]" * 5_000, "{", "\\ud800"], ids=["deep", "open", "none"])
+async def test_what_nobody_can_read_ends_the_connection(credentials: Credentials, say: Path, value: str) -> None:
+    async with linked(credentials, say, (sys.executable, "-c", BY_HAND % value)) as link:
+        with pytest.raises(Unavailable, match="was lost"):
+            await link.offered()
+
+
+@ERAS
+async def test_a_tool_whose_headers_nobody_may_send_is_left_out_where_the_revision_says_so(
+    credentials: Credentials, say: Path, *, legacy: bool
 ) -> None:
-    async with linked(credentials, say, (sys.executable, "-c", BY_HAND % number)) as link:
-        if sound:
-            assert (await link.offered()).tools[0]["inputSchema"] == {"type": "object", "x": 1.5}
-        else:
-            with pytest.raises(Unavailable):
-                await link.offered()
+    fit = {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "A"}}}
+    unfit = {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "A B"}}}
+    tools = [tool("t", inputSchema=unfit), tool("u", inputSchema=fit), tool("v", inputSchema=unfit)]
+    Saying(tools=tools).write(say)
+
+    async with linked(credentials, say, program(say, legacy=legacy)) as link:
+        assert (await link.offered()).tools == (tools if legacy else tools[1:2])
 
 
 async def test_a_program_that_reads_nothing_holds_nobody(credentials: Credentials, say: Path) -> None:
@@ -253,19 +276,3 @@ async def test_what_does_not_speak_the_protocol_is_unavailable(
     async with linked(credentials, say, (sys.executable, "-c", script), timeout_s=2.0) as link:
         with pytest.raises(Unavailable):
             await called(link, "echo", "once")
-
-
-async def test_the_public_server_everything_is_joined(credentials: Credentials, say: Path) -> None:
-    modules = npm_modules()
-    async with linked(credentials, say, (modules.node, modules.everything, "stdio")) as link:
-        offer = await link.offered()
-        answer = await called(link, "echo", message="hello")
-        contents = await link.read(offer.resources[0]["uri"])
-        messages = await link.prompt(offer.prompts[0]["name"], {})
-
-    assert "echo" in {each["name"] for each in offer.tools}
-    assert all("$schema" in each["inputSchema"] for each in offer.tools if each["name"] == "echo")
-    assert text_of(answer) == "Echo: hello"
-    assert contents[0]["uri"] == offer.resources[0]["uri"]
-    assert messages
-    assert (offer.complete, offer.protocol) == (True, "2025-11-25")
