@@ -48,6 +48,22 @@ EQUIVALENT = {
     },
 }
 
+TYPES = ("Hub::Tier", "Hub::Service", "Hub::Person")
+NAMES = {"Hub::Tier": ("gold", "silver", "bronze"), "Hub::Service": ("hub", "game")}
+ACTIONS = {"Hub::Action": ("probe:approve_change", "accept_upstream_definition", "write", "destructive")}
+NEIGHBOURS = {
+    ">": ">=",
+    ">=": ">",
+    "<": "<=",
+    "<=": "<",
+    "==": "!=",
+    "!=": "==",
+    "containsAny": "containsAll",
+    "containsAll": "containsAny",
+    "&&": "||",
+    "||": "&&",
+}
+
 Case = tuple[Question, tuple[str, frozenset[str]]]
 Mutant = tuple[str, dict[str, Any]]
 
@@ -73,6 +89,9 @@ def conditions(body: dict[str, Any]) -> Iterator[Mutant]:
 def scopes(body: dict[str, Any]) -> Iterator[Mutant]:
     if body["principal"]["op"] != "All":
         yield "for every principal", {**body, "principal": {"op": "All"}}
+    for who, principal in others(body["principal"]):
+        yield f"for {who}", {**body, "principal": principal}
+    yield "turned round", {**body, "effect": "forbid" if body["effect"] == "permit" else "permit"}
     named = list(actions_named(body))
     for name in named if len(named) > 1 else []:
         yield f"without {name}", {**body, "action": action([n for n in named if n != name])}
@@ -82,6 +101,20 @@ def scopes(body: dict[str, Any]) -> Iterator[Mutant]:
                 yield f"with {group}", {**body, "action": action([*named, group])}
     elif named:
         yield "for every action", {**body, "action": {"op": "All"}}
+
+
+def others(principal: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same kind of scope for somebody else."""
+    if principal["op"] == "is":
+        for other in TYPES:
+            if other != principal["entity_type"]:
+                yield other, {**principal, "entity_type": other}
+    if principal["op"] == "==":
+        entity = principal["entity"]
+        for kind, names in NAMES.items():
+            for name in names:
+                if (kind, name) != (entity["type"], entity["id"]):
+                    yield f"{kind} {name}", {**principal, "entity": {"type": kind, "id": name}}
 
 
 def action(names: list[str]) -> dict[str, Any]:
@@ -107,20 +140,45 @@ def find(body: dict[str, Any], place: str) -> tuple[Any, Any]:
 
 
 def changes(node: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-    if not isinstance(node, dict):
-        return
-    for operator in ("&&", "||"):
-        if operator in node:
-            yield "left alone", lambda n, o=operator: n[o]["left"]
-            yield "right alone", lambda n, o=operator: n[o]["right"]
+    if isinstance(node, dict):
+        yield from other_operators(cast("dict[str, Any]", node))
+        yield from other_names(cast("dict[str, Any]", node))
+        yield from other_values(cast("dict[str, Any]", node).get("Value"))
+
+
+def other_operators(node: dict[str, Any]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    for operator in {"&&", "||"} & node.keys():
+        yield "left alone", lambda n, o=operator: n[o]["left"]
+        yield "right alone", lambda n, o=operator: n[o]["right"]
+    for operator in NEIGHBOURS.keys() & node.keys():
+        other = NEIGHBOURS[operator]
+        yield f"{other} for {operator}", lambda n, o=operator, other=other: {other: n[o]}
     if "!" in node:
         yield "not denied", lambda n: n["!"]["arg"]
     if "Set" in node:
-        for index in range(len(cast("list[Any]", node["Set"]))):
+        for index in range(len(node["Set"])):
             yield f"set without {index}", lambda n, i=index: {"Set": [v for j, v in enumerate(n["Set"]) if j != i]}
-    if isinstance(value := cast("dict[str, Any]", node).get("Value"), int):
-        yield "one more", lambda _, v=value: {"Value": v + 1}
-        yield "one less", lambda _, v=value: {"Value": v - 1}
+
+
+def other_names(node: dict[str, Any]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    for operator in {"has", "."} & node.keys():
+        yield f"{operator} of another", lambda n, o=operator: {o: {**n[o], "attr": f"{n[o]['attr']}x"}}
+    if "is" in node:
+        for kind in TYPES:
+            if kind != node["is"]["entity_type"]:
+                yield f"is {kind}", lambda n, k=kind: {"is": {**n["is"], "entity_type": k}}
+
+
+def other_values(value: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    if isinstance(value, int):
+        yield "one more", lambda _: {"Value": value + 1}
+        yield "one less", lambda _: {"Value": value - 1}
+    if isinstance(value, str):
+        yield "misspelt", lambda _: {"Value": f"{value}x"}
+    if isinstance(value, dict) and (entity := cast("dict[str, Any]", value).get("__entity")):
+        for name in (NAMES | ACTIONS).get(entity["type"], ()):
+            if name != entity["id"]:
+                yield f"{name} for {entity['id']}", lambda _, n=name: {"Value": {"__entity": {**entity, "id": n}}}
 
 
 def survives(rules: list[Rule], cases: list[Case], killers: list[Case]) -> bool:
