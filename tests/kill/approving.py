@@ -27,6 +27,7 @@ from tests.waiting import wait_until
 BRONZE = "tier:bronze"
 ANNA, CHANNEL = "U0ANNA00", "C0ASKED01"
 ONCE, AGAIN = "print_once", "print_again"
+PRESS = (sys.executable, "-m", "tests.kill.press")
 _APPROVERS = f'[people.anna]\ngroups = ["sre"]\nslack = "{ANNA}"\n'
 _WORKERS = {"hub", "worker"}
 _ASKED = "LOCK TABLE approval IN SHARE MODE"
@@ -160,10 +161,10 @@ class Studio:
             if (await self.asked(wanted))["state"] == "pending":
                 await self.approve(wanted)
             told = await asyncio.wait_for(wanted.client, 2 * PATIENCE_S)
-            await self._require(wanted, told)
+            await self.require(wanted, told)
         self.open.clear()
 
-    async def _require(self, wanted: Wanted, told: str) -> None:
+    async def require(self, wanted: Wanted, told: str) -> None:
         """Nothing was lost, nothing ran twice, and unknown is only what was killed inside."""
         rows = await self.rows(wanted)
         assert len(rows) == 1, f"{wanted.title} was asked for {len(rows)} times"
@@ -417,18 +418,9 @@ async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
     """The harness after so many rounds in which no approved call was lost or run twice; fails at the first that was."""
     chance = random.Random(seed)  # noqa: S311  # repeatable, nothing secret
     data_dir = folder / "data"
-    await asyncio.to_thread(_prepare, data_dir, folder)
+    await asyncio.to_thread(prepare, data_dir, folder)
     async with workspace() as slack:
-        slack.add_channel(CHANNEL, slack.add_user(ANNA))
-        settings = {
-            press.FOLDER: str(folder),
-            "BODY_BROKER_SLACK_BOT_TOKEN": slack.token,
-            "BODY_BROKER_SLACK_SIGNING_SECRET": slack.signing_secret,
-            "BODY_BROKER_SLACK_CHANNEL": CHANNEL,
-            "BODY_BROKER_SLACK_API_URL": slack.url,
-            "BODY_BROKER_APPROVAL_WAIT_S": "45",
-        }
-        product = Product(data_dir, folder, settings, (sys.executable, "-m", "tests.kill.press"))
+        product = Product(data_dir, folder, settings_of(slack, folder), PRESS)
         studio = Studio(product, slack, folder)
 
         async def ready() -> None:
@@ -459,7 +451,21 @@ def _require_nothing_else(studio: Studio) -> None:
     assert len(counted) <= len(studio.made)
 
 
-def _prepare(data_dir: Path, folder: Path) -> None:
+def settings_of(slack: Workspace, folder: Path) -> dict[str, str]:
+    """Of a product that asks in a channel of this Slack, where somebody approves."""
+    slack.add_channel(CHANNEL, slack.add_user(ANNA))
+    return {
+        press.FOLDER: str(folder),
+        "BODY_BROKER_SLACK_BOT_TOKEN": slack.token,
+        "BODY_BROKER_SLACK_SIGNING_SECRET": slack.signing_secret,
+        "BODY_BROKER_SLACK_CHANNEL": CHANNEL,
+        "BODY_BROKER_SLACK_API_URL": slack.url,
+        "BODY_BROKER_APPROVAL_WAIT_S": "45",
+    }
+
+
+def prepare(data_dir: Path, folder: Path) -> None:
+    """Who approves, and an empty press."""
     data_dir.mkdir()
     (data_dir / "approvers.toml").write_text(_APPROVERS, encoding="utf-8")
     (folder / press.BEGUN).touch()

@@ -1,11 +1,11 @@
-"""Owns the product as the kills find it: a hub and a worker on embedded stores, its door, its command line, its database."""
+"""Owns the product as the kills find it: its programs on embedded stores, its doors, its command line, its database."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ _LET_LAPSE = (
     "UPDATE work SET lease_until = clock_timestamp() WHERE state = 'running' AND split_part(worker, ':', 2) = $1"
 )
 _VERSION = "2026-07-28"
+HUBS = ("hub", "second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Product:
         log_dir: Where the programs' output goes, and what they are to import.
         settings: More of their settings, by the variables.
         program: What the programs are started by, if it is not `body-broker` itself.
+        runs: Which programs run: `hub` and `second` are hubs, `worker`, `engine`.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Product:
         log_dir: Path,
         settings: Mapping[str, str] | None = None,
         program: Sequence[str] = (PROGRAM,),
+        runs: Sequence[str] = ("hub", "worker"),
     ) -> None:
-        self.data_dir, self._program_of = data_dir, program
+        self.data_dir, self._program_of, self._runs = data_dir, program, runs
         self._settings = {**SETTINGS, **(settings or {})}
         self.database_url = ""
-        self.url = ""
+        self._urls: dict[str, str] = {}
+        self._turns = itertools.cycle([name for name in runs if name in HUBS])
         self.log_dir = log_dir
         self._programs: dict[str, Program] = {}
         self._commands: list[Program] = []
@@ -73,55 +77,59 @@ class Product:
         """The stores' processes."""
         return await asyncio.to_thread(embedded.status, self.data_dir)
 
-    async def start_hub(self) -> None:
-        """Serve on a free port."""
-        hub = self._start("hub", "serve", "--http", ":0")
-        self.url = await hub.says(lambda said: (m := _SERVING.search(said)) and m[1], "the hub serves")
+    @property
+    def url(self) -> str:
+        """Where the hub serves."""
+        return self._urls["hub"]
 
-    async def start_worker(self) -> None:
-        """Work."""
-        worker = self._start("worker", "worker")
-        await worker.says(lambda said: "Working." in said or None, "the worker works")
-
-    async def start_engine(self) -> None:
-        """Arbitrate, or wait for the right to."""
-        engine = self._start("engine", "engine")
-        await engine.says(lambda said: "epoch" in said or "Waiting" in said or None, "the engine stands by")
+    async def start(self, name: str) -> None:
+        """Start one of the programs; returns once it serves, works or stands by."""
+        if name in HUBS:
+            hub = self._start(name, "serve", "--http", ":0")
+            self._urls[name] = await hub.says(lambda said: (m := _SERVING.search(said)) and m[1], f"the {name} serves")
+        elif name == "worker":
+            worker = self._start(name, "worker")
+            await worker.says(lambda said: "Working." in said or None, "the worker works")
+        else:
+            engine = self._start(name, "engine")
+            await engine.says(lambda said: "epoch" in said or "Waiting" in said or None, "the engine stands by")
 
     def pid(self, name: str) -> int | None:
-        """The process of hub, worker or engine."""
+        """The process of one of the programs."""
         program = self._programs.get(name)
         return program and program.pid
 
-    def victims(self, beside: str = "worker") -> list[Victim]:
-        """What dies: the two programs, which an operator's supervisor starts again, and the stores, which nobody does."""
-        starts = {"hub": self.start_hub, "worker": self.start_worker, "engine": self.start_engine}
-
+    def victims(self) -> list[Victim]:
+        """What dies: the programs, which an operator's supervisor starts again, and the stores, which nobody does."""
         return [
-            *(self._victim(name, starts[name]) for name in ("hub", beside)),
+            *(self._victim(name) for name in self._runs),
             Victim("keeper", lambda: embedded.status(self.data_dir).keeper_pid),
             Victim("postgres", lambda: embedded.status(self.data_dir).postgres_pid),
             Victim("valkey", lambda: embedded.status(self.data_dir).valkey_pid),
         ]
 
-    def _victim(self, name: str, start: Callable[[], Awaitable[None]]) -> Victim:
-        return Victim(name, lambda: self.pid(name), lambda: self._restart(name, start))
+    def _victim(self, name: str) -> Victim:
+        return Victim(name, lambda: self.pid(name), lambda: self._restart(name))
 
     async def ready(self) -> None:
-        """Return once the hub says that it is ready; no program may have died that was not killed."""
+        """Return once every hub says that it is ready; no program may have died that was not killed."""
 
         async def is_ready() -> bool:
             self.require_alive()
-            return await self._is_ready()
+            return all([await self._is_ready(url) for url in self._urls.values()])
 
         await wait_until(is_ready, "the hub is ready", timeout_s=PATIENCE_S)
 
     async def serves(self) -> None:
         """The same for a client, who knows nothing of processes and waits as long as it takes."""
-        await wait_until(self._is_ready, "a client is served again", timeout_s=2 * PATIENCE_S)
+
+        async def any_is_ready() -> bool:
+            return any([await self._is_ready(url) for url in self._urls.values()])
+
+        await wait_until(any_is_ready, "a client is served again", timeout_s=2 * PATIENCE_S)
 
     def require_alive(self) -> None:
-        """Fail with what it said where hub or worker is dead."""
+        """Fail with what it said where one of them is dead."""
         for name, program in self._programs.items():
             assert program.pid is not None, f"the {name} died with a store:\n{program.said()[-4000:]}"
 
@@ -139,7 +147,7 @@ class Product:
         return program.said()
 
     async def call(self, principal: str, tool: str, arguments: dict[str, Any]) -> Answer | None:
-        """One tools/call over HTTP; None where the connection broke, or nobody was there."""
+        """One tools/call over HTTP, to the hubs in turn; None where the connection broke, or nobody was there."""
         headers = {
             "authorization": f"Bearer {self._tokens[principal]}",
             "accept": "application/json, text/event-stream",
@@ -154,7 +162,7 @@ class Product:
         params: dict[str, Any] = {"name": tool, "arguments": arguments, "_meta": meta}
         body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         try:
-            answer = await self._http.post(self.url, headers=headers, json=body)
+            answer = await self._http.post(self._urls[next(self._turns)], headers=headers, json=body)
         except httpx2.TransportError:
             return None
         told = answer.json()
@@ -182,17 +190,17 @@ class Product:
         return found
 
     async def stop(self) -> None:
-        """SIGTERM for both programs, which end by themselves and well."""
+        """SIGTERM for all programs, which end by themselves and well."""
         for program in self._programs.values():
             await program.stop()
 
     @asynccontextmanager
-    async def open(self, *principals: str, beside: str = "worker") -> AsyncGenerator[None]:
-        """A hub and a worker (or an engine) running, with a token for each principal; nothing of it is left on the way out."""
+    async def open(self, *principals: str) -> AsyncGenerator[None]:
+        """The programs running, with a token for each principal; nothing of it is left on the way out."""
         try:
             self.database_url = (await asyncio.to_thread(Layout, self.data_dir)).urls.database_url
-            await self.start_hub()
-            await (self.start_worker if beside == "worker" else self.start_engine)()
+            for name in self._runs:
+                await self.start(name)
             for principal in principals:
                 kind, _, name = principal.partition(":")
                 said = await self.run("token", "issue", f"--{kind}", name)
@@ -207,16 +215,16 @@ class Product:
     async def _is_over(self) -> bool:
         return (await self.status()).keeper_pid is None
 
-    async def _is_ready(self) -> bool:
+    async def _is_ready(self, url: str) -> bool:
         try:
-            return (await self._http.get(self.url.removesuffix("mcp") + "readyz")).status_code == 200
+            return (await self._http.get(url.removesuffix("mcp") + "readyz")).status_code == 200
         except httpx2.TransportError:
             return False
 
-    async def _restart(self, name: str, start: Callable[[], Awaitable[None]]) -> None:
+    async def _restart(self, name: str) -> None:
         # Its lease may end now: on a loaded machine a short one would end for the living too, and nobody waits for a long one.
         await self.sql(_LET_LAPSE, str(self._programs[name].process.pid))
-        await start()
+        await self.start(name)
 
     def _start(self, name: str, *arguments: str) -> Program:
         if former := self._programs.get(name):

@@ -219,18 +219,19 @@ class WorldSteps:
 async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
     """The harness after so many rounds in which no acknowledged change was lost or applied twice; fails at the first that was."""
     chance = random.Random(seed)  # noqa: S311  # repeatable, nothing secret
-    product = Product(folder / "data", folder, {"BODY_BROKER_ENGINE_LEASE_S": "1", "BODY_BROKER_TOOLS": "all"})
+    settings = {"BODY_BROKER_ENGINE_LEASE_S": "1", "BODY_BROKER_TOOLS": "all"}
+    product = Product(folder / "data", folder, settings, runs=("hub", "engine"))
     ledger = Ledger()
     players = Players(product, ledger, chance)
-    harness = Harness(product.victims(beside="engine"), WorldSteps(product, players, chance).all(), product.ready, seed)
-    async with product.open(*CLIENTS, beside="engine"):
-        await _populate(product)
+    harness = Harness(product.victims(), WorldSteps(product, players, chance).all(), product.ready, seed)
+    async with product.open(*CLIENTS):
+        await populate(product)
         async with players.playing():
             for _ in range(rounds):
                 await harness.round()
-                await _require_sound(product)
-        await _require_kept(product, ledger)
-        await _require_told(product)
+                await require_sound(product)
+        await require_kept(product, ledger)
+        await require_told(product)
         await product.stop()
     print(
         f"{len(ledger.changes)} changes acknowledged and kept, {ledger.repeated} of them asked for again; "
@@ -239,7 +240,8 @@ async def survive(folder: Path, *, seed: int, rounds: int) -> Harness:
     return harness
 
 
-async def _populate(product: Product) -> None:
+async def populate(product: Product) -> None:
+    """The flags and NPCs that the clients change."""
     things: list[tuple[str, Kind, dict[str, Any]]] = [
         *((each, "flag", {"value": 0}) for each in _FLAGS),
         *((each, "npc", {"name": each}) for each in _NPCS),
@@ -257,19 +259,21 @@ async def _populate(product: Product) -> None:
         await recorder.append(connection, effects, {}, await epochs.begin_anew(connection))
 
 
-async def _require_sound(product: Product) -> None:
+async def require_sound(product: Product) -> None:
     """At any moment each version is the number of its events, and positions have no gap."""
     assert not await product.sql(_ODD)
     row = (await product.sql(_GAPLESS))[0]
     assert row["n"] == row["top"] == row["distinct_pos"] == row["last"], dict(row)
 
 
-async def _require_kept(product: Product, ledger: Ledger) -> None:
+async def require_kept(product: Product, ledger: Ledger) -> None:
+    """Everything acknowledged is there, decided and applied once or not at all, and what was counted is the sum."""
+
     async def all_decided() -> bool:
         return (await product.sql(_WAITING))[0]["n"] == 0
 
     await wait_until(all_decided, "everything that was taken is decided", timeout_s=PATIENCE_S)
-    await _require_sound(product)
+    await require_sound(product)
     rows = {row["id"]: row for row in await product.sql(_ENDED)}
     for (client, key), change_id in ledger.changes.items():
         assert change_id in rows, f"{key} of {client} was acknowledged and is lost"
@@ -285,7 +289,7 @@ async def _require_kept(product: Product, ledger: Ledger) -> None:
     print(f"  {dict(states)}")
 
 
-async def _require_told(product: Product) -> None:
+async def require_told(product: Product) -> None:
     """The copy in Redis and the hub's map are as the record is."""
     head = (await product.sql(_HEAD))[0]
     entities = {row["id"]: row["version"] for row in await product.sql("SELECT id, version FROM world_entity")}
