@@ -65,5 +65,7 @@ def test_what_a_row_tells_clients_of_itself_is_what_its_gate_holds(tool: Tool) -
     if marks(entry) & {"destructive", "admin_change"}:
         assert hints.destructive_hint
     assert hints.idempotent_hint == (tool.effect != "once")
+    if "external" in marks(entry):
+        assert hints.open_world_hint
     if marks(entry) & {"write", "queued", "admin_change", "destructive", "intent"}:
         assert not hints.read_only_hint

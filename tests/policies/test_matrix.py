@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from itertools import permutations
 
 import pytest
@@ -8,6 +9,7 @@ from policies.decision import Identity
 from policies.engine import Policy
 from policies.matrix import matrix_markdown, modifiers_markdown
 from tests.policies.oracle import IDENTITIES, OPERATIONS, oracle, outcome, person, questions
+from tests.tools.project import ROOT
 
 # DESIGN.md §4, copied by hand.
 MATRIX = """\
@@ -71,3 +73,11 @@ def test_the_oracle_asks_about_every_kind_of_outcome() -> None:
     found = {oracle(asked)[0] for identity in IDENTITIES for asked in questions((identity,))}
     assert found == {"Allow", "Ask", "Deny"}
     assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
+
+
+def test_the_oracle_shares_nothing_with_what_it_judges_but_the_words() -> None:
+    source = (ROOT / "tests/policies/oracle.py").read_text("utf-8")
+    nodes = list(ast.walk(ast.parse(source)))
+    assert not [name for node in nodes if isinstance(node, ast.Import) for name in node.names if "." in name.name]
+    froms = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert froms <= {"__future__", "collections.abc", "itertools", "typing", "policies.decision"}

@@ -50,6 +50,7 @@ EQUIVALENT = {
 
 TYPES = ("Hub::Tier", "Hub::Service", "Hub::Person")
 NAMES = {"Hub::Tier": ("gold", "silver", "bronze"), "Hub::Service": ("hub", "game")}
+ROLES = ("designer", "engineer", "sre", "security", "admin")
 ACTIONS = {"Hub::Action": ("probe:approve_change", "accept_upstream_definition", "write", "destructive")}
 NEIGHBOURS = {
     ">": ">=",
@@ -109,6 +110,10 @@ def others(principal: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for other in TYPES:
             if other != principal["entity_type"]:
                 yield other, {**principal, "entity_type": other}
+    if principal["op"] == "in":
+        for role in ROLES:
+            if role != principal["entity"]["id"]:
+                yield role, {**principal, "entity": {**principal["entity"], "id": role}}
     if principal["op"] == "==":
         entity = principal["entity"]
         for kind, names in NAMES.items():
@@ -199,6 +204,7 @@ def survives(rules: list[Rule], cases: list[Case], killers: list[Case]) -> bool:
 
 def test_the_rules_as_they_are_survive() -> None:
     assert survives(list(RULES.values()), CASES, [])
+    assert {mutant.partition(":")[0] for mutant in EQUIVALENT} <= RULES.keys()
 
 
 @pytest.mark.parametrize("name", RULES)
