@@ -107,19 +107,15 @@ def scopes(body: dict[str, Any]) -> Iterator[Mutant]:
 def others(principal: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same kind of scope for somebody else."""
     if principal["op"] == "is":
-        for other in TYPES:
-            if other != principal["entity_type"]:
-                yield other, {**principal, "entity_type": other}
-    if principal["op"] == "in":
-        for role in ROLES:
-            if role != principal["entity"]["id"]:
-                yield role, {**principal, "entity": {**principal["entity"], "id": role}}
-    if principal["op"] == "==":
-        entity = principal["entity"]
-        for kind, names in NAMES.items():
-            for name in names:
-                if (kind, name) != (entity["type"], entity["id"]):
-                    yield f"{kind} {name}", {**principal, "entity": {"type": kind, "id": name}}
+        yield from ((kind, {**principal, "entity_type": kind}) for kind in TYPES if kind != principal["entity_type"])
+        return
+    entity = principal.get("entity")
+    known = {"in": {"Hub::Role": ROLES}, "==": NAMES}.get(principal["op"], {})
+    for kind, names in known.items():
+        for name in names:
+            other = {"type": kind, "id": name}
+            if other != entity:
+                yield f"{kind} {name}", {**principal, "entity": other}
 
 
 def action(names: list[str]) -> dict[str, Any]:
