@@ -119,6 +119,8 @@ async def ask_people(
     """
     due = await pins.to_ask(upstream, again_s=again_s)
     left = OPEN_MAX - await pins.count_asked(upstream) if due else 0
+    if len(due) > left:
+        log.info("upstream_asks_wait", upstream=upstream, waiting=len(due) - max(left, 0))
     for each in due[: max(left, 0)]:
         assert each.pin.seen is not None, "what is to be asked about was seen"
         if each.before is not None:

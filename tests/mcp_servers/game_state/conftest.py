@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from mcp import Client
@@ -15,6 +12,7 @@ from body_broker.storage.postgres import Pool
 from body_broker.world import epochs, recorder
 from body_broker.world.kinds import check
 from body_broker.world.model import Effect, Kind
+from tests.counterparts.line import Line
 from tests.mcp_servers.hub.conftest import Hub, OpenHub, open_hub, settings_for
 
 __all__ = ["OpenHub", "open_hub", "settings_for"]  # fixtures
@@ -98,59 +96,6 @@ async def tell(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     assert not result.is_error, result.content
     assert result.structured_content is not None
     return result.structured_content
-
-
-class Line:
-    """A line to a PostgreSQL on a socket file; while it is cut nobody gets through, and who was through is thrown out.
-
-    Attributes:
-        url: Where the database is reached over this line.
-    """
-
-    def __init__(self, database_url: str) -> None:
-        parts = urlsplit(database_url)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        self._far, self._path = f"{query['host']}/.s.PGSQL.{query['port']}", parts.path
-        self._open: set[asyncio.StreamWriter] = set()
-        self._is_cut = False
-        self.url = ""
-
-    def cut(self) -> None:
-        self._is_cut = True
-        for writer in list(self._open):
-            writer.transport.abort()
-
-    def mend(self) -> None:
-        self._is_cut = False
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_cut:
-            writer.transport.abort()
-            return
-        far_reader, far_writer = await asyncio.open_unix_connection(self._far)
-        ends = {writer, far_writer}
-        self._open |= ends
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        self._open -= ends
-
-    @asynccontextmanager
-    async def carrying(self) -> AsyncGenerator[Line]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        self.url = f"postgresql://postgres@127.0.0.1:{port}{self._path}?sslmode=disable"
-        try:
-            yield self
-        finally:
-            self.cut()
-            server.close()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from mcp import Client
 
 from body_broker.storage.postgres import Pool
 from mcp_servers.hub.engine import arbitrating
-from tests.mcp_servers.game_state.conftest import Line, OpenHub, tell
+from tests.counterparts.line import Line
+from tests.mcp_servers.game_state.conftest import OpenHub, tell
 from tests.mcp_servers.game_state.test_changing import HURT, decided
 from tests.mcp_servers.hub.conftest import error_of
 from tests.waiting import wait_until
@@ -30,7 +31,7 @@ async def test_while_postgresql_is_away_the_map_answers_with_its_age_and_nothing
     ):
         assert await code(game, "queue_state_change", change=HURT) is None
         young = (await tell(silver, "get_npc_state", npc_id="osric"))["age_ms"]
-        line.cut()
+        line.become("cut")
 
         async def is_old() -> bool:
             read = await tell(silver, "get_npc_state", npc_id="osric")
@@ -46,7 +47,7 @@ async def test_while_postgresql_is_away_the_map_answers_with_its_age_and_nothing
         assert await code(game, "queue_state_change", change=HURT) == "unavailable"
         assert await world.fetchval("SELECT count(*) FROM world_change") == 1
 
-        line.mend()
+        line.become("open")
 
         async def is_back() -> bool:
             return await code(game, "queue_state_change", change=HURT) is None
