@@ -160,7 +160,7 @@ async def test_a_token_is_issued_works_and_is_revoked(data_dir: Path) -> None:
 async def test_status_and_tools_tell_what_is_there(data_dir: Path) -> None:
     status = await ok("status", data_dir=data_dir)
     assert "postgres" in status
-    assert "hub (9 tools)" in status
+    assert "hub (10 tools)" in status
     assert "approvals  0 pending, 0 unknown, 0 failed notices" in status
     listed = await ok("tools", "--as", "silver", data_dir=data_dir)
     assert "search_lore" in listed

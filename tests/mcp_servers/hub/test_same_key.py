@@ -128,7 +128,7 @@ CASES = {
         ),
     )
 }
-"""approve_change has tests of its own, for each kind."""
+"""approve_change has tests of its own, for each kind; so has accept_upstream_definition (tests/mcp_servers/upstreams/test_rug_pull.py)."""
 
 
 @pytest.fixture
@@ -319,5 +319,5 @@ async def test_a_version_that_is_over_is_a_conflict_before_anybody_is_asked(hub:
 def test_every_tool_that_people_can_be_asked_for_is_tried_here() -> None:
     policy = Policy.load(Catalogue.of(ROOMS))
     askable = {tool.name: tool for room in ROOMS for tool in room.tools if policy.askable(tool.name)}
-    assert askable.keys() == {*CASES, "approve_change"}
+    assert askable.keys() == {*CASES, "approve_change", "accept_upstream_definition"}
     assert all(tool.effect == "repeatable" and tool.foresees is not None for tool in askable.values())

@@ -13,7 +13,7 @@ from body_broker.lore.embedding.endpoint import ROOMS_CHARACTERS, Endpoint
 from body_broker.lore.embedding.making import Makers
 from body_broker.lore.embedding.models import Model
 from body_broker.lore.embedding.words import BadVectors, ModelAway, Text
-from body_broker.settings import Settings
+from body_broker.settings import Settings, load_settings
 from tests.counterparts.embeddings_api import EmbeddingsApi, Misbehave, answer_with, embeddings_api
 
 KEY = "sk-quite-secret"
@@ -157,7 +157,6 @@ def settings(url: str, **more: Any) -> Settings:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://ann:secret@studio.example/v1",
         "https://studio.example/v1?key=secret",
         "https://studio.example:port/v1",
         "https:///v1",
@@ -166,6 +165,12 @@ def settings(url: str, **more: Any) -> Settings:
 def test_a_url_that_is_more_than_a_place_stops_the_start(url: str) -> None:
     with pytest.raises(SettingsError) as told:
         Makers(settings(url), None)
+    assert "secret" not in told.value.message
+
+
+def test_a_url_with_a_password_is_no_setting() -> None:
+    with pytest.raises(SettingsError) as told:
+        load_settings({"BODY_BROKER_EMBEDDINGS": "https://ann:secret@studio.example/v1"}, None)
     assert "secret" not in told.value.message
 
 
