@@ -75,7 +75,7 @@ class Asked:
         error = result.get("structuredContent", {}).get("error") or told.get("error", {}).get("data", {}).get("error")
         error = error or told["error"].get("data") or told["error"]
         assert error["next_step"], told
-        assert error["retryable"] == (error["code"] in {"unavailable", "approval_pending"}), told
+        assert error["retryable"] == (error["code"] in {"unavailable", "approval_pending", "deadline_exceeded"}), told
         return str(error["code"])
 
     async def ready(self) -> str:
