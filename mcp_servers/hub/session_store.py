@@ -96,12 +96,14 @@ class Found:
         stored: Its taint stands in PostgreSQL and nobody is clearing it.
         did: The granting groups of what it did.
         sources: The operations that tainted it, the newest first, a few at most; none where that is not known.
+        known: Whether the stores said so; else it is what cannot be excluded.
     """
 
     tainted: bool
     stored: bool
     did: frozenset[str]
     sources: tuple[str, ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class _Copy:
     did: frozenset[str]
 
 
-_UNREADABLE = Found(tainted=True, stored=False, did=frozenset())
+_UNREADABLE = Found(tainted=True, stored=False, did=frozenset(), known=False)
 
 
 class SessionStore:

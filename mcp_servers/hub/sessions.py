@@ -30,12 +30,15 @@ _FLUSH_AT_CLOSE_S = 5.0
 class SessionState:
     """What decides on a call: whether text from outside was read, and the granting groups of what was done.
 
-    `sources` decides nothing: the operations that gave the text, the newest first, a few at most, for people who are asked.
+    `sources` decides nothing: the operations that gave the text, the newest first, a few at most, for people who are asked. Where it is
+    not `known`, the stores could not be read and it counts as tainted: nobody is asked for a call of it, who would be asked for another
+    one a moment later.
     """
 
     tainted: bool
     history: frozenset[str]
     sources: tuple[str, ...] = field(default=(), compare=False)
+    known: bool = field(default=True, compare=False)
 
 
 _CLEAN = SessionState(tainted=False, history=frozenset())
@@ -60,7 +63,8 @@ class _Entry:
         sources = found.sources
         if self.tainted_at > began or began < self.read_at:
             sources = _newest(self.state.sources, sources)
-        self.state = SessionState(tainted, self.state.history | found.did, sources if tainted else ())
+        known = self.state.known if began < self.read_at else found.known
+        self.state = SessionState(tainted, self.state.history | found.did, sources if tainted else (), known)
         self.read_at = max(self.read_at, began)
         if found.stored:
             self.stored_at = max(self.stored_at, began)
@@ -93,14 +97,14 @@ class Sessions:
         state = await self._one(caller, caller.session, fresh=fresh)
         if caller.conversation_of is None:
             return SessionState(tainted=False, history=state.history) if state.tainted and _is_code(caller) else state
-        tainted, history, sources = state.tainted, state.history, state.sources
+        tainted, history, sources, known = state.tainted, state.history, state.sources, state.known
         login = _login_of(caller)
         for session in (caller.conversation_of, *caller.ancestors):
             state = await self._one(caller, session, fresh=fresh)
             if state.tainted and not (session == login and _of_service(caller)):
                 tainted, sources = True, _newest(sources, state.sources)
-            history |= state.history
-        return SessionState(tainted, history, sources)
+            history, known = history | state.history, known and state.known
+        return SessionState(tainted, history, sources, known)
 
     async def taint(self, caller: Caller, source: str) -> None:
         """The session has read text from outside: stored when this returns, so await it before the answer leaves.

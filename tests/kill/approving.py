@@ -160,8 +160,11 @@ class Studio:
         for wanted in self.open:
             if (await self.asked(wanted))["state"] == "pending":
                 await self.approve(wanted)
-            told = await asyncio.wait_for(wanted.client, 2 * PATIENCE_S)
-            await self.require(wanted, told)
+            await asyncio.wait({wanted.client}, timeout=2 * PATIENCE_S)
+            assert wanted.client.done(), (
+                f"nobody was told of {wanted.title}: {[dict(r) for r in await self.rows(wanted)]}"
+            )
+            await self.require(wanted, wanted.client.result())
         self.open.clear()
 
     async def require(self, wanted: Wanted, told: str) -> None:

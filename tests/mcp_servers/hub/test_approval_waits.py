@@ -169,3 +169,19 @@ async def test_what_a_person_found_done_is_told_as_done_without_a_result(studio:
     assert "carried out, as person:otto found." in shown.structured_content["items"][0]["said"]
     assert told["message"].startswith("deed_break was approved and done, as person:otto found, but no result")
     assert told["next_step"].startswith("Do not repeat it")
+
+
+async def test_nobody_is_asked_while_it_is_not_known_what_the_session_has_read(studio: Studio) -> None:
+    """Asked as if it had read something, the same call a moment later would be another one, and be asked for and done twice."""
+    async with studio.hub() as hub, hub.client(BRONZE) as client:
+        pool = hub.runtime.stores.pool
+        await pool.execute("ALTER TABLE session_witness RENAME TO away")
+        try:
+            refused = error_of(await do(client, "deed_once"))
+        finally:
+            await pool.execute("ALTER TABLE away RENAME TO session_witness")
+        assert (refused["code"], refused["retryable"]) == ("unavailable", True)
+        assert await pool.fetchval("SELECT count(*) FROM approval") == 0
+
+        assert error_of(await do(client, "deed_once"))["code"] == "approval_pending"
+        assert await pool.fetchval("SELECT array_agg(tainted) FROM approval") == [False]
