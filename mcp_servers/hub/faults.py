@@ -19,8 +19,6 @@ from body_broker.settings import PREFIX, Settings
 from body_broker.storage.postgres import LOST as POSTGRES_LOST
 from body_broker.storage.redis import LOST as REDIS_LOST
 from body_broker.telemetry import get_logger
-from policies.decision import Ask, Deny, Question
-from policies.engine import Policy
 
 log = get_logger(__name__)
 
@@ -47,16 +45,12 @@ def stores_away(error: BaseException, **about: str) -> Unavailable:
     return Unavailable("A store that this call needs is away.", details={"component": "stores"})
 
 
-def require_known(policy: Policy, question: Question, decision: Ask | Deny, *, known: bool) -> None:
-    """Return where a refusal rests on what is known of the session.
+def not_known() -> Unavailable:
+    """What is told of a call that people would be asked for, while what its session has read cannot be looked up.
 
-    Raises:
-        Unavailable: The stores could not be read, so that it counts as tainted. Asked with that, people would be asked twice: by the
-            call that comes again, of a session that is clean after all, for what is another call.
+    Asked for as tainted, it would be another call than the same one a moment later of a session that is clean: asked for twice, and done twice.
     """
-    if known or (isinstance(decision, Deny) and isinstance(policy.decide(question._replace(tainted=False)), Deny)):
-        return
-    raise Unavailable(
+    return Unavailable(
         "What this session has read and done cannot be looked up now, and this call depends on it.",
         details={"component": "stores"},
     )

@@ -20,7 +20,7 @@ from body_broker.telemetry import get_logger
 from body_broker.text import new_id
 from body_broker.tracing import span
 from mcp_servers.hub.asking import Asking
-from mcp_servers.hub.faults import NEEDS_BUDGET, denied, mapped, require_known, require_there
+from mcp_servers.hub.faults import NEEDS_BUDGET, denied, mapped, not_known, require_there
 from mcp_servers.hub.hearing import guarded
 from mcp_servers.hub.limits import Limits
 from mcp_servers.hub.listing import takes_reason
@@ -295,9 +295,10 @@ class Gate:
         if isinstance(decision, Allow):
             self._sessions.record(caller, passage.row.group)
             return None
-        require_known(self.policy, question, decision, known=passage.session.known)
         if isinstance(decision, Deny):
             raise denied(decision.rules, operation.name, caller.asker, why=await self._why(passage, decision))
+        if not passage.session.known:
+            raise not_known()
         return _Asked(decision, facts)
 
     async def _why(self, passage: Passage, decision: Deny) -> str | None:

@@ -30,9 +30,8 @@ _FLUSH_AT_CLOSE_S = 5.0
 class SessionState:
     """What decides on a call: whether text from outside was read, and the granting groups of what was done.
 
-    `sources` decides nothing: the operations that gave the text, the newest first, a few at most, for people who are asked. Where it is
-    not `known`, the stores could not be read and it counts as tainted: nobody is asked for a call of it, who would be asked for another
-    one a moment later.
+    `sources` decides nothing: the operations that gave the text, the newest first, a few at most, for people who are asked. Where `known` is
+    false the stores could not be read: the session counts as tainted, and nobody is asked for its calls until it is known.
     """
 
     tainted: bool
